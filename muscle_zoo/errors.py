@@ -1,0 +1,41 @@
+"""The errors this package raises on purpose. Each message is one line: the field, the value, the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MuscleZooError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class InputError(MuscleZooError, ValueError):
+    """What the caller asked for is wrong: a name, an option, a file. The command line exits with 2."""
+
+
+class WeightsError(InputError):
+    """Weights are missing, damaged, or are not the ones that were promised."""
+
+
+class TrainingError(MuscleZooError, RuntimeError):
+    """Training ran and could not go on. The command line exits with 1."""
+
+
+def near(word: str, known: Iterable[str], n: int = 3) -> str:
+    """Says which known names are close to a wrong one.
+
+    Args:
+        word: What was typed.
+        known: The valid names.
+        n: How many to offer at most.
+
+    Returns:
+        ``"did you mean 'a', 'b'?"``, or the list of valid names when none is close and there are few.
+    """
+    known = sorted(set(known))
+    close = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
+    if close:
+        return "did you mean " + ", ".join(repr(name) for name in close) + "?"
+    shown = ", ".join(known[:12])
+    return f"known: {shown}{', ...' if len(known) > 12 else ''}"
