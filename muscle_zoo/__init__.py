@@ -1,0 +1,30 @@
+"""A model zoo for learning from few labels: backbones trained with MUSCLE (after arXiv 2012.00150).
+
+Importing it registers the backbones and their checkpoints with timm, and does nothing else.
+"""
+
+from . import backbones
+from .errors import InputError, MuscleZooError, TrainingError, WeightsError
+from .factory import ModelInfo, create_model, create_transform, list_models, model_info
+from .losses import MutualInformationLoss, mutual_information
+from .recipes import Recipe, get_recipe
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "InputError",
+    "ModelInfo",
+    "MuscleZooError",
+    "MutualInformationLoss",
+    "Recipe",
+    "TrainingError",
+    "WeightsError",
+    "__version__",
+    "backbones",
+    "create_model",
+    "create_transform",
+    "get_recipe",
+    "list_models",
+    "model_info",
+    "mutual_information",
+]

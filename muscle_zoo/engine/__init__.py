@@ -1,0 +1,1 @@
+"""Training and evaluation, on Accelerate. Not imported by ``import muscle_zoo``."""

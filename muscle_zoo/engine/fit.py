@@ -1,0 +1,279 @@
+"""Training: one loop for every method, on one process or many."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import partial
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from accelerate import Accelerator
+from accelerate.utils import reduce as reduce_over_processes
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..data import Batches, DataSet, LabelledImages, Split, load_dataset, make_split
+from ..errors import InputError, TrainingError, near
+from ..methods import Batch, create_method, prepare
+from ..recipes import Recipe
+from .batchnorm import synchronise_batchnorm
+from .evaluate import Metrics, evaluate
+from .plots import plot_curves
+from .schedule import learning_rate
+from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from .stop import StopSignal
+from .track import RunFolder, write_json
+
+__all__ = ["Options", "Trained", "fit", "prepare_data", "train_step"]
+
+LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
+AGREE_EVERY = 10  # steps after which several processes compare whether one of them was told to stop
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides how a run is carried out, not what it computes.
+
+    Attributes:
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; Accelerate's.
+        tracker: One of Accelerate's trackers, or ``none``. A JSONL log is always written.
+        time_limit: Seconds after which the run saves its state and stops; None for no limit.
+        save_every: Steps between two saved states.
+        cpu: Stay on the CPU.
+        progress: Show a progress bar.
+    """
+
+    mixed_precision: str = "no"
+    tracker: str = "none"
+    time_limit: float | None = None
+    save_every: int = 500
+    cpu: bool = False
+    progress: bool = True
+
+    def accelerator(self, folder: RunFolder) -> Accelerator:
+        """The Accelerator these options ask for."""
+        trackers = None if self.tracker == "none" else self.tracker
+        return Accelerator(
+            mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished or stopped run.
+
+    Attributes:
+        finished: False when it was stopped before the last step; the state is saved.
+        step: Steps done.
+        seconds: Spent training, over all attempts.
+        raw: Metrics of the raw weights after the last step; None when stopped.
+        median20: Median top-1 of the averaged weights over the last 20 evaluations.
+    """
+
+    finished: bool
+    step: int
+    seconds: float
+    raw: Metrics | None = None
+    median20: float | None = None
+
+
+def prepare_data(recipe: Recipe) -> tuple[DataSet, Split, LabelledImages]:
+    """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
+
+    Raises:
+        InputError: The data set is unknown, or the label budget does not fit it.
+    """
+    dataset = load_dataset(recipe.dataset)
+    train, info = dataset.train, dataset.info
+    split = make_split(recipe.dataset, train.labels.tolist(), info.num_classes, recipe.labels, recipe.seed, recipe.fold)
+    if recipe.fold == "test":
+        return dataset, split, dataset.test
+    held_out = torch.tensor(split.held_out)
+    return dataset, split, LabelledImages(train.images[held_out], train.labels[held_out])
+
+
+def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
+    """The recipe's network, with the initial weights of its seed."""
+    if not timm.is_model(recipe.arch):
+        raise InputError(f"arch={recipe.arch} is unknown to timm; {near(recipe.arch, timm.list_models())}")
+    torch.manual_seed(recipe.seed)
+    info = dataset.info
+    model = timm.create_model(
+        recipe.arch, num_classes=info.num_classes, in_chans=info.input_size[0], drop_rate=recipe.drop_rate
+    )
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = recipe.bn_momentum
+    return model
+
+
+def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+    """The forward half of a step: prepare, one forward on all inputs together, the loss by view.
+
+    Returns:
+        The method's terms; ``loss`` carries the gradient.
+    """
+    with torch.no_grad():
+        batch = prepare(method, batch, model, teacher, step)
+    logits = model(torch.cat(list(batch.inputs.values())))
+    sizes = [len(images) for images in batch.inputs.values()]
+    outputs = dict(zip(batch.inputs, logits.split(sizes), strict=True))
+    return method.loss(outputs, batch, step)
+
+
+def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Trained:
+    """Trains a recipe in a run folder, or goes on with it.
+
+    Args:
+        recipe: What to train.
+        folder: Where to; :meth:`RunFolder.check` has passed.
+        options: How.
+
+    Returns:
+        How it ended. The folder's state holds weights, averaged weights and everything else of the last step.
+
+    Raises:
+        InputError: The recipe does not fit the data set, the method or the number of processes; nothing was written.
+        TrainingError: The loss is not finite, or the saved state cannot be read.
+    """
+    options = options or Options()
+    dataset, split, evaluation = prepare_data(recipe)
+    model = build_model(recipe, dataset)
+    method = create_method(recipe.method, recipe.options)
+    accelerator = options.accelerator(folder)
+    device, world = accelerator.device, accelerator.num_processes
+    train_images = LabelledImages(dataset.train.images.to(device), dataset.train.labels.to(device))
+    batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world)
+
+    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(device)
+    if world > 1:
+        synchronise_batchnorm(model)
+    optimizer = create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
+    method = method.to(device)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    raw = accelerator.unwrap_model(model)
+
+    start, seconds_before = 0, 0.0
+    if (loaded := load_state(folder.state_dir)) is not None:
+        parts, values = loaded
+        raw.load_state_dict(parts["model"])
+        ema.module.load_state_dict(parts["ema"])
+        method.load_state_dict(parts["method"])
+        load_optimizer_tensors(optimizer.optimizer, parts["optimizer"])
+        start, seconds_before = values["step"], values["seconds"]
+    if accelerator.is_main_process:
+        folder.open(recipe)
+        write_json(folder.split_file, split.to_dict())
+        folder.rewind_log(start)
+        folder.write_status("running", start, recipe.steps)
+    accelerator.wait_for_everyone()
+    if options.tracker != "none":
+        accelerator.init_trackers("muscle_zoo", config=_flat(recipe.to_dict()))
+
+    began = time.monotonic()
+
+    def seconds() -> float:
+        return seconds_before + time.monotonic() - began
+
+    def log(step: int, row: dict[str, float]) -> None:
+        if accelerator.is_main_process:
+            folder.log(step, {**row, "seconds": round(seconds(), 3)})
+        if options.tracker != "none":
+            accelerator.log(row, step=step)
+
+    def save(step: int) -> None:
+        if accelerator.is_main_process:
+            parts = {
+                "model": raw.state_dict(),
+                "ema": ema.module.state_dict(),
+                "method": method.state_dict(),
+                "optimizer": optimizer_tensors(optimizer.optimizer),
+            }
+            save_state(folder.state_dir, step, parts, {"seconds": round(seconds(), 3)})
+        accelerator.wait_for_everyone()
+
+    def measure(network: nn.Module) -> Metrics:
+        total = partial(reduce_over_processes, reduction="sum") if world > 1 else None
+        return evaluate(network, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total)
+
+    log_every = max(1, recipe.steps // LOG_ROWS)
+    show = options.progress and accelerator.is_main_process
+    model.train()
+    with StopSignal(options.time_limit) as stop, _progress(recipe, start, show) as bar:
+        for step in range(start, recipe.steps):
+            rate = learning_rate(recipe, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with accelerator.autocast():
+                terms = train_step(model, ema.module, method, batches.at(step), step)
+            accelerator.backward(terms["loss"])
+            optimizer.step()
+            optimizer.zero_grad()
+            done = step + 1
+            ema.update(raw, step=done)
+            bar.update()
+            if done % log_every == 0 or done == recipe.steps:
+                row = _global_means(terms, accelerator)
+                if not math.isfinite(row["loss"]):
+                    raise TrainingError(_not_finite(done, row))
+                log(done, {"lr": rate, **row})
+            if done % recipe.eval_every == 0 or done == recipe.steps:
+                metrics = {"raw": measure(raw), "ema": measure(ema.module)}
+                log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})
+                bar.set_postfix_str(f"accuracy {100 * metrics['ema'].top1:.1f} %")
+            stopping = done < recipe.steps and _agreed(stop.requested, done, accelerator)
+            if done == recipe.steps or stopping or done % options.save_every == 0:
+                save(done)
+            if stopping:
+                if accelerator.is_main_process:
+                    folder.write_status("stopped", done, recipe.steps, why=stop.why)
+                return Trained(False, done, seconds())
+
+    if options.tracker != "none":
+        accelerator.end_training()
+    if accelerator.is_main_process:
+        plot_curves(folder.read_log(), recipe, folder.curves_file)
+    accelerator.wait_for_everyone()
+    rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
+    return Trained(True, recipe.steps, seconds(), measure(raw), float(torch.tensor(rows[-20:]).double().quantile(0.5)))
+
+
+def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
+    return tqdm(
+        total=recipe.steps, initial=start, desc=recipe.name, unit="step", disable=not show, dynamic_ncols=True
+    )
+
+
+def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    values = torch.stack([value.detach().float() for value in terms.values()])
+    if accelerator.num_processes > 1:
+        values = reduce_over_processes(values, reduction="mean")
+    return {name: round(value, 6) for name, value in zip(terms, values.tolist(), strict=True)}
+
+
+def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:
+    if accelerator.num_processes == 1:
+        return requested
+    if step % AGREE_EVERY:
+        return False
+    told = torch.tensor(float(requested), device=accelerator.device)
+    return bool(reduce_over_processes(told, reduction="sum") > 0)
+
+
+def _not_finite(step: int, row: dict[str, float]) -> str:
+    shown = ", ".join(f"{name}={value}" for name, value in row.items())
+    return f"the loss is not finite at step {step} ({shown}); lower lr, or go back with the state that is saved"
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,86 @@
+"""What a run needs to go on: one safetensors file per part, written whole or not at all, two generations kept."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import TrainingError
+from .track import read_json, write_json
+
+GENERATIONS = 2
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors; its settings belong to the recipe."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        for index, values in state.items()
+        for key, value in values.items()
+        if value is not None
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Puts back what :func:`optimizer_tensors` took."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
+    """Saves a generation.
+
+    Args:
+        folder: The run's ``state/``.
+        step: Steps done.
+        parts: File stem to named tensors.
+        values: Plain values, kept in ``state.json``.
+    """
+    target = folder / f"step-{step:09d}"
+    part = folder / f".step-{step:09d}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for name, tensors in parts.items():
+        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, part / f"{name}.safetensors")
+    write_json(part / "state.json", {"step": step, "parts": sorted(parts), **values})
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+    for old in _generations(folder)[GENERATIONS:]:
+        shutil.rmtree(old)
+
+
+def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+    """Loads the newest generation that is whole.
+
+    Returns:
+        The parts and the plain values (with ``step``); None when nothing was ever saved.
+
+    Raises:
+        TrainingError: Something was saved and none of it can be read. A run never starts from scratch in silence.
+    """
+    generations = _generations(folder)
+    for generation in generations:
+        try:
+            values = read_json(generation / "state.json")
+            return {name: load_file(generation / f"{name}.safetensors") for name in values["parts"]}, values
+        except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+            warnings.warn(f"{generation} is damaged ({error}); going back to the state before it", stacklevel=2)
+    if generations:
+        raise TrainingError(f"no state in {folder} can be read; give --fresh to start over in a new folder")
+    return None
+
+
+def _generations(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True)

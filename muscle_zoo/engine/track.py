@@ -1,0 +1,118 @@
+"""The run folder: which recipe it belongs to, how far it came, and its log."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..recipes import Recipe
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON so that the file is always whole: either the old content or the new."""
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        InputError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing") from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is not readable as JSON ({error}); restore it or delete it") from None
+
+
+class RunFolder:
+    """``recipe.json split.json log.jsonl status.json curves.png state/ export/`` of one run.
+
+    Args:
+        path: The folder; :meth:`open` creates it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.json"
+        self.split_file = path / "split.json"
+        self.log_file = path / "log.jsonl"
+        self.status_file = path / "status.json"
+        self.curves_file = path / "curves.png"
+        self.state_dir = path / "state"
+        self.export_dir = path / "export"
+
+    def check(self, recipe: Recipe) -> None:
+        """Makes sure that the folder is new, empty, or this recipe's.
+
+        Raises:
+            InputError: It holds another recipe or something else.
+        """
+        if self.recipe_file.exists():
+            found = Recipe.from_dict(read_json(self.recipe_file))
+            if found != recipe:
+                mine, other = recipe.to_dict(), found.to_dict()
+                key = next(key for key in mine if key != "name" and mine[key] != other[key])
+                raise InputError(
+                    f"out={self.path} holds another recipe ({found.name} with {key}={other[key]}, not {mine[key]}); "
+                    "give another --out, or --fresh to set that run aside"
+                )
+        elif self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+            raise InputError(f"out={self.path} exists and is no run folder; give another --out")
+
+    def open(self, recipe: Recipe) -> None:
+        """Creates the folder for a recipe; :meth:`check` first."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not self.recipe_file.exists():
+            write_json(self.recipe_file, recipe.to_dict())
+
+    def set_aside(self) -> Path | None:
+        """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if there is none."""
+        if not self.path.exists():
+            return None
+        taken = 1
+        while (target := self.path.with_name(f"{self.path.name}.old-{taken}")).exists():
+            taken += 1
+        return self.path.rename(target)
+
+    def read_status(self) -> dict[str, Any]:
+        """The last status; empty for a new folder."""
+        return read_json(self.status_file) if self.status_file.exists() else {}
+
+    def write_status(self, status: str, step: int, steps: int, **more: Any) -> None:
+        """Writes ``running``, ``stopped``, ``finished`` or ``failed``, and what goes with it."""
+        write_json(self.status_file, {"status": status, "step": step, "steps": steps, **more})
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The log's rows; a last line cut short by a crash is left out."""
+        rows = []
+        for line in self.log_file.read_text(encoding="utf-8").splitlines() if self.log_file.exists() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def rewind_log(self, step: int) -> None:
+        """Drops the rows after a step, which a resumed run writes again."""
+        rows = [row for row in self.read_log() if row["step"] <= step]
+        part = self.log_file.with_name("log.jsonl.part")
+        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        part.replace(self.log_file)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Appends one row."""
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")

@@ -1,0 +1,43 @@
+"""Sums over processes that gradients flow through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """The derivative of a sum that every process holds is the sum of what every process sends back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sums a tensor over all processes, with gradients; the identity in a single process.
+
+    A plain ``dist.all_reduce`` is invisible to autograd and leaves each process 1/world_size of the gradient.
+    Together with DistributedDataParallel, which averages gradients over processes, the gradient of a loss computed
+    from such a sum on every process is the single-process gradient.
+
+    Args:
+        x: Any floating tensor, of the same shape on every process.
+
+    Returns:
+        The sum, the same on every process.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x
+    return _AllReduceSum.apply(x)

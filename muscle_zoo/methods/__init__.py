@@ -1,0 +1,83 @@
+"""Methods, one file each, and the one table of their names.
+
+``muscle`` is MUSCLE around ``supervised``; ``muscle_X`` is MUSCLE around X. A method's options are its constructor's
+keyword arguments; in a recipe they stand under the method's own name (``fixmatch.threshold``, ``muscle.weight``).
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from ..errors import InputError, near
+from .contract import Batch, Method, View, prepare
+from .fixmatch import FixMatch
+from .muscle import Muscle
+from .supervised import Supervised
+
+__all__ = [
+    "METHODS",
+    "Batch",
+    "FixMatch",
+    "Method",
+    "Muscle",
+    "Supervised",
+    "View",
+    "create_method",
+    "default_options",
+    "method_names",
+    "prepare",
+]
+
+METHODS: dict[str, type[nn.Module]] = {
+    "supervised": Supervised,
+    "fixmatch": FixMatch,
+}
+
+Options = dict[str, dict[str, Any]]
+
+
+def method_names() -> list[str]:
+    """Every method, alone and with MUSCLE."""
+    return [*METHODS, "muscle", *(f"muscle_{name}" for name in METHODS if name != "supervised")]
+
+
+def _base_name(name: str) -> str:
+    if name not in method_names():
+        raise InputError(f"method: {name!r} is unknown; {near(name, method_names())}")
+    return "supervised" if name == "muscle" else name.removeprefix("muscle_")
+
+
+def _constructor_defaults(cls: type[nn.Module]) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def default_options(name: str) -> Options:
+    """Options of a method and their defaults: ``{"fixmatch": {"threshold": 0.95, ...}, "muscle": {...}}``."""
+    base = _base_name(name)
+    options = {base: _constructor_defaults(METHODS[base])}
+    if name != base:
+        options["muscle"] = _constructor_defaults(Muscle)
+    return {part: values for part, values in options.items() if values}
+
+
+def create_method(name: str, options: Options | None = None) -> nn.Module:
+    """Builds a method.
+
+    Args:
+        name: One of :func:`method_names`.
+        options: Options by part, as :func:`default_options` gives them; what is left out keeps its default.
+
+    Returns:
+        A module that fulfils :class:`Method`.
+
+    Raises:
+        InputError: The name is unknown or an option is out of its range.
+    """
+    options = options or {}
+    base_name = _base_name(name)
+    base = METHODS[base_name](**options.get(base_name, {}))
+    return base if name == base_name else Muscle(base, **options.get("muscle", {}))

@@ -1,0 +1,65 @@
+"""MUSCLE: the mutual information term, added to any other method."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..losses import MutualInformationLoss
+from .contract import Batch, Method, View, prepare
+
+
+class Muscle(nn.Module):
+    """``L = L_base + w(t) * L_MI``, after arXiv 2012.00150, reconstructed from its abstract.
+
+    The hyper-parameters are this project's. ``L_MI`` is minus the mutual information between the predictions for the
+    weak and the strong view of the unlabelled images. Around ``Supervised`` it is MUSCLE as a stand-alone scheme. With
+    weight 0 the gradients equal the base's bit for bit on the same set of views.
+
+    Logs ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
+
+    Args:
+        base: Any method.
+        weight: Weight of the term, at least 0.
+        lambda_: Weight of the marginal entropies inside the term.
+        ramp_steps: Steps over which w(t) rises linearly from 0; 0 for none.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    def __init__(self, base: Method, weight: float = 1.0, lambda_: float = 1.0, ramp_steps: int = 0) -> None:
+        super().__init__()
+        if weight < 0.0:
+            raise InputError(f"muscle.weight: {weight} is negative; give 0 or more")
+        if lambda_ <= 0.0:
+            raise InputError(f"muscle.lambda_: {lambda_} is not above 0; 1 is mutual information")
+        if ramp_steps < 0:
+            raise InputError(f"muscle.ramp_steps: {ramp_steps} is negative; give 0 or more")
+        self.base = base
+        self.mutual_information = MutualInformationLoss(lambda_)
+        self.weight = weight
+        self.ramp_steps = ramp_steps
+        self.views: dict[str, View] = {
+            **base.views,
+            "u_weak": View("unlabelled", "weak"),
+            "u_strong": View("unlabelled", "strong"),
+        }
+
+    def weight_at(self, step: int) -> float:
+        """w(t) at a step, counted from 0."""
+        return self.weight * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.weight
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Leaves it to the base."""
+        return prepare(self.base, batch, model, teacher, step)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """The base's loss plus the weighted mutual information term."""
+        terms = self.base.loss(outputs, batch, step)
+        mi_loss = self.mutual_information(outputs["u_weak"], outputs["u_strong"])
+        weight = self.weight_at(step)
+        terms["loss"] = terms["loss"] + weight * mi_loss
+        terms["mi"] = -mi_loss.detach()
+        terms["mi_weight"] = mi_loss.new_full((), weight)
+        return terms

@@ -1,0 +1,254 @@
+"""Recipes: everything that decides what a training run computes, as plain values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError, near
+from .methods import default_options, method_names
+
+__all__ = ["Recipe", "get_recipe", "parse_name", "recipe_names"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment. Two recipes with the same values give the same run on the same machine.
+
+    Batch sizes are global: over all processes together. Training is counted in steps (optimiser updates), never epochs.
+
+    Attributes:
+        arch: A timm architecture.
+        method: One of :func:`muscle_zoo.methods.method_names`.
+        dataset: A data set's name.
+        labels: Label budget: how many labelled images the method may see.
+        variant: Last part of the name; empty for the main recipe.
+        seed: Draws the split, the initial weights, the batches and the views.
+        fold: ``test`` to report; ``dev`` to tune, on held-out training images.
+        steps: Optimiser updates.
+        batch_size: Labelled images a step (B).
+        mu: Unlabelled images a step, per labelled one.
+        weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
+        strong: Strong augmentation policy.
+        optimizer: timm's name; ``sgd`` is Nesterov's.
+        lr: Highest learning rate.
+        momentum: Momentum of the optimiser.
+        weight_decay: Decay of weights that are neither biases nor norms.
+        schedule: ``cosine`` (FixMatch's 7/16 of a period) or ``constant``.
+        warmup_steps: Steps over which the learning rate rises linearly.
+        ema_decay: Decay of the averaged weights, warmed up as timm's ModelEmaV3 does.
+        bn_momentum: PyTorch's BatchNorm momentum.
+        drop_rate: Dropout before the classifier.
+        eval_every: Steps between two evaluations.
+        version: Goes up when a change of code changes the training.
+        options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
+    """
+
+    arch: str
+    method: str
+    dataset: str
+    labels: int
+    variant: str = ""
+    seed: int = 0
+    fold: str = "test"
+    steps: int = 1000
+    batch_size: int = 64
+    mu: int = 7
+    weak: str = "none"
+    strong: str = "none"
+    optimizer: str = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    warmup_steps: int = 0
+    ema_decay: float = 0.999
+    bn_momentum: float = 0.1
+    drop_rate: float = 0.0
+    eval_every: int = 100
+    version: int = 1
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every", "version", "labels"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+        for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        _require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        for name in ("ema_decay", "drop_rate"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
+        _require(0 < self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "give more than 0 and at most 1")
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in allowed, name, value, near(value, allowed))
+
+    @property
+    def name(self) -> str:
+        """``{arch}.{method}_{dataset}_{labels}[_{variant}]``."""
+        return f"{self.arch}.{self.method}_{self.dataset}_{self.labels}" + (f"_{self.variant}" if self.variant else "")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every field but the seed: runs of one recipe at several seeds share it."""
+        fields = self.to_dict()
+        del fields["seed"]
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the name first; :meth:`from_dict` takes them back."""
+        return {"name": self.name, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Recipe:
+        """Reads what :meth:`to_dict` wrote.
+
+        Raises:
+            InputError: A field is missing, unknown or of the wrong type.
+        """
+        values = {key: value for key, value in values.items() if key != "name"}
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        for key, value in values.items():
+            if key not in fields:
+                raise InputError(f"recipe field {key!r} is unknown; {near(key, fields)}")
+            if key != "options" and type(value) is not _TYPES[fields[key].type]:
+                raise InputError(f"recipe field {key}={value!r} is not {_ARTICLE[fields[key].type]}")
+        missing = [
+            name
+            for name, f in fields.items()
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in values
+        ]
+        if missing:
+            raise InputError(f"recipe fields missing: {', '.join(missing)}")
+        return cls(**values)
+
+
+_CHOICES = {"fold": ("test", "dev"), "schedule": ("cosine", "constant")}
+_TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+# What composes a recipe, later tables over earlier ones. Data sets bring their augmentation and their length,
+# architectures their BatchNorm; budgets and exceptions are short.
+_DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "steps": 600,
+        "batch_size": 32,
+        "mu": 4,
+        "lr": 0.05,
+        "ema_decay": 0.99,
+        "eval_every": 30,
+        "weak": "affine(8,0.08,0.05)",
+        "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)",
+    },
+}
+_ARCHS: dict[str, dict[str, Any]] = {
+    "cnn4": {},
+    "cnn13": {},
+    "wrn_16_2": {},
+    "wrn_28_2": {},
+    "wrn_28_8": {},
+}
+_METHODS: dict[str, dict[str, Any]] = {}
+_EXCEPTIONS: dict[str, dict[str, Any]] = {}
+
+# The named recipes: what `list` shows. Any other name of the grammar composes just as well.
+_NAMED = [
+    f"cnn4.{method}_digits_{labels}"
+    for labels in (10, 20, 40, 100)
+    for method in ("supervised", "muscle", "fixmatch", "muscle_fixmatch")
+]
+_IDENTITY = ("arch", "method", "dataset", "labels", "variant")
+
+
+def recipe_names() -> list[str]:
+    """The recipes that are named; :func:`get_recipe` composes others of the same grammar too."""
+    return list(_NAMED)
+
+
+def parse_name(name: str) -> dict[str, Any]:
+    """Splits ``{arch}.{method}_{dataset}_{labels}[_{variant}]`` into its parts.
+
+    Raises:
+        InputError: The name does not follow the grammar, or a part of it is unknown; near names are given.
+    """
+    methods = sorted(method_names(), key=len, reverse=True)
+    datasets = sorted(_DATASETS, key=len, reverse=True)
+    grammar = (
+        rf"(?P<arch>[^.@*\s]+)\.(?P<method>{'|'.join(methods)})_(?P<dataset>{'|'.join(map(re.escape, datasets))})"
+        r"_(?P<labels>\d+)(_(?P<variant>[a-z0-9_]+))?"
+    )
+    match = re.fullmatch(grammar, name)
+    if match is None or match["arch"] not in _ARCHS:
+        hint = near(name, recipe_names())
+        raise InputError(f"recipe {name!r} is unknown; {hint} (a name is ARCH.METHOD_DATASET_LABELS)")
+    return {**match.groupdict(default=""), "labels": int(match["labels"])}
+
+
+def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
+    """Composes a recipe from its name and overrides.
+
+    Defaults of the data set, the architecture and the method come first, then exceptions for the name, then the
+    overrides. An override of a part of the name (``labels=20``) gives the recipe of that other name.
+
+    Args:
+        name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
+        overrides: Field to value; the method's options are dotted (``muscle.weight``). Text is converted to the field's
+            type, anything else must have it.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        InputError: The name or a key is unknown, or a value has the wrong type or range.
+
+    Example:
+        >>> get_recipe("cnn4.muscle_digits_10", {"seed": 1, "muscle.weight": 0.5}).options["muscle"]["weight"]
+        0.5
+    """
+    overrides = dict(overrides or {})
+    parts = parse_name(name)
+    for key in [key for key in overrides if key in _IDENTITY]:
+        parts[key] = _convert(key, overrides.pop(key), parts[key])
+    parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
+    values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
+    values["options"] = default_options(parts["method"])
+    for table, key in ((_DATASETS, "dataset"), (_ARCHS, "arch"), (_METHODS, "method"), (_EXCEPTIONS, None)):
+        for field_name, value in table.get(parts[key] if key else Recipe(**parts).name, {}).items():
+            _set(values, field_name, value)
+    for key, value in overrides.items():
+        _set(values, key, value)
+    return Recipe(**values)
+
+
+def _set(values: dict[str, Any], key: str, value: Any) -> None:
+    part, _, option = key.rpartition(".")
+    target = values["options"].get(part, {}) if part else values
+    if option not in target or option == "options":
+        known = [k for k in values if k != "options"] + [f"{p}.{o}" for p, os in values["options"].items() for o in os]
+        raise InputError(f"override {key!r} does not exist; {near(key, known)}")
+    target[option] = _convert(key, value, target[option])
+
+
+def _convert(key: str, value: Any, old: Any) -> Any:
+    kind = type(old)
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[str(value).lower()]
+        if kind in (int, float) and not isinstance(value, bool) and isinstance(value, (str, int, kind)):
+            number = kind(value)
+            if number == number and abs(number) != float("inf"):
+                return number
+        elif kind is str and isinstance(value, str):
+            return value
+    except (ValueError, KeyError):
+        pass
+    raise InputError(f"override {key}={value}: {str(value)!r} is not {_ARTICLE[kind.__name__]} (it is {old!r} now)")
+
+
+def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+    if not condition:
+        raise InputError(f"{name}={value} is out of range; {remedy}")

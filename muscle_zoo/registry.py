@@ -1,0 +1,107 @@
+"""Which checkpoints there are, and where: folders of cards on disk, and what registry.json says is on the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError, WeightsError
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+REGISTRY_FILE = "registry.json"
+LEDGER_FILE = "results.csv"
+BLOCK = "muscle_zoo"  # our block at the root of config.json
+
+
+def shipped_cards() -> Path:
+    """hub_cards/ inside the installed wheel, or of the checkout an editable install points to."""
+    package = Path(__file__).parent
+    inside = package / "hub_cards"
+    return inside if inside.is_dir() else package.parent / "hub_cards"
+
+
+def card_folders() -> list[Path]:
+    """Where cards are looked for, in this order: ``MUSCLE_ZOO_HUB`` when it is set, then the shipped ones."""
+    own = os.environ.get("MUSCLE_ZOO_HUB")
+    return [*([Path(own).expanduser()] if own else []), shipped_cards()]
+
+
+def find_card(name: str) -> Path | None:
+    """The folder of a checkpoint on disk; None when it is not there."""
+    if not name or Path(name).name != name:  # never a path that leads elsewhere
+        return None
+    return next((root / name for root in card_folders() if (root / name / CONFIG_FILE).is_file()), None)
+
+
+def checkpoint_names() -> list[str]:
+    """Checkpoints whose weights can be had: on disk, or pinned on the Hub."""
+    on_disk = {path.parent.name for root in card_folders() for path in root.glob(f"*/{CONFIG_FILE}")}
+    return sorted(on_disk | pinned().keys())
+
+
+def pinned() -> dict[str, dict[str, str]]:
+    """registry.json: name to Hub ``repo``, ``revision`` and ``sha256`` of the weights.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    path = shipped_cards() / REGISTRY_FILE
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["checkpoints"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error!r}); install muscle_zoo again") from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a card's config.json.
+
+    Raises:
+        WeightsError: It is missing, is not JSON, or lacks what a model is built from.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing; give a folder that `train` or `export` wrote") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not JSON ({error}); download or export it again") from None
+    if (
+        not isinstance(config, dict)
+        or not isinstance(config.get("architecture"), str)
+        or not isinstance(config.get("pretrained_cfg"), dict)
+        or not isinstance(config.get(BLOCK, {}), dict)
+    ):
+        raise WeightsError(f"{path} has no architecture and pretrained_cfg; download or export it again")
+    return config
+
+
+def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
+    """timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself."""
+    cfg = dict(config["pretrained_cfg"])
+    for key in ("num_classes", "label_names", "label_descriptions"):
+        if key in config:
+            cfg[key] = config[key]
+    return cfg
+
+
+def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
+    """Tag to timm cfg, for every checkpoint of an architecture that is on disk.
+
+    It is called while the backbones register themselves, so a damaged card is left out here; asking for it by name says
+    what is wrong with it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for root in card_folders():
+        for path in sorted(root.glob(f"{arch}.*/{CONFIG_FILE}")):
+            tag = path.parent.name.partition(".")[2]
+            try:
+                cfg = timm_cfg(read_config(path.parent))
+            except WeightsError:
+                continue
+            found.setdefault(tag, {**cfg, "tag": tag, "file": str(path.parent / WEIGHTS_FILE)})
+    return found

@@ -1,0 +1,156 @@
+"""Where a checkpoint's weights come from, and that they are the ones that were promised.
+
+In this order: an explicit folder (``local-dir:PATH``); ``MUSCLE_ZOO_HUB``; hub_cards/ of the checkout or the installed
+wheel; the Hugging Face Hub at the revision that registry.json pins. ``NAME@revision``, ``hf-hub:REPO[@revision]`` and
+``source="hub"`` always go to the Hub. The weights' sha256 is compared before anybody reads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from . import registry
+from .errors import WeightsError, near
+
+HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on disk whose weights have been checked.
+
+    Attributes:
+        config: Its config.json.
+        weights: Its model.safetensors.
+        origin: Where it came from, in words.
+    """
+
+    config: dict[str, Any]
+    weights: Path
+    origin: str
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file: Any) -> str:  # Python 3.10 has no file_digest
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def resolve(name: str, source: str | None = None) -> Checkpoint:
+    """Finds a checkpoint and checks it.
+
+    Args:
+        name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``.
+        source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        WeightsError: There are none, or they are not whole, or not the ones that were promised.
+    """
+    if source not in (None, "hub"):
+        raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
+    if name.startswith(LOCAL_DIR):
+        return from_folder(Path(name.removeprefix(LOCAL_DIR)).expanduser())
+    if name.startswith(HF_HUB):
+        repo, _, revision = name.removeprefix(HF_HUB).partition("@")
+        return _from_hub(repo, revision or None, None)
+    plain, _, revision = name.partition("@")
+    if not revision and source is None and (folder := registry.find_card(plain)) is not None:
+        return from_folder(folder, registry.pinned().get(plain, {}).get("sha256") if _is_shipped(folder) else None)
+    pin = registry.pinned().get(plain)
+    if pin is not None and pin.get("repo"):
+        if revision and revision != pin["revision"]:
+            return _from_hub(pin["repo"], revision, None)
+        return _from_hub(pin["repo"], pin["revision"], pin["sha256"])
+    if registry.find_card(plain) is not None:
+        raise WeightsError(f"{name}: {plain} is not on the Hugging Face Hub yet; leave out the revision and source='hub'")
+    raise WeightsError(f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)")
+
+
+def _is_shipped(folder: Path) -> bool:
+    return folder.parent == registry.shipped_cards()
+
+
+def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
+    """Takes a checkpoint from a folder that holds config.json and model.safetensors.
+
+    Args:
+        folder: The folder.
+        sha256: Hash that the weights must have; by default the one in config.json.
+
+    Raises:
+        WeightsError: A file is missing, damaged, or has another hash.
+    """
+    if not folder.is_dir():
+        raise WeightsError(f"{folder} is no folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}")
+    config = registry.read_config(folder)
+    weights = folder / registry.WEIGHTS_FILE
+    if not weights.is_file():
+        raise WeightsError(f"{weights} is missing; download or export it again")
+    check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
+    return Checkpoint(config, weights, str(folder))
+
+
+def check(weights: Path, sha256: str | None) -> None:
+    """Makes sure that a weights file is whole, and the one that was promised.
+
+    Args:
+        weights: A safetensors file.
+        sha256: The hash it must have; None where nobody promised one.
+
+    Raises:
+        WeightsError: It is not.
+    """
+    try:
+        with safe_open(weights, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{weights} is truncated or damaged ({error}); download or export it again") from None
+    if sha256 is not None and (found := file_sha256(weights)) != sha256:
+        raise WeightsError(
+            f"{weights} has sha256 {found[:12]}..., {sha256[:12]}... was promised; download or export it again"
+        )
+
+
+def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    where = f"{HF_HUB}{repo}" + (f"@{revision}" if revision else "")
+    try:
+        config = registry.read_config(Path(hf_hub_download(repo, registry.CONFIG_FILE, revision=revision)).parent)
+        weights = Path(hf_hub_download(repo, registry.WEIGHTS_FILE, revision=revision))
+        if sha256 is None:
+            sha256 = _announced(get_hf_file_metadata, hf_hub_url(repo, registry.WEIGHTS_FILE, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        if isinstance(error, WeightsError):
+            raise
+        first_line = str(error).strip().partition("\n")[0]
+        raise WeightsError(f"{where} cannot be had ({type(error).__name__}: {first_line}); check name and network") from error
+    check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
+    return Checkpoint(config, weights, where)
+
+
+def _announced(get_metadata: Any, url: str) -> str | None:
+    """The LFS hash the Hub announces for a file; None when offline: then config.json's counts."""
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    try:
+        etag = get_metadata(url).etag
+    except OfflineModeIsEnabled:
+        return None
+    return etag if etag and len(etag) == 64 else None
