@@ -71,8 +71,8 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     """Creates a model of the zoo, or any other of timm's.
 
     Args:
-        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, ``local-dir:PATH``, or a plain
-            timm architecture.
+        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, ``local-dir:PATH``, or a
+            plain timm architecture.
         pretrained: Load the weights, after comparing their sha256. Without them the architecture is built for the
             classes and channels of the name's data set, with random weights.
         source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
@@ -96,9 +96,8 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     checkpoint = weights.resolve(name, source)
     arch = checkpoint.config["architecture"]
     if not timm.is_model(arch):
-        raise WeightsError(
-            f"{checkpoint.origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {near(arch, timm.list_models())}"
-        )
+        hint = near(arch, timm.list_models())
+        raise WeightsError(f"{checkpoint.origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
     cfg = {**registry.timm_cfg(checkpoint.config), "file": str(checkpoint.weights)}
     model_args = checkpoint.config.get("model_args", {})
     try:
@@ -200,5 +199,3 @@ def model_info(name: str) -> ModelInfo:
         sha256=pin["sha256"] if pin else None,
         origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if pin else None,
     )
-
-

@@ -81,7 +81,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
-    """timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself."""
+    """Timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself."""
     cfg = dict(config["pretrained_cfg"])
     for key in ("num_classes", "label_names", "label_descriptions"):
         if key in config:

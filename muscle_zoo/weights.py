@@ -77,8 +77,12 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
             return _from_hub(pin["repo"], revision, None)
         return _from_hub(pin["repo"], pin["revision"], pin["sha256"])
     if registry.find_card(plain) is not None:
-        raise WeightsError(f"{name}: {plain} is not on the Hugging Face Hub yet; leave out the revision and source='hub'")
-    raise WeightsError(f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)")
+        raise WeightsError(
+            f"{name}: {plain} is not on the Hugging Face Hub yet; leave out the revision and source='hub'"
+        )
+    raise WeightsError(
+        f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
+    )
 
 
 def _is_shipped(folder: Path) -> bool:
@@ -96,7 +100,9 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
         WeightsError: A file is missing, damaged, or has another hash.
     """
     if not folder.is_dir():
-        raise WeightsError(f"{folder} is no folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}")
+        raise WeightsError(
+            f"{folder} is no folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}"
+        )
     config = registry.read_config(folder)
     weights = folder / registry.WEIGHTS_FILE
     if not weights.is_file():
@@ -140,7 +146,9 @@ def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint
         if isinstance(error, WeightsError):
             raise
         first_line = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{where} cannot be had ({type(error).__name__}: {first_line}); check name and network") from error
+        raise WeightsError(
+            f"{where} cannot be had ({type(error).__name__}: {first_line}); check name and network"
+        ) from error
     check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
     return Checkpoint(config, weights, where)
 

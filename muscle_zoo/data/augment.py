@@ -1,8 +1,8 @@
 """Augmentation in batches, where the images are.
 
 A policy is text: operations joined by ``+``, applied in order to images in 0..1, such as
-``affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)``; ``none`` leaves the images alone. Every operation turns uniform numbers,
-drawn per image elsewhere, into its parameters: what it does is a pure function of images and numbers.
+``affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)``; ``none`` leaves the images alone. Every operation turns uniform
+numbers, drawn per image elsewhere, into its parameters: what it does is a pure function of images and numbers.
 """
 
 from __future__ import annotations
@@ -142,9 +142,10 @@ def parse_policy(field: str, text: str) -> Policy:
         if match is None or match[1] not in _OPERATIONS:
             word = part if match is None else match[1]
             raise InputError(f"{field}={text}: operation {word!r} is unknown; {near(word, [*_OPERATIONS, 'none'])}")
+        operation = _OPERATIONS[match[1]]
         try:
-            operations.append(_OPERATIONS[match[1]](*(float(number) for number in (match[2] or "").split(",") if number)))
+            operations.append(operation(*(float(number) for number in (match[2] or "").split(",") if number)))
         except (TypeError, ValueError):
-            usage = f"{match[1]}{inspect.signature(_OPERATIONS[match[1]]).replace(return_annotation=inspect.Signature.empty)}"
-            raise InputError(f"{field}={text}: {part!r} is wrong; write {usage}, numbers only") from None
+            names = ",".join(inspect.signature(operation).parameters)
+            raise InputError(f"{field}={text}: {part!r} is wrong; write {match[1]}({names}), numbers only") from None
     return Policy(tuple(operations))

@@ -94,7 +94,9 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, labels: i
         InputError: The budget is below one a class, or a class has too few images.
     """
     if labels < num_classes:
-        raise InputError(f"labels={labels} is below one a class: {dataset} has {num_classes} classes, give at least that")
+        raise InputError(
+            f"labels={labels} is below one a class: {dataset} has {num_classes} classes, give at least that"
+        )
     held_out = dev_fold(dataset, len(classes)) if fold == "dev" else ()
     pool = sorted(set(range(len(classes))) - set(held_out))
     if labels > len(pool):

@@ -11,8 +11,8 @@ from ..losses.reduce import all_reduce_sum
 class GlobalBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm2d whose batch statistics are those of all processes together, with gradients.
 
-    torch's SyncBatchNorm does not run on a CPU. Parameters, buffers and their names are BatchNorm2d's. Every process must
-    hold the same number of images.
+    torch's SyncBatchNorm does not run on a CPU. Parameters, buffers and their names are BatchNorm2d's. Every process
+    must hold the same number of images.
     """
 
     def forward(self, x: Tensor) -> Tensor:

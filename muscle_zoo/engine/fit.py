@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -201,7 +202,9 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
 
     def measure(network: nn.Module) -> Metrics:
         total = partial(reduce_over_processes, reduction="sum") if world > 1 else None
-        return evaluate(network, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total)
+        return evaluate(
+            network, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total
+        )
 
     log_every = max(1, recipe.steps // LOG_ROWS)
     show = options.progress and accelerator.is_main_process
@@ -227,7 +230,10 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = {"raw": measure(raw), "ema": measure(ema.module)}
                 log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})
-                bar.set_postfix_str(f"accuracy {100 * metrics['ema'].top1:.1f} %")
+                accuracy = f"accuracy {100 * metrics['ema'].top1:.1f} %"
+                bar.set_postfix_str(accuracy)
+                if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
+                    print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
             stopping = done < recipe.steps and _agreed(stop.requested, done, accelerator)
             if done == recipe.steps or stopping or done % options.save_every == 0:
                 save(done)
@@ -246,9 +252,9 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
-    return tqdm(
-        total=recipe.steps, initial=start, desc=recipe.name, unit="step", disable=not show, dynamic_ncols=True
-    )
+    # None: a bar on a terminal only
+    disable = None if show else True
+    return tqdm(total=recipe.steps, initial=start, desc=recipe.name, unit="step", disable=disable, dynamic_ncols=True)
 
 
 def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:

@@ -43,7 +43,10 @@ def plot_curves(rows: Sequence[dict[str, Any]], recipe: Recipe, path: Path) -> N
     _line(rate, training, "lr", COLOURS[0], "learning rate")
     rate.set(title="Learning rate", ylabel="learning rate", xlabel="step", ylim=(0, None))
 
-    for name, label, colour in (("mi", "mutual information, nats", COLOURS[2]), ("mask", "share of guesses used", COLOURS[3])):
+    for name, label, colour in (
+        ("mi", "mutual information, nats", COLOURS[2]),
+        ("mask", "share of guesses used", COLOURS[3]),
+    ):
         if training and name in training[0]:
             _line(information, training, name, colour, label)
     information.set(title="Mutual information of the two views", ylabel="nats", xlabel="step", ylim=(0, None))
@@ -52,7 +55,7 @@ def plot_curves(rows: Sequence[dict[str, Any]], recipe: Recipe, path: Path) -> N
         information.set_yticks([])
     for axes in (losses, accuracy, rate, information):
         axes.grid(alpha=0.3)
-        if len(axes.lines) > 1 or axes is information and axes.lines:
+        if len(axes.lines) > 1 or (axes is information and axes.lines):
             axes.legend(frameon=False)
     figure.savefig(path, dpi=110, metadata={"Software": None})
 

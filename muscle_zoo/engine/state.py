@@ -53,7 +53,9 @@ def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], val
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for name, tensors in parts.items():
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, part / f"{name}.safetensors")
+        save_file(
+            {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, part / f"{name}.safetensors"
+        )
     write_json(part / "state.json", {"step": step, "parts": sorted(parts), **values})
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)

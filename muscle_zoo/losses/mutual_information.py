@@ -47,10 +47,10 @@ def mutual_information(p: Tensor, q: Tensor, lambda_: float = 1.0) -> Tensor:
     Invariant Information Clustering (Ji, Henriques, Vedaldi, ICCV 2019, arXiv 1807.06653).
 
     For ``lambda = 1`` it lies between 0 and ``ln C``, which confident, balanced and agreeing predictions reach;
-    predictions that are all one class, or all uniform, give 0. The estimate from n images is biased upwards by about
-    ``(C - 1)^2 / 2n`` nats (C = 10: 0.37 at n = 64 and 0.07 at n = 448 for independent one-hot views), and symmetrising
-    gives independent views with different marginals a positive value (ln 2 when every p is one class and every q
-    another).
+    predictions that are all one class, or all uniform, give 0. The estimate from n images is biased upwards: for
+    independent one-hot views by about ``C (C - 1) / 4n`` nats (C = 10: 0.41 measured at n = 64, 0.052 at n = 448;
+    without symmetrising about ``(C - 1)^2 / 2n``, 0.69 and 0.096). Symmetrising gives independent views with different
+    marginals a positive value: ln 2 when every p is one class and every q another.
 
     Args:
         p: Class probabilities of the first view, ``(n, C)``.

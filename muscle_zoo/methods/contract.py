@@ -41,8 +41,8 @@ class Method(Protocol):
     """The contract every method fulfils: one ``nn.Module`` in one file, no other parent.
 
     ``views`` names the views it needs. The engine makes them, calls ``prepare`` if there is one (without main-graph
-    gradients), runs ONE forward on the concatenated inputs, splits the logits by name, and calls ``loss``. What a method
-    keeps from step to step are its buffers: they are saved and resumed with the run.
+    gradients), runs ONE forward on the concatenated inputs, splits the logits by name, and calls ``loss``. What a
+    method keeps from step to step are its buffers: they are saved and resumed with the run.
 
     A method may also have ``prepare(batch, model, teacher, step) -> Batch``, which returns the batch with guessed
     labels in ``targets``, or with inputs added or replaced.

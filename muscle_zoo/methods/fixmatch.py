@@ -15,8 +15,8 @@ from .supervised import Supervised
 class FixMatch(nn.Module):
     """``H(y, f(alpha(x))) + weight * pseudo-label loss`` (Sohn et al. 2020, arXiv 2001.07685, algorithm 1).
 
-    The defaults are the paper's for CIFAR-10 (table 4: threshold 0.95, weight 1). Logs ``mask``, the share of unlabelled
-    images whose guess is confident enough to count.
+    The defaults are the paper's (section 3: threshold 0.95, weight 1). Logs ``mask``, the share of unlabelled images
+    whose guess is confident enough to count.
 
     Args:
         threshold: Least probability at which a guess counts, above 0 and at most 1.

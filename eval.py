@@ -1,0 +1,13 @@
+"""Evaluate a checkpoint and compare it with its published figure; exits with 1 when that is not reproduced.
+
+    python eval.py TARGET [--json]        TARGET: a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]
+
+The same as `python -m muscle_zoo eval`: weights (weights.py) -> model (factory.py) -> metrics (engine/evaluate.py).
+"""
+
+import sys
+
+from muscle_zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(command="eval"))

@@ -1,0 +1,109 @@
+"""`eval`: a checkpoint becomes its metrics, compared with what was published."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from .. import weights
+from ..errors import InputError, WeightsError
+from ..factory import create_model
+from ..recipes import Recipe
+from ..registry import BLOCK
+
+POINTS = 0.0005  # 0.05 points: two devices may round a picture or two of a large set to another side
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command line."""
+    parser.add_argument("target", help="a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--source", choices=("hub",), help="take a name's weights from the Hugging Face Hub")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates, prints, and compares with the published figure."""
+    report = evaluate_target(args.target, args.source)
+    print(json.dumps(report, indent=2) if args.json else render(report))
+    return 0 if report["published"] is None or report["published"]["reproduced"] else 1
+
+
+def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
+    """Evaluates a checkpoint on the fold its recipe names.
+
+    Args:
+        target: A name, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        source: See :func:`muscle_zoo.create_model`.
+
+    Returns:
+        Metrics, and under ``published`` the figure in config.json and whether it was reproduced: within one image or
+        0.05 points.
+
+    Raises:
+        InputError: The target is not there, or was not made by muscle_zoo.
+    """
+    from ..engine.evaluate import evaluate
+    from ..engine.fit import prepare_data
+
+    name = _as_name(target)
+    checkpoint = weights.resolve(name, source)
+    block = checkpoint.config.get(BLOCK)
+    if not block or "recipe" not in block:
+        raise WeightsError(
+            f"{target}: config.json has no muscle_zoo block, so the data set is not known; export it with muscle_zoo"
+        )
+    dataset, _, images = prepare_data(Recipe.from_dict(block["recipe"]))
+    model = create_model(name, pretrained=True, source=source)
+    metrics = evaluate(model, images, dataset.info)
+    published = block.get("metrics", {}).get("top1")
+    tolerance = max(1.0 / metrics.n, POINTS) + 1e-9
+    return {
+        "target": target,
+        "name": block["name"],
+        "origin": checkpoint.origin,
+        "dataset": dataset.info.name,
+        "fold": block["recipe"]["fold"],
+        **{key: value for key, value in metrics.to_dict().items() if key != "per_class"},
+        "per_class": dict(zip(dataset.info.class_names, metrics.per_class, strict=True)),
+        "published": published
+        and {
+            "top1": published,
+            "reproduced": metrics.n == block["metrics"]["n"] and abs(metrics.top1 - published) <= tolerance,
+        },
+    }
+
+
+def _as_name(target: str) -> str:
+    if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
+        return target
+    folder = Path(target)
+    if (folder / "status.json").is_file() or (folder / "recipe.json").is_file():
+        if not (folder / "export").is_dir():
+            raise InputError(f"{target} is not finished, so it has no export/; run the same train command again")
+        return f"{weights.LOCAL_DIR}{folder / 'export'}"
+    if (folder / "config.json").is_file():
+        return f"{weights.LOCAL_DIR}{folder}"
+    if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
+        raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
+    return target
+
+
+def render(report: dict[str, Any]) -> str:
+    """The report as a person reads it."""
+    lines = [
+        f"{report['name']} ({report['origin']})",
+        f"{report['dataset']}, {report['n']} images of the {report['fold']} fold",
+        f"  top-1                {100 * report['top1']:6.2f} %",
+        f"  top-5                {100 * report['top5']:6.2f} %",
+        f"  neg. log-likelihood  {report['nll']:6.3f} nats",
+        f"  calibration error    {100 * report['ece']:6.2f} %",
+        "  accuracy per class",
+    ]
+    for label, accuracy in report["per_class"].items():
+        lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
+    if report["published"] is not None:
+        verdict = "reproduced" if report["published"]["reproduced"] else "NOT reproduced"
+        lines.append(f"published: {100 * report['published']['top1']:.2f} %, {verdict}")
+    return "\n".join(lines)

@@ -1,0 +1,69 @@
+"""The quickstart: what MUSCLE does with ten labels, in less than a minute."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ..errors import InputError
+from ..recipes import get_recipe
+from .train import STOPPED, is_main, load_line, train
+
+CONTROL, MUSCLE = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains the supervised control and MUSCLE on the same ten labels, and compares them."""
+    from ..engine.track import RunFolder, read_json, write_json
+
+    out: Path = args.out or Path("runs") / "quickstart"
+    summary_file = out / "summary.json"
+    if args.fresh and is_main():
+        RunFolder(out).set_aside()
+    args.fresh = False  # the two runs inside are new with their folder
+    if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
+        raise InputError(f"out={out} exists and holds no quickstart; give another --out")
+    if not summary_file.is_file():
+        if is_main():
+            print("Ten labelled digits, one of each, and 1,437 unlabelled ones: with and without MUSCLE.", flush=True)
+        began = time.monotonic()
+        for name, folder in ((CONTROL, "supervised"), (MUSCLE, "muscle")):
+            if not train(get_recipe(name), out / folder, args):
+                if is_main():
+                    print(f"stopped, the state is saved in {out}; the same command goes on")
+                return STOPPED
+        if not is_main():
+            return 0
+        control, muscle = (RunFolder(out / f).read_status()["row"] for f in ("supervised", "muscle"))
+        gain = round(muscle["top1_ema"] - control["top1_ema"], 6)
+        summary = {
+            "control_top1": control["top1_ema"],
+            "muscle_top1": muscle["top1_ema"],
+            "gain": gain,
+            "seconds": round(time.monotonic() - began, 1),
+            "n_test": muscle["n_test"],
+            "split_sha256": muscle["split_sha256"],
+        }
+        write_json(summary_file, summary)
+    if is_main():
+        print(table(read_json(summary_file), out))
+    return 0
+
+
+def table(summary: dict[str, float], out: Path) -> str:
+    """The result as a person reads it."""
+    control, muscle, gain = (100 * summary[key] for key in ("control_top1", "muscle_top1", "gain"))
+    return "\n".join(
+        [
+            "",
+            f"top-1 on {summary['n_test']} test images, 10 labels",
+            f"  supervised control   {control:5.1f} %",
+            f"  MUSCLE               {muscle:5.1f} %",
+            f"  gain                 {gain:+5.1f} points",
+            "",
+            f"run folder: {out}   (training and evaluation took {summary['seconds']} s)",
+            f"curves:     {out / 'muscle' / 'curves.png'}",
+            f"load it:    {load_line(out / 'muscle')}",
+        ]
+    )

@@ -1,0 +1,142 @@
+"""`train`: a recipe becomes a run folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from pathlib import Path
+
+from ..errors import InputError, TrainingError
+from ..recipes import Recipe, get_recipe
+
+STOPPED = 75
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the command line."""
+    parser.add_argument("name", nargs="?", help="recipe, ARCH.METHOD_DATASET_LABELS; without it the quickstart runs")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change the recipe: seed=1 lr=0.1 muscle.weight=0.5"
+    )
+    parser.add_argument("--out", type=Path, help="run folder (default: runs/NAME/seedS, runs/quickstart)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
+    )
+    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no", help="default: no")
+    parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
+    parser.add_argument(
+        "--time-limit", type=time_limit, metavar="9m", help="save and stop with exit code 75 after this time"
+    )
+    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+
+
+def time_limit(text: str) -> float:
+    """Reads ``90``, ``90s``, ``9m`` or ``1.5h`` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 9m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def parse_overrides(words: list[str]) -> dict[str, str]:
+    """Splits ``key=value`` words.
+
+    Raises:
+        InputError: A word has no ``=``, or a key comes twice.
+    """
+    overrides: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"override {word!r} is not key=value; write for example seed=1")
+        if key in overrides:
+            raise InputError(f"override {key!r} is given twice; keep one")
+        overrides[key] = value
+    return overrides
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains a recipe, or the quickstart."""
+    if args.name is None or "=" in args.name:
+        from .quickstart import run as quickstart
+
+        if args.name is not None:
+            raise InputError(f"override {args.name!r} needs a recipe before it: train NAME key=value ...")
+        return quickstart(args)
+    recipe = get_recipe(args.name, parse_overrides(args.overrides))
+    out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
+    finished = train(recipe, out, args)
+    if not finished and is_main():
+        command = shlex.join(
+            ["python", "train.py", args.name, *args.overrides, *(["--out", str(args.out)] if args.out else [])]
+        )
+        print(f"stopped, the state is saved in {out}; to go on: {command}")
+    elif is_main():
+        print(summary(out))
+    return 0 if finished else STOPPED
+
+
+def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
+    """Trains and exports a recipe in a folder, unless that is done already.
+
+    Args:
+        recipe: The recipe.
+        out: The run folder.
+        args: How, as :func:`add_arguments` declares it.
+
+    Returns:
+        False when the run was stopped before its end.
+
+    Raises:
+        InputError: The input is wrong; nothing was written.
+        TrainingError: Training could not go on; status.json says why.
+    """
+    from ..engine.fit import Options, fit  # Accelerate takes seconds to import
+    from ..engine.track import RunFolder
+    from ..export import export_run
+
+    if args.save_every < 1:
+        raise InputError(f"--save-every {args.save_every} is out of range; give 1 or more")
+    options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
+    folder = RunFolder(out)
+    if args.fresh and is_main():
+        folder.set_aside()
+    folder.check(recipe)
+    if folder.read_status().get("status") == "finished" and folder.export_dir.is_dir():
+        return True
+    try:
+        trained = fit(recipe, folder, options)
+        if trained.finished and is_main():
+            export_run(recipe, folder, trained, options, int(os.environ.get("WORLD_SIZE", "1")))
+    except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
+        if is_main() and folder.status_file.exists():
+            step = folder.read_status().get("step", 0)
+            folder.write_status("failed", step, recipe.steps, why=f"{type(error).__name__}: {error}")
+        raise
+    return trained.finished
+
+
+def is_main() -> bool:
+    """Whether this process is the first of those a launcher started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def summary(out: Path) -> str:
+    """What a finished run has to say: its accuracy, where it is, and how to load it."""
+    from ..engine.track import RunFolder
+
+    row = RunFolder(out).read_status()["row"]
+    return (
+        f"{row['name']}, seed {row['seed']}: top-1 {100 * row['top1_ema']:.2f} % of {row['n_test']} images "
+        f"({row['hours'] * 3600:.0f} s of training)\n"
+        f"run folder: {out}\n"
+        f"load it:    {load_line(out)}"
+    )
+
+
+def load_line(out: Path) -> str:
+    """The line of Python that loads a run's model."""
+    return f'model = muscle_zoo.create_model("local-dir:{(out / "export").as_posix()}", pretrained=True)'

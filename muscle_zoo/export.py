@@ -1,0 +1,198 @@
+"""Run folder -> card folder: the weights as they are published, evaluated as they are published."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import save as safetensors_bytes
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from . import cards
+from .data import DataSetInfo, normalise
+from .engine.evaluate import Metrics, evaluate
+from .engine.fit import Options, Trained, build_model, prepare_data
+from .engine.state import load_state
+from .engine.track import RunFolder, write_json
+from .errors import TrainingError
+from .ledger import Row
+from .recipes import Recipe
+from .registry import BLOCK, CONFIG_FILE, WEIGHTS_FILE
+from .weights import file_sha256
+
+SCHEMA = 1
+HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
+
+
+def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Options, processes: int) -> Row:
+    """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
+
+    The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
+    points and float32 otherwise. What is evaluated and hashed is the written file.
+
+    Args:
+        recipe: Of the run.
+        folder: Of the run; its state is at the last step.
+        trained: How the training ended.
+        options: How it was carried out.
+        processes: How many processes carried it out.
+
+    Returns:
+        The ledger row.
+
+    Raises:
+        TrainingError: The state is gone.
+    """
+    loaded = load_state(folder.state_dir)
+    if loaded is None:
+        raise TrainingError(f"{folder.state_dir} is empty; train again with --fresh")
+    dataset, split, evaluation = prepare_data(recipe)
+    info = dataset.info
+    model = build_model(recipe, dataset).eval()
+    model.load_state_dict(loaded[0]["ema"])
+    part = folder.export_dir.with_name("export.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    weights = part / WEIGHTS_FILE
+    metadata = {"format": "pt", "name": recipe.name, "step": str(trained.step), "split_sha256": split.sha256}
+
+    half = {key: _half(key, value, model) for key, value in model.state_dict().items()}
+    full_top1 = evaluate(model, evaluation, info).top1
+    model.load_state_dict(half)
+    tensors = half
+    if abs(evaluate(model, evaluation, info).top1 - full_top1) > HALF_TOLERANCE:
+        tensors = loaded[0]["ema"]
+    weights.write_bytes(pack_safetensors(tensors, metadata))
+    block: dict[str, Any] = {"weights_sha256": file_sha256(weights)}
+    _write_config(model, recipe, info, block, part)
+
+    published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
+    metrics = evaluate(published, evaluation, info)
+    row = _row(recipe, trained, metrics, options, processes, split.sha256, block["weights_sha256"])
+    block |= {
+        "schema": SCHEMA,
+        "name": recipe.name,
+        "method": recipe.method,
+        "dataset": recipe.dataset,
+        "labels": recipe.labels,
+        "seed": recipe.seed,
+        "split_sha256": split.sha256,
+        "recipe": recipe.to_dict(),
+        "recipe_sha256": recipe.sha256,
+        "step": trained.step,
+        "metrics": metrics.to_dict(),
+        "probe": probe(published, info),
+        "git_sha": row.git_sha,
+        "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},
+        "device": row.device,
+        "hours": row.hours,
+    }
+    _write_config(model, recipe, info, block, part)
+    write_json(part / "split.json", split.to_dict())
+    shutil.copyfile(folder.curves_file, part / "curves.png")
+    config = json.loads((part / CONFIG_FILE).read_text(encoding="utf-8"))
+    (part / "README.md").write_text(cards.render_card(config, info, [row]), encoding="utf-8")
+    shutil.rmtree(folder.export_dir, ignore_errors=True)
+    part.rename(folder.export_dir)
+    folder.write_status("finished", trained.step, recipe.steps, row=asdict(row))
+    return row
+
+
+def pack_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """Serialises tensors so that the same content gives the same bytes.
+
+    safetensors writes the metadata in an order that changes from call to call; the header is written again, sorted.
+    """
+    raw = safetensors_bytes({key: tensor.contiguous() for key, tensor in tensors.items()}, metadata)
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + raw[8 + size :]
+
+
+def probe(model: nn.Module, info: DataSetInfo) -> dict[str, Any]:
+    """Logits of a fixed picture, by which anybody can tell whether a model was loaded right.
+
+    The picture's bytes are ``37 i mod 256`` for position i in (C, H, W) order.
+    """
+    picture = (torch.arange(math.prod(info.input_size)) * 37 % 256).to(torch.uint8).view(1, *info.input_size)
+    device = next(model.parameters()).device
+    with torch.inference_mode():
+        logits = model(normalise(picture.to(device), info))[0]
+    return {"input_sha256": hashlib.sha256(picture.numpy().tobytes()).hexdigest(), "logits": logits.tolist()}
+
+
+def _half(key: str, value: Tensor, model: nn.Module) -> Tensor:
+    is_parameter = key in dict(model.named_parameters())
+    return value.half() if is_parameter and value.dtype == torch.float32 else value
+
+
+def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], folder: Path) -> None:
+    data = {
+        "input_size": info.input_size,
+        "mean": info.mean,
+        "std": info.std,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+    }
+    ours = {"license": "apache-2.0", "paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
+    config = {"label_names": list(info.class_names), "pretrained_cfg": {**ours, **data}, BLOCK: block}
+    save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=data)
+
+
+def _row(
+    recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, processes: int, split: str, weights: str
+) -> Row:
+    assert trained.raw is not None and trained.median20 is not None
+    on_gpu = torch.cuda.is_available() and not options.cpu
+    return Row(
+        name=recipe.name,
+        recipe_sha256=recipe.sha256,
+        seed=recipe.seed,
+        bias="none",
+        step=trained.step,
+        top1_ema=round(metrics.top1, 6),
+        top1_raw=round(trained.raw.top1, 6),
+        top1_median20=round(trained.median20, 6),
+        nll=round(metrics.nll, 6),
+        ece=round(metrics.ece, 6),
+        n_test=metrics.n,
+        split_sha256=split,
+        weights_sha256=weights,
+        git_sha=git_sha(),
+        torch=torch.__version__,
+        device=torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}",
+        threads=torch.get_num_threads(),
+        processes=processes,
+        dtype="float32" if options.mixed_precision == "no" else options.mixed_precision,
+        hours=round(trained.seconds / 3600, 5),
+    )
+
+
+def git_sha() -> str:
+    """Commit of the checkout that this package runs from; empty when it does not run from one."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != here.parent:
+            return ""
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", "muscle_zoo")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""

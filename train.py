@@ -1,0 +1,15 @@
+"""Train a recipe of the zoo; without one, the quickstart: what MUSCLE does with ten labels.
+
+    python train.py
+    python train.py NAME [key=value ...] [--out DIR]
+    accelerate launch --num_processes N train.py NAME ...
+
+The same as `python -m muscle_zoo train`: recipe (recipes.py) -> training (engine/fit.py) -> export (export.py).
+"""
+
+import sys
+
+from muscle_zoo.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(command="train"))
