@@ -61,7 +61,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"# {name}",
         "",
         f"`{config['architecture']}` trained with `{block['method']}` on {info.title} with {block['labels']} labelled "
-        f"images, after [arXiv 2012.00150]({PAPER}), reconstructed from its abstract; hyper-parameters are this project's.",
+        f"images, after [arXiv 2012.00150]({PAPER}), reconstructed from its abstract; hyper-parameters are this "
+        "project's.",
         "",
         "## Accuracy",
         "",
@@ -108,8 +109,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "## Data, licence, limits",
         "",
         f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0. Meant for research on learning from "
-        "few labels; the number holds for these test images and this label budget, and another draw of the labelled images "
-        "gives another number (see the seeds above).",
+        "few labels; the number holds for these test images and this label budget, and another draw of the labelled "
+        "images gives another number (see the seeds above).",
         "",
     ]
     return "\n".join(lines)

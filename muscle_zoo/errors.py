@@ -37,5 +37,5 @@ def near(word: str, known: Iterable[str], n: int = 3) -> str:
     close = difflib.get_close_matches(word, known, n=n, cutoff=0.5)
     if close:
         return "did you mean " + ", ".join(repr(name) for name in close) + "?"
-    shown = ", ".join(known[:12])
+    shown = ", ".join(known[:12]) or "none"
     return f"known: {shown}{', ...' if len(known) > 12 else ''}"

@@ -34,7 +34,7 @@ SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
 
 
-def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Options, processes: int) -> Row:
+def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Options) -> Row:
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
@@ -45,7 +45,6 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Opt
         folder: Of the run; its state is at the last step.
         trained: How the training ended.
         options: How it was carried out.
-        processes: How many processes carried it out.
 
     Returns:
         The ledger row.
@@ -78,7 +77,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Opt
 
     published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
     metrics = evaluate(published, evaluation, info)
-    row = _row(recipe, trained, metrics, options, processes, split.sha256, block["weights_sha256"])
+    row = _row(recipe, trained, metrics, options, split.sha256, block["weights_sha256"])
     block |= {
         "schema": SCHEMA,
         "name": recipe.name,
@@ -152,9 +151,7 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=data)
 
 
-def _row(
-    recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, processes: int, split: str, weights: str
-) -> Row:
+def _row(recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, split: str, weights: str) -> Row:
     assert trained.raw is not None and trained.median20 is not None
     on_gpu = torch.cuda.is_available() and not options.cpu
     return Row(
@@ -174,8 +171,8 @@ def _row(
         git_sha=git_sha(),
         torch=torch.__version__,
         device=torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}",
-        threads=torch.get_num_threads(),
-        processes=processes,
+        threads=trained.threads,
+        processes=trained.processes,
         dtype="float32" if options.mixed_precision == "no" else options.mixed_precision,
         hours=round(trained.seconds / 3600, 5),
     )

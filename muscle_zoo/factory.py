@@ -14,7 +14,7 @@ from torch import nn
 
 from . import registry, weights
 from .data.datasets import dataset_info
-from .errors import InputError, WeightsError, near
+from .errors import WeightsError, near
 from .recipes import parse_name, recipe_names
 
 __all__ = ["ModelInfo", "create_model", "create_transform", "list_models", "model_info"]
@@ -90,9 +90,11 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     """
     if not pretrained:
         return _create_without_weights(name, kwargs)
-    if timm.is_model(name):
+    if _is_arch(name):
         tags = [other for other in registry.checkpoint_names() if other.partition(".")[0] == name]
         raise WeightsError(f"{name!r} is an architecture, no checkpoint; known: {', '.join(tags) or 'none of it'}")
+    if source is None and timm.is_model_pretrained(name) and name not in registry.checkpoint_names():
+        return timm.create_model(name, pretrained=True, **kwargs)  # one of timm's own
     checkpoint = weights.resolve(name, source)
     arch = checkpoint.config["architecture"]
     if not timm.is_model(arch):
@@ -102,9 +104,13 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     model_args = checkpoint.config.get("model_args", {})
     try:
         return timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
-    except (TypeError, RuntimeError, KeyError) as error:
+    except (TypeError, RuntimeError, LookupError, AttributeError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{checkpoint.origin}: the weights do not load into {arch} ({first_line})") from error
+        raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({first_line})") from error
+
+
+def _is_arch(name: str) -> bool:
+    return "." not in name and timm.is_model(name)  # timm takes ARCH.ANYTHING for a model too
 
 
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
@@ -112,14 +118,9 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
         checkpoint = weights.resolve(name)
         cfg = registry.timm_cfg(checkpoint.config)
         return timm.create_model(checkpoint.config["architecture"], pretrained_cfg=cfg, **kwargs)
-    if timm.is_model(name):
+    if _is_arch(name) or (timm.is_model_pretrained(name) and name not in registry.checkpoint_names()):
         return timm.create_model(name, **kwargs)
-    try:
-        info = model_info(name)
-    except InputError as error:
-        if timm.is_model(name.partition(".")[0]) and not registry.find_card(name):
-            raise InputError(f"{name!r} is unknown; {near(name, list_models())}") from error
-        raise
+    info = model_info(name)
     kwargs = {"num_classes": len(info.class_names), "in_chans": info.input_size[0], **kwargs}
     return timm.create_model(info.arch, **kwargs)
 

@@ -78,7 +78,10 @@ def read_ledger(path: Path) -> list[Row]:
     columns = {field.name: kinds[field.type] for field in fields(Row)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return [Row(**{k: columns[k](v) for k, v in line.items()}) for line in csv.DictReader(file, strict=True)]
+            reader = csv.DictReader(file, strict=True)
+            if reader.fieldnames != list(columns):
+                raise ValueError("other columns than a ledger's")
+            return [Row(**{k: columns[k](v) for k, v in line.items()}) for line in reader]
     except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise InputError(f"{path} is damaged ({error!r}); restore it from git") from None
 

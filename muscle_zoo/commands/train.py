@@ -110,7 +110,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     try:
         trained = fit(recipe, folder, options)
         if trained.finished and is_main():
-            export_run(recipe, folder, trained, options, int(os.environ.get("WORLD_SIZE", "1")))
+            export_run(recipe, folder, trained, options)
     except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
         if is_main() and folder.status_file.exists():
             step = folder.read_status().get("step", 0)

@@ -113,6 +113,7 @@ def evaluate(
     total: Tensor | None = None
     for start in range(0, len(labels), batch_size):
         batch = normalise(images[start : start + batch_size].to(device), info)
+        batch = batch.contiguous(memory_format=torch.channels_last)
         counts = count(model(batch).float(), labels[start : start + batch_size].to(device))
         total = counts if total is None else total + counts
     model.train(was_training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Any
 import timm
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
 from accelerate.utils import reduce as reduce_over_processes
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -57,7 +60,16 @@ class Options:
     progress: bool = True
 
     def accelerator(self, folder: RunFolder) -> Accelerator:
-        """The Accelerator these options ask for."""
+        """The Accelerator these options ask for.
+
+        Raises:
+            InputError: There is no such tracker, or its package is not installed.
+        """
+        available = [tracker.value for tracker in get_available_trackers()]
+        if self.tracker not in ("none", *available):
+            known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
+            remedy = "install its package" if self.tracker in known else near(self.tracker, known)
+            raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
         trackers = None if self.tracker == "none" else self.tracker
         return Accelerator(
             mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
@@ -72,6 +84,8 @@ class Trained:
         finished: False when it was stopped before the last step; the state is saved.
         step: Steps done.
         seconds: Spent training, over all attempts.
+        threads: CPU threads of each process.
+        processes: How many processes there were.
         raw: Metrics of the raw weights after the last step; None when stopped.
         median20: Median top-1 of the averaged weights over the last 20 evaluations.
     """
@@ -79,6 +93,8 @@ class Trained:
     finished: bool
     step: int
     seconds: float
+    threads: int
+    processes: int
     raw: Metrics | None = None
     median20: float | None = None
 
@@ -102,15 +118,26 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     """The recipe's network, with the initial weights of its seed."""
     if not timm.is_model(recipe.arch):
         raise InputError(f"arch={recipe.arch} is unknown to timm; {near(recipe.arch, timm.list_models())}")
-    torch.manual_seed(recipe.seed)
     info = dataset.info
+    torch.manual_seed(recipe.seed)
     model = timm.create_model(
         recipe.arch, num_classes=info.num_classes, in_chans=info.input_size[0], drop_rate=recipe.drop_rate
     )
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
-    return model
+    return model.to(memory_format=torch.channels_last)  # faster on CPU and GPU; the numbers are the same
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser; biases and norms do not decay."""
+    if recipe.optimizer not in list_optimizers():
+        raise InputError(
+            f"optimizer={recipe.optimizer} is unknown to timm; {near(recipe.optimizer, list_optimizers())}"
+        )
+    return create_optimizer_v2(
+        model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+    )
 
 
 def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
@@ -121,9 +148,9 @@ def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: B
     """
     with torch.no_grad():
         batch = prepare(method, batch, model, teacher, step)
-    logits = model(torch.cat(list(batch.inputs.values())))
-    sizes = [len(images) for images in batch.inputs.values()]
-    outputs = dict(zip(batch.inputs, logits.split(sizes), strict=True))
+    images = torch.cat(list(batch.inputs.values())).contiguous(memory_format=torch.channels_last)
+    logits = model(images)
+    outputs = dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True))
     return method.loss(outputs, batch, step)
 
 
@@ -142,7 +169,15 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
         InputError: The recipe does not fit the data set, the method or the number of processes; nothing was written.
         TrainingError: The loss is not finite, or the saved state cannot be read.
     """
-    options = options or Options()
+    before = torch.get_num_threads()
+    torch.set_num_threads(recipe.cpu_threads or before)
+    try:
+        return _fit(recipe, folder, options or Options())
+    finally:
+        torch.set_num_threads(before)
+
+
+def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
     dataset, split, evaluation = prepare_data(recipe)
     model = build_model(recipe, dataset)
     method = create_method(recipe.method, recipe.options)
@@ -154,9 +189,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(device)
     if world > 1:
         synchronise_batchnorm(model)
-    optimizer = create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimizer = build_optimizer(recipe, model)
     method = method.to(device)
     model, optimizer = accelerator.prepare(model, optimizer)
     raw = accelerator.unwrap_model(model)
@@ -240,7 +273,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
             if stopping:
                 if accelerator.is_main_process:
                     folder.write_status("stopped", done, recipe.steps, why=stop.why)
-                return Trained(False, done, seconds())
+                return Trained(False, done, seconds(), torch.get_num_threads(), world)
 
     if options.tracker != "none":
         accelerator.end_training()
@@ -248,7 +281,8 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
         plot_curves(folder.read_log(), recipe, folder.curves_file)
     accelerator.wait_for_everyone()
     rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
-    return Trained(True, recipe.steps, seconds(), measure(raw), float(torch.tensor(rows[-20:]).double().quantile(0.5)))
+    median20 = statistics.median(rows[-20:])
+    return Trained(True, recipe.steps, seconds(), torch.get_num_threads(), world, measure(raw), median20)
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:

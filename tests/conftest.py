@@ -1,0 +1,29 @@
+"""What the tests share: a small finished run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the internet
+
+from muscle_zoo.cli import main
+
+SHORT = ["cnn4.muscle_digits_10", "steps=24", "eval_every=8", "batch_size=16", "mu=2"]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run folder; tests only read it."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    assert main(["train", *SHORT, "--cpu", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def card(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run's export/, to damage."""
+    return Path(shutil.copytree(finished_run / "export", tmp_path / "card"))

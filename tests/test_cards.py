@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from muscle_zoo import InputError, get_recipe, registry
+from muscle_zoo.cards import render_readme, render_table
+from muscle_zoo.cli import main
+from muscle_zoo.data import dataset_info
+from muscle_zoo.ledger import Row, add_rows, median_run, percent, read_ledger, runs_of, write_ledger
+from muscle_zoo.weights import file_sha256
+
+ROOT = Path(__file__).resolve().parent.parent
+CARDS = registry.shipped_cards()
+
+
+def row(name: str = "cnn4.muscle_digits_10", seed: int = 0, top1: float = 0.9, **changes: object) -> Row:
+    values = {
+        "name": name,
+        "recipe_sha256": get_recipe(name).sha256,
+        "seed": seed,
+        "bias": "none",
+        "step": 600,
+        "top1_ema": top1,
+        "top1_raw": top1,
+        "top1_median20": top1,
+        "nll": 0.5,
+        "ece": 0.1,
+        "n_test": 360,
+        "split_sha256": "a",
+        "weights_sha256": "b",
+        "git_sha": "c",
+        "torch": "2.15.0",
+        "device": "cpu, 2 cores",
+        "threads": 1,
+        "processes": 1,
+        "dtype": "float32",
+        "hours": 0.01,
+    }
+    return Row(**{**values, **changes})
+
+
+def test_a_ledger_goes_through_its_file(tmp_path: Path) -> None:
+    rows = [row(seed=seed, top1=0.1 * seed) for seed in (2, 0, 1)]
+    write_ledger(tmp_path / "results.csv", rows)
+    assert read_ledger(tmp_path / "results.csv") == sorted(rows, key=lambda r: r.seed)
+    assert read_ledger(tmp_path / "none.csv") == []
+
+
+def test_the_same_run_takes_its_rows_place(tmp_path: Path) -> None:
+    path = tmp_path / "results.csv"
+    add_rows(path, [row(seed=0), row(seed=1), row(seed=0, recipe_sha256="other")])
+    rows = add_rows(path, [row(seed=1, top1=0.5)])
+    assert (len(rows) == 3 and rows == read_ledger(path)) or len(read_ledger(path)) == 3
+    assert [r.top1_ema for r in runs_of(rows, "cnn4.muscle_digits_10", row().recipe_sha256)] == [0.9, 0.5]
+
+
+@pytest.mark.parametrize("text", ["name,seed\na,b\n", "", "name\n1\n"])
+def test_a_damaged_ledger_is_named(tmp_path: Path, text: str) -> None:
+    write_ledger(tmp_path / "results.csv", [row()])
+    content = (tmp_path / "results.csv").read_text()
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(InputError, match="damaged"):
+        read_ledger(tmp_path / "results.csv")
+    (tmp_path / "results.csv").write_text(content.replace("0.9", "high", 1))
+    with pytest.raises(InputError, match="damaged"):
+        read_ledger(tmp_path / "results.csv")
+
+
+def test_the_median_run_is_one_of_the_runs() -> None:
+    runs = [row(seed=s, top1=t) for s, t in enumerate((0.9, 0.7, 0.8, 0.95, 0.6))]
+    assert median_run(runs).top1_ema == 0.8
+    assert median_run(runs[:4]).top1_ema == 0.8  # the lower of the two in the middle
+    assert median_run([row(seed=3, top1=0.5), row(seed=1, top1=0.5)]).seed == 1
+
+
+def test_percent() -> None:
+    assert percent([0.5]) == "50.0"
+    assert percent([0.5, 0.6, 0.7]) == "60.0 ± 10.0"
+
+
+def test_the_table_pairs_seeds_and_leaves_out_other_recipes() -> None:
+    control, muscle = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10"
+    rows = [row(control, s, t) for s, t in enumerate((0.5, 0.6, 0.7))]
+    rows += [row(muscle, s, t) for s, t in enumerate((0.8, 0.65, 0.9))]
+    rows += [row(muscle, 9, 0.1, recipe_sha256="an older version")]
+    table = render_table(rows, "digits", "cnn4").splitlines()
+    assert len(table) == 3
+    cells = dict(zip(table[0].split(" | "), table[2].split(" | "), strict=True))
+    assert cells["supervised"] == "60.0 ± 10.0"
+    assert cells["muscle"] == "78.3 ± 12.6"
+    assert cells["gain of muscle over supervised |"] == "+18.3 (least +5.0) |"
+    with pytest.raises(InputError, match="no runs"):
+        render_table(rows, "digits", "wrn_28_2")
+
+
+def test_the_readme_is_rendered_between_its_marks() -> None:
+    text = "a\n<!-- ledger cnn4 digits -->\nold\n<!-- /ledger -->\nb\n"
+    once = render_readme(text, [row()])
+    assert once.startswith("a\n<!-- ledger cnn4 digits -->\n| labels |") and once.endswith("<!-- /ledger -->\nb\n")
+    assert render_readme(once, [row()]) == once
+
+
+def test_cards_and_readme_agree_with_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cards", "check", "--root", str(ROOT)]) == 0, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("card", sorted(path.parent for path in CARDS.glob("*/config.json")), ids=lambda p: p.name)
+def test_every_card_is_whole_and_agrees_with_the_ledger(card: Path) -> None:
+    files = {"README.md", "config.json", "model.safetensors", "split.json", "curves.png"}
+    assert {path.name for path in card.iterdir()} == files
+    block = json.loads((card / "config.json").read_text())["muscle_zoo"]
+    assert block["name"] == card.name
+    rows = runs_of(read_ledger(CARDS / "results.csv"), card.name, get_recipe(card.name).sha256)
+    published = median_run(rows)
+    assert block["recipe_sha256"] == published.recipe_sha256
+    sha256 = file_sha256(card / "model.safetensors")
+    assert sha256 == block["weights_sha256"] == published.weights_sha256 == registry.pinned()[card.name]["sha256"]
+    assert block["metrics"]["top1"] == pytest.approx(published.top1_ema, abs=1e-6)
+    assert block["split_sha256"] == published.split_sha256 == json.loads((card / "split.json").read_text())["sha256"]
+    parsed = ModelCard.load(card / "README.md")
+    assert parsed.data.model_name == card.name and parsed.data.license == "apache-2.0"
+    assert parsed.data.eval_results[0].metric_value == pytest.approx(published.top1_ema, abs=1e-6)
+    assert f"**{100 * published.top1_ema:.2f} %**" in parsed.text
+
+
+def test_the_ledger_is_of_recipes_that_exist() -> None:
+    rows = read_ledger(CARDS / "results.csv")
+    assert rows
+    assert len({r.key for r in rows}) == len(rows)
+    for r in rows:
+        recipe = get_recipe(r.name)
+        assert r.n_test == dataset_info(recipe.dataset).test_size
+        assert not r.git_sha.endswith("-dirty")
+    by_seed: dict[tuple[int, int], set[str]] = {}
+    for r in rows:
+        by_seed.setdefault((get_recipe(r.name).labels, r.seed), set()).add(r.split_sha256)
+    assert all(len(splits) == 1 for splits in by_seed.values())  # every method saw the same labels
+
+
+def test_hub_cards_stay_small() -> None:
+    assert sum(path.stat().st_size for path in CARDS.rglob("*") if path.is_file()) < 32 * 2**20
+
+
+def test_export_publishes_the_median_seed_and_a_drift_is_found(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "checkout"
+    shutil.copytree(finished_run, tmp_path / "run")
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert main(["export", str(tmp_path / "run"), "--to", str(root / "hub_cards"), "--card"]) == 2
+    assert "not the named recipe" in capsys.readouterr().err
+    status["row"]["recipe_sha256"] = get_recipe(status["row"]["name"]).sha256
+    (tmp_path / "run" / "status.json").write_text(json.dumps(status))
+    assert main(["export", str(tmp_path / "run"), "--to", str(root / "hub_cards"), "--card"]) == 0
+    name = status["row"]["name"]
+    assert read_ledger(root / "hub_cards" / "results.csv") == [Row(**status["row"])]
+    table = json.loads((root / "hub_cards" / "registry.json").read_text())
+    assert table["checkpoints"][name]["sha256"] == status["row"]["weights_sha256"]
+    config = root / "hub_cards" / name / "config.json"
+    values = json.loads(config.read_text())
+    values["muscle_zoo"]["recipe_sha256"] = status["row"]["recipe_sha256"]
+    config.write_text(json.dumps(values))
+    assert main(["cards", "render", "--root", str(root)]) in (0,)
+    assert main(["cards", "check", "--root", str(root)]) == 0
+    write_ledger(
+        root / "hub_cards" / "results.csv",
+        [Row(**status["row"]), dataclasses.replace(Row(**status["row"]), seed=1, top1_ema=0.123)],
+    )
+    assert main(["cards", "check", "--root", str(root)]) == 1
+    assert "drifted" in capsys.readouterr().out

@@ -1,0 +1,259 @@
+"""The command line as a user meets it: wrong input in one table, then what right input prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from muscle_zoo.cli import main
+from tests.conftest import SHORT
+
+NAME = SHORT[0]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = main(words)
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def listing(folder: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(p.relative_to(folder)), p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*"))
+
+
+def nothing(folder: Path, finished: Path) -> None:
+    """The folder stays empty."""
+
+
+def another_recipe(folder: Path, finished: Path) -> None:
+    shutil.copytree(finished, folder / "out")
+
+
+def a_file(folder: Path, finished: Path) -> None:
+    (folder / "out").write_text("mine")
+
+
+def my_folder(folder: Path, finished: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "thesis.tex").write_text("mine")
+
+
+def broken_recipe(folder: Path, finished: Path) -> None:
+    shutil.copytree(finished, folder / "out")
+    (folder / "out" / "recipe.json").write_text("{")
+
+
+def cards(change: Callable[[Path], object]) -> Callable[[Path, Path], None]:
+    def prepare(folder: Path, finished: Path) -> None:
+        shutil.copytree(finished / "export", folder / "card")
+        change(folder / "card")
+
+    return prepare
+
+
+def truncated(card: Path) -> None:
+    path = card / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def wrong_hash(card: Path) -> None:
+    path = card / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def unknown_architecture(card: Path) -> None:
+    config = json.loads((card / "config.json").read_text())
+    (card / "config.json").write_text(json.dumps({**config, "architecture": "cnn5"}))
+
+
+def foreign_config(card: Path) -> None:
+    config = json.loads((card / "config.json").read_text())
+    del config["muscle_zoo"]
+    (card / "config.json").write_text(json.dumps(config))
+
+
+WRONG_INPUT = {
+    "unknown recipe": (nothing, ["train", "cnn4.muscle_digit_10"], "did you mean 'cnn4.muscle_digits_10'"),
+    "unknown arch": (nothing, ["train", "cnn3.muscle_digits_10"], "did you mean 'cnn4.muscle_digits_10'"),
+    "unknown override": (nothing, ["train", NAME, "learning_rate=1"], "'learning_rate' does not exist"),
+    "unknown option": (nothing, ["train", NAME, "fixmatch.threshold=1"], "'fixmatch.threshold' does not exist"),
+    "wrong type": (nothing, ["train", NAME, "steps=many"], "'many' is not a whole number"),
+    "wrong range": (nothing, ["train", NAME, "muscle.weight=-1"], "muscle.weight: -1.0"),
+    "no override": (nothing, ["train", NAME, "steps"], "'steps' is not key=value"),
+    "override twice": (nothing, ["train", NAME, "seed=1", "seed=2"], "given twice"),
+    "override alone": (nothing, ["train", "seed=1"], "needs a recipe before it"),
+    "below one a class": (nothing, ["train", "cnn4.muscle_digits_9"], "labels=9 is below one a class"),
+    "beyond the data": (nothing, ["train", "cnn4.muscle_digits_9999"], "labels=9999 is beyond the data"),
+    "budget override": (nothing, ["train", NAME, "labels=5"], "labels=5 is below one a class"),
+    "wrong policy": (nothing, ["train", NAME, "strong=cut(1)"], "'cut' is unknown; did you mean 'cutout'"),
+    "wrong optimizer": (nothing, ["train", NAME, "optimizer=sgdd"], "optimizer=sgdd"),
+    "wrong tracker": (nothing, ["train", NAME, "--tracker", "papers"], "--tracker"),
+    "wrong precision": (nothing, ["train", NAME, "--mixed-precision", "int8"], "--mixed-precision"),
+    "wrong time": (nothing, ["train", NAME, "--time-limit", "soon"], "'soon' is no time"),
+    "wrong interval": (nothing, ["train", NAME, "--save-every", "0"], "--save-every 0"),
+    "unknown flag": (nothing, ["train", NAME, "--gpus", "2"], "--gpus"),
+    "no unlabelled": (nothing, ["train", NAME, "mu=0"], "mu=0"),
+    "another recipe": (another_recipe, ["train", NAME, "--out", "out"], "out holds another recipe"),
+    "a file": (a_file, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
+    "a folder of mine": (my_folder, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
+    "quickstart there": (my_folder, ["train", "--out", "out"], "out=out exists"),
+    "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),
+    "unknown model": (nothing, ["eval", "cnn4.muscle_digits_11"], "did you mean 'cnn4.muscle_digits_10'"),
+    "no target": (nothing, ["eval"], "target"),
+    "no folder": (nothing, ["eval", "local-dir:nowhere"], "nowhere is no folder"),
+    "two runs": (lambda f, r: [(f / "q" / "muscle").mkdir(parents=True), (f / "q" / "summary.json").touch()],
+                 ["eval", "q"], "holds two runs"),
+    "unfinished": (lambda f, r: [(f / "run").mkdir(), shutil.copy(r / "recipe.json", f / "run")], ["eval", "run"],
+                   "run is not finished"),
+    "truncated": (cards(truncated), ["eval", "card"], "model.safetensors is truncated or damaged"),
+    "wrong hash": (cards(wrong_hash), ["eval", "local-dir:card"], "was promised"),
+    "not JSON": (cards(lambda c: (c / "config.json").write_text("{")), ["eval", "card"], "config.json is not JSON"),
+    "unknown architecture": (cards(unknown_architecture), ["eval", "card"], "'cnn5' is unknown; did you mean 'cnn4'"),
+    "foreign": (cards(foreign_config), ["eval", "card"], "no muscle_zoo block"),
+    "offline": (nothing, ["eval", "hf-hub:nobody/nothing"], "hf-hub:nobody/nothing cannot be had"),
+    "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),
+    "export of nothing": (nothing, ["export", "runs"], "status.json is missing"),
+    "unknown command": (nothing, ["trian"], "trian"),
+    "no command": (nothing, [], "COMMAND"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_INPUT)
+def test_wrong_input(
+    case: str, tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare, words, says = WRONG_INPUT[case]
+    prepare(tmp_path, finished_run)
+    before = listing(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(words, capsys)
+    assert code == 2
+    assert err.count("\n") == 1 and "Traceback" not in err
+    assert says in err
+    assert out == ""
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_a_batch_that_does_not_divide_by_the_processes(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"]
+    words = ["-m", "muscle_zoo", "train", NAME, "batch_size=7", "--cpu", "--out", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*launch, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.count("error: batch_size=7 does not divide by 2 processes; give a multiple of 2") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_the_scripts_exit_with_2_and_one_line(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / script), "cnn4.muscle_digit_10"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_printed_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = listing(finished_run)
+    code, out, _ = run(["train", *SHORT, "--cpu", "--out", str(finished_run)], capsys)
+    assert code == 0 and "top-1" in out and "create_model" in out
+    assert listing(finished_run) == before
+
+
+def test_fresh_keeps_the_old_run(
+    tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = run(["train", *SHORT, "seed=1", "--cpu", "--out", "run", "--fresh"], capsys)
+    assert code == 0
+    assert listing(tmp_path / "run.old-1") == listing(finished_run)
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["seed"] == 1
+
+
+def test_the_run_folder_is_whole(finished_run: Path) -> None:
+    names = {"recipe.json", "split.json", "log.jsonl", "status.json", "curves.png", "state", "export"}
+    assert {path.name for path in finished_run.iterdir()} == names
+    assert (finished_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    rows = [json.loads(line) for line in (finished_run / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "top1_ema" in row] == [8, 16, 24]
+    assert {"lr", "loss", "cross_entropy", "mi", "mi_weight", "seconds"} <= set(rows[0])
+
+
+def test_eval_reproduces_what_a_run_measured(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["eval", str(finished_run), "--json"], capsys)
+    report = json.loads(out)
+    row = json.loads((finished_run / "status.json").read_text())["row"]
+    assert code == 0 and report["published"] == {"top1": pytest.approx(row["top1_ema"], abs=1e-6), "reproduced": True}
+    assert report["top1"] == pytest.approx(row["top1_ema"], abs=1e-6)
+    assert report["nll"] == pytest.approx(row["nll"], abs=1e-4)
+    assert set(report["per_class"]) == set("0123456789") and report["n"] == 360
+    code, out, _ = run(["eval", str(finished_run)], capsys)
+    assert code == 0 and "reproduced" in out and "calibration error" in out
+
+
+def test_eval_says_when_a_figure_is_not_reproduced(
+    tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished_run / "export", tmp_path / "card")
+    config = json.loads((tmp_path / "card" / "config.json").read_text())
+    top1 = config["muscle_zoo"]["metrics"]["top1"]
+    for images_off, expected in ((0.9, 0), (1.1, 1), (-1.1, 1)):
+        config["muscle_zoo"]["metrics"]["top1"] = top1 + images_off / 360
+        (tmp_path / "card" / "config.json").write_text(json.dumps(config))
+        code, out, _ = run(["eval", str(tmp_path / "card")], capsys)
+        assert code == expected
+        assert ("NOT reproduced" in out) == bool(expected)
+
+
+def test_the_shipped_checkpoint_reproduces_its_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["eval", NAME, "--json"], capsys)
+    assert code == 0 and json.loads(out)["published"]["reproduced"]
+
+
+def test_a_recipe_of_the_dev_fold_is_evaluated_on_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["cnn4.supervised_digits_10", "steps=4", "eval_every=4", "batch_size=8", "fold=dev"]
+    assert run(["train", *words, "--cpu", "--out", str(tmp_path / "dev")], capsys)[0] == 0
+    code, out, _ = run(["eval", str(tmp_path / "dev"), "--json"], capsys)
+    assert code == 0
+    assert (json.loads(out)["fold"], json.loads(out)["n"]) == ("dev", 287)
+
+
+def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["list", "*digits_10"], capsys)
+    assert code == 0 and NAME in out and "cnn4.supervised_digits_10" in out
+    code, out, _ = run(["list", "--pretrained", "--json"], capsys)
+    assert [row["name"] for row in json.loads(out)] == [NAME]
+    code, out, _ = run(["info", NAME], capsys)
+    assert json.loads(out)["recipe"]["labels"] == 10
+
+
+@pytest.mark.slow
+def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(["train", "--cpu"], capsys)
+    assert code == 0
+    summary = json.loads((tmp_path / "runs" / "quickstart" / "summary.json").read_text())
+    assert summary["gain"] == pytest.approx(summary["muscle_top1"] - summary["control_top1"], abs=1e-5)
+    assert summary["gain"] > 0 and summary["seconds"] > 0
+    for value in (summary["control_top1"], summary["muscle_top1"]):
+        assert f"{100 * value:5.1f} %" in out
+    splits = [(tmp_path / "runs" / "quickstart" / r / "split.json").read_text() for r in ("supervised", "muscle")]
+    assert splits[0] == splits[1]
+    before = listing(tmp_path)
+    code, again, _ = run(["train", "--cpu"], capsys)
+    assert code == 0 and again.strip() == out[out.index("top-1") :].strip()
+    assert listing(tmp_path) == before

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from muscle_zoo import TrainingError, get_recipe
+from muscle_zoo.cli import main
+from muscle_zoo.engine import fit as engine
+from muscle_zoo.engine.fit import Options, build_model, fit, prepare_data
+from muscle_zoo.engine.schedule import learning_rate
+from muscle_zoo.engine.state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from muscle_zoo.engine.stop import StopSignal
+from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.methods import method_names
+from muscle_zoo.recipes import Recipe
+
+ON_CPU = Options(cpu=True, progress=False)
+SHORT = {"steps": 12, "eval_every": 6, "batch_size": 16, "mu": 2}
+
+
+def short(method: str = "muscle_fixmatch", **overrides: Any) -> Recipe:
+    return get_recipe(f"cnn4.{method}_digits_10", {**SHORT, **overrides})
+
+
+def run(recipe: Recipe, path: Path, options: Options = ON_CPU) -> tuple[RunFolder, engine.Trained]:
+    folder = RunFolder(path)
+    folder.check(recipe)
+    return folder, fit(recipe, folder, options)
+
+
+def log_without_times(folder: RunFolder) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in folder.read_log()]
+
+
+def final_state(folder: RunFolder) -> dict[str, torch.Tensor]:
+    loaded = load_state(folder.state_dir)
+    assert loaded is not None
+    return {f"{part}.{key}": value for part, tensors in loaded[0].items() for key, value in tensors.items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
+
+
+# First losses of each method, by which a change of code that changes the training is noticed. Then the recipe's version
+# goes up and these are written anew. Measured with torch 2.15 on an x86-64 CPU.
+GOLDEN = {
+    "supervised": [],
+    "fixmatch": [],
+    "muscle": [],
+    "muscle_fixmatch": [],
+}
+
+
+def trajectory(method: str) -> list[float]:
+    recipe = get_recipe(f"cnn4.{method}_digits_10", {"seed": 3})
+    dataset, split, _ = prepare_data(recipe)
+    model = build_model(recipe, dataset)
+    module = engine.create_method(recipe.method, recipe.options)
+    batches = engine.Batches(recipe, dataset.train, dataset.info, split, module.views)
+    optimizer = engine.build_optimizer(recipe, model)
+    losses = []
+    for step in range(5):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        terms = engine.train_step(model, model, module, batches.at(step), step)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        losses.append(terms["loss"].item())
+    return losses
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_golden_trajectories(method: str) -> None:
+    assert trajectory(method) == pytest.approx(GOLDEN[method], rel=2e-3)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
+    first, _ = run(short(method), tmp_path / "a")
+    again, _ = run(short(method), tmp_path / "b")
+    assert log_without_times(first) == log_without_times(again)
+    assert equal(final_state(first), final_state(again))
+    other, _ = run(short(method, seed=1), tmp_path / "c")
+    assert not equal(final_state(first), final_state(other))
+
+
+@pytest.mark.parametrize("method", ["supervised", "muscle_fixmatch"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = short(method)
+    whole, finished = run(recipe, tmp_path / "whole")
+    asked = iter([False] * 4 + [True] * 100)
+    monkeypatch.setattr(StopSignal, "requested", property(lambda self: next(asked)))
+    folder, stopped = run(recipe, tmp_path / "parts")
+    assert (stopped.finished, stopped.step) == (False, 5)
+    assert folder.read_status()["status"] == "stopped"
+    folder.log(9, {"loss": 0.0})  # as if a crash had left rows behind that were not saved
+    monkeypatch.undo()
+    folder, resumed = run(recipe, tmp_path / "parts")
+    assert resumed.finished and resumed.raw == finished.raw
+    assert log_without_times(folder) == log_without_times(whole)
+    assert equal(final_state(folder), final_state(whole))
+
+
+def test_a_damaged_state_falls_back_and_says_so(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_state(tmp_path, step, {"model": {"w": torch.full((2,), float(step))}}, {"seconds": 1.0})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000003"]
+    weights = tmp_path / "step-000000003" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.warns(UserWarning, match="damaged"):
+        loaded = load_state(tmp_path)
+    assert loaded is not None and loaded[1]["step"] == 2 and loaded[0]["model"]["w"].tolist() == [2, 2]
+    (tmp_path / "step-000000002" / "state.json").write_text("{")
+    with pytest.warns(UserWarning), pytest.raises(TrainingError, match="--fresh"):
+        load_state(tmp_path)
+    assert load_state(tmp_path / "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_optimizer_goes_through_tensors(name: str) -> None:
+    def trained(steps: int, state: dict[str, torch.Tensor] | None, weights: Any) -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        layer = nn.Linear(3, 2)
+        if weights is not None:
+            layer.load_state_dict(weights)
+        optimizer = engine.create_optimizer_v2(layer, opt=name, lr=0.1, momentum=0.9, weight_decay=0.1)
+        if state is not None:
+            load_optimizer_tensors(optimizer, state)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            layer(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+        return layer, optimizer
+
+    whole, _ = trained(6, None, None)
+    layer, optimizer = trained(3, None, None)
+    resumed, _ = trained(3, optimizer_tensors(optimizer), layer.state_dict())
+    assert equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{key}={value}" for key, value in SHORT.items()]
+    out = tmp_path / "run"
+    assert main(["train", "cnn4.muscle_digits_10", *words, "lr=1e30", "--cpu", "--out", str(out)]) == 1
+    status = json.loads((out / "status.json").read_text())
+    assert status["status"] == "failed" and "not finite at step" in status["why"]
+    assert "lower lr" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_learning_rates() -> None:
+    recipe = get_recipe("cnn4.muscle_digits_10", {"lr": 0.2, "steps": 100, "warmup_steps": 10})
+    assert learning_rate(recipe, 0) == pytest.approx(0.02)
+    assert learning_rate(recipe, 50) == pytest.approx(0.2 * math.cos(7 * math.pi / 32))
+    assert learning_rate(recipe, 100) == pytest.approx(0.2 * math.cos(7 * math.pi / 16))
+    constant = get_recipe("cnn4.muscle_digits_10", {"lr": 0.2, "schedule": "constant"})
+    assert learning_rate(constant, 0) == learning_rate(constant, 599) == 0.2
+
+
+def test_hidden_labels_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = short("muscle_fixmatch")
+    seen, _ = run(recipe, tmp_path / "seen")
+
+    def permuted(name: Recipe):
+        dataset, split, evaluation = prepare_data(name)
+        hidden = torch.ones(len(dataset.train), dtype=torch.bool)
+        hidden[list(split.labelled)] = False
+        labels = dataset.train.labels
+        labels[hidden] = labels[hidden][torch.randperm(int(hidden.sum()))]
+        return dataset, split, evaluation
+
+    monkeypatch.setattr(engine, "prepare_data", permuted)
+    blind, _ = run(recipe, tmp_path / "blind")
+    assert equal(final_state(seen), final_state(blind))
+
+
+def test_a_signal_stops_and_the_second_interrupt_is_at_once() -> None:
+    with StopSignal(None) as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and stop.why == "SIGTERM"
+    with StopSignal(None) as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_time_limit_stops_with_75_and_the_same_command_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["train", "cnn4.supervised_digits_10", *(f"{k}={v}" for k, v in SHORT.items()), "--cpu"]
+    command += ["--out", str(tmp_path / "run")]
+    assert main([*command, "--time-limit", "0.000001"]) == 75
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["why"] == "time limit"
+    assert "to go on" in capsys.readouterr().out
+    assert main(command) == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
+
+
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, 2])
+def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
+    words = [
+        "cnn4.muscle_fixmatch_digits_10",
+        "steps=6",
+        "eval_every=3",
+        "batch_size=8",
+        "mu=2",
+        "fixmatch.threshold=0.2",
+    ]
+    multi = ["--multi_cpu"] if processes > 1 else []
+    launch = [*LAUNCH, str(processes), *multi, "-m", "muscle_zoo", "train", *words, "--cpu", "--out", "run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "run" / "status.json").read_text())["row"]
+    assert row["processes"] == processes
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    masks = [entry["mask"] for entry in log if "mask" in entry]
+    assert len(masks) == 6 and 0 < masks[-1] < 1
+    folder, _ = run(get_recipe(words[0], dict(word.split("=") for word in words[1:])), tmp_path / "alone")
+    assert log[0]["loss"] == pytest.approx(folder.read_log()[0]["loss"], rel=1e-4)
+    assert log[0]["mi"] == pytest.approx(folder.read_log()[0]["mi"], rel=1e-4)

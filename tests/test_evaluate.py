@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+
+from muscle_zoo.data import DataSetInfo, LabelledImages
+from muscle_zoo.data.datasets import DIGITS
+from muscle_zoo.engine.evaluate import ECE_BINS, Metrics, count, evaluate, summarise
+
+
+def example(n: int = 500, classes: int = 10, sharpness: float = 2.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(classes, (n,), generator=generator)
+    logits = sharpness * (torch.randn(n, classes, generator=generator) + nn.functional.one_hot(labels, classes))
+    return logits, labels
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10, 40])
+@pytest.mark.parametrize("sharpness", [0.1, 2.0, 8.0])
+def test_metrics_against_torchmetrics(classes: int, sharpness: float) -> None:
+    logits, labels = example(classes=classes, sharpness=sharpness)
+    metrics = summarise(count(logits, labels))
+    probabilities = logits.double().softmax(dim=1)
+    assert metrics.top1 == pytest.approx(multiclass_accuracy(logits, labels, classes, average="micro").item(), abs=1e-6)
+    top5 = multiclass_accuracy(logits, labels, classes, average="micro", top_k=min(5, classes)).item()
+    assert metrics.top5 == pytest.approx(top5, abs=1e-6)
+    ece = multiclass_calibration_error(probabilities, labels, classes, n_bins=ECE_BINS, norm="l1").item()
+    assert metrics.ece == pytest.approx(ece, abs=1e-5)
+    per_class = multiclass_accuracy(logits, labels, classes, average="none")
+    assert metrics.per_class == pytest.approx(per_class.tolist(), abs=1e-6)
+    assert metrics.nll == pytest.approx(nn.functional.cross_entropy(logits.double(), labels).item(), abs=1e-9)
+    assert metrics.n == 500
+
+
+def test_calibration_by_hand() -> None:
+    """Two images at confidence 0.9, one right: |0.9 - 0.5|; one at 0.6, right: |0.6 - 1|."""
+    p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
+    metrics = summarise(count(p.log(), torch.tensor([0, 1, 0])))
+    assert metrics.ece == pytest.approx((2 * 0.4 + 0.4) / 3)
+
+
+def test_a_class_without_images() -> None:
+    assert summarise(count(torch.eye(3), torch.tensor([0, 0, 1]))).per_class == [0.5, 0.0, None]
+
+
+class Linear(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(64, 10)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.layer(x.flatten(1)))
+
+
+def images(n: int = 101) -> LabelledImages:
+    generator = torch.Generator().manual_seed(1)
+    pixels = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return LabelledImages(pixels, torch.randint(10, (n,), generator=generator))
+
+
+def close(a: Metrics, b: Metrics) -> bool:
+    return (a.top1, a.top5, a.per_class, a.n) == (b.top1, b.top5, b.per_class, b.n) and a.nll == pytest.approx(b.nll)
+
+
+def test_batches_and_processes_add_up() -> None:
+    info: DataSetInfo = DIGITS
+    model, data = Linear(), images()
+    whole = evaluate(model, data, info)
+    assert close(evaluate(model, data, info, batch_size=7), whole)
+    shares: list[Tensor] = []
+    for rank in range(3):
+        evaluate(model, data, info, rank=rank, world_size=3, reduce=lambda c: shares.append(c) or c)
+    assert close(summarise(sum(shares)), whole)
+
+
+def test_the_mode_is_left_as_it_was() -> None:
+    model, data = Linear(), images()
+    model.train()
+    assert evaluate(model, data, DIGITS) == evaluate(model, data, DIGITS)  # no dropout
+    assert model.training
+    model.eval()
+    evaluate(model, data, DIGITS)
+    assert not model.training

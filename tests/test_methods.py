@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.data import Batches
+from muscle_zoo.engine.fit import build_model, prepare_data, train_step
+from muscle_zoo.losses import PseudoLabelLoss
+from muscle_zoo.methods import (
+    METHODS,
+    Batch,
+    FixMatch,
+    Muscle,
+    Supervised,
+    View,
+    create_method,
+    default_options,
+    method_names,
+)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def naive_pseudo_label(weak: np.ndarray, strong: np.ndarray, threshold: float) -> tuple[float, float]:
+    total, used = 0.0, 0
+    for p, q in zip(softmax(weak), softmax(strong), strict=True):
+        if max(p) >= threshold:
+            total -= math.log(q[int(np.argmax(p))])
+            used += 1
+    return total / len(weak), used / len(weak)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.95])
+def test_pseudo_label_loss_against_loops(threshold: float) -> None:
+    rng = np.random.default_rng(0)
+    weak, strong = rng.normal(size=(2, 50, 6)) * 3
+    loss, mask = PseudoLabelLoss(threshold)(torch.from_numpy(weak), torch.from_numpy(strong))
+    expected, used = naive_pseudo_label(weak, strong, threshold)
+    assert 0 < used < 1
+    assert loss.item() == pytest.approx(expected, abs=1e-12)
+    assert mask.mean().item() == pytest.approx(used)
+
+
+def test_no_gradient_flows_through_the_guess() -> None:
+    weak, strong = (torch.randn(20, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    PseudoLabelLoss(0.3)(weak, strong)[0].backward()
+    assert weak.grad is None
+    assert strong.grad is not None and strong.grad.abs().sum() > 0
+
+
+def random_outputs(method: nn.Module, n: int = 12, classes: int = 5) -> tuple[dict[str, Tensor], Batch]:
+    generator = torch.Generator().manual_seed(0)
+    outputs = {
+        name: (3 * torch.randn(n, classes, generator=generator, dtype=torch.float64)).requires_grad_()
+        for name in method.views
+    }
+    labels = torch.randint(classes, (n,), generator=generator)
+    return outputs, Batch({}, labels, torch.arange(n))
+
+
+def test_fixmatch_against_loops() -> None:
+    method = FixMatch(threshold=0.6, weight=0.7)
+    outputs, batch = random_outputs(method)
+    terms = method.loss(outputs, batch, 0)
+    arrays = {name: value.detach().numpy() for name, value in outputs.items()}
+    supervised = -np.mean([math.log(p[y]) for p, y in zip(softmax(arrays["x_weak"]), batch.labels, strict=True)])
+    unlabelled, used = naive_pseudo_label(arrays["u_weak"], arrays["u_strong"], 0.6)
+    assert terms["loss"].item() == pytest.approx(supervised + 0.7 * unlabelled, abs=1e-6)
+    assert terms["mask"].item() == pytest.approx(used)
+    assert 0 < used < 1
+
+
+def test_muscle_adds_the_weighted_term() -> None:
+    method = Muscle(Supervised(), weight=0.3)
+    outputs, batch = random_outputs(method)
+    terms = method.loss(outputs, batch, 0)
+    assert terms["loss"].item() == pytest.approx((terms["cross_entropy"] - 0.3 * terms["mi"]).item(), abs=1e-9)
+    terms["loss"].backward()
+    assert all(value.grad is not None and value.grad.abs().sum() > 0 for value in outputs.values())
+
+
+def test_the_weight_ramps_up() -> None:
+    method = Muscle(Supervised(), weight=2.0, ramp_steps=4)
+    assert [method.weight_at(step) for step in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
+
+
+class WithViews(nn.Module):
+    """A base that also asks for MUSCLE's views, so that the forward is the same."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.views = Muscle(base).views
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.base.loss(outputs, batch, step)
+
+
+@pytest.mark.parametrize("base_name", list(METHODS))
+def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> None:
+    recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
+    dataset, split, _ = prepare_data(recipe)
+    options = {"fixmatch": {"threshold": 0.1}}
+    results = []
+    for method in (WithViews(create_method(base_name, options)), Muscle(create_method(base_name, options), weight=0.0)):
+        model = build_model(recipe, dataset)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        batches = Batches(recipe, dataset.train, dataset.info, split, method.views)
+        gradients = []
+        for step in range(3):
+            terms = train_step(model, model, method, batches.at(step), step)
+            optimizer.zero_grad()
+            terms["loss"].backward()
+            gradients += [parameter.grad.clone() for parameter in model.parameters()]
+            optimizer.step()
+        results.append([*gradients, *model.state_dict().values(), terms["loss"].detach()])
+    assert all(a.equal(b) for a, b in zip(*results, strict=True))
+
+
+def test_muscle_of_weight_1_differs_from_its_base() -> None:
+    method = Muscle(Supervised(), weight=1.0)
+    outputs, batch = random_outputs(method)
+    assert method.loss(outputs, batch, 0)["loss"].item() != Supervised().loss(outputs, batch, 0)["loss"].item()
+
+
+def test_the_control_names_no_unlabelled_view() -> None:
+    assert {view.source for view in create_method("supervised").views.values()} == {"labelled"}
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_of_the_table(name: str) -> None:
+    method = create_method(name, default_options(name))
+    assert all(isinstance(view, View) for view in method.views.values())
+    outputs, batch = random_outputs(method)
+    terms = method.loss(outputs, batch, 0)
+    assert terms["loss"].requires_grad
+    assert not any(value.requires_grad for key, value in terms.items() if key != "loss")
+    assert all(value.ndim == 0 for value in terms.values())
+    assert isinstance(method, Muscle) == name.startswith("muscle")
+
+
+def test_a_training_step_is_one_forward_and_moves_every_parameter() -> None:
+    recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
+    dataset, split, _ = prepare_data(recipe)
+    model = build_model(recipe, dataset)
+    method = create_method(recipe.method, recipe.options)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda module, args, output: sizes.append(len(args[0])))
+    batch = Batches(recipe, dataset.train, dataset.info, split, method.views).at(0)
+    train_step(model, model, method, batch, 0)["loss"].backward()
+    assert sizes == [8 + 16 + 16]
+    assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+
+
+class Prepared(Supervised):
+    """Adds an input in ``prepare``, as methods that mix images do."""
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        assert not torch.is_grad_enabled()
+        targets = {"guess": teacher(batch.inputs["x_weak"]).argmax(dim=1)}
+        return Batch({**batch.inputs, "mixed": batch.inputs["x_weak"].flip(0)}, batch.labels, batch.indices, targets)
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        terms = super().loss(outputs, batch, step)
+        terms["loss"] = terms["loss"] + nn.functional.cross_entropy(outputs["mixed"], batch.targets["guess"])
+        return terms
+
+
+@pytest.mark.parametrize("wrap", [lambda base: base, Muscle])
+def test_prepare_may_add_inputs_and_targets(wrap) -> None:
+    recipe = get_recipe("cnn4.muscle_digits_10", {"batch_size": 8, "mu": 2})
+    dataset, split, _ = prepare_data(recipe)
+    model = build_model(recipe, dataset)
+    method = wrap(Prepared())
+    batch = Batches(recipe, dataset.train, dataset.info, split, method.views).at(0)
+    train_step(model, model, method, batch, 0)["loss"].backward()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "says"),
+    [
+        ("fixmatch", {"fixmatch": {"threshold": 1.5}}, "fixmatch.threshold: 1.5"),
+        ("fixmatch", {"fixmatch": {"threshold": 0.0}}, "fixmatch.threshold: 0.0"),
+        ("fixmatch", {"fixmatch": {"weight": -1.0}}, "fixmatch.weight"),
+        ("muscle", {"muscle": {"weight": -1.0}}, "muscle.weight"),
+        ("muscle", {"muscle": {"lambda_": 0.0}}, "muscle.lambda_"),
+        ("muscle", {"muscle": {"ramp_steps": -1}}, "muscle.ramp_steps"),
+        ("fixmach", {}, "'fixmatch'"),
+        ("muscle_supervised", {}, "'supervised'"),
+    ],
+)
+def test_wrong_options(name: str, options: dict[str, dict[str, float]], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        create_method(name, options)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.data import dataset_names
+from muscle_zoo.methods import default_options, method_names
+from muscle_zoo.recipes import _DATASETS, Recipe, parse_name, recipe_names
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_name_and_json_round_trip(name: str) -> None:
+    recipe = get_recipe(name)
+    assert recipe.name == name
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_every_data_set_of_a_recipe_exists() -> None:
+    assert set(_DATASETS) == set(dataset_names())
+
+
+def test_longest_method_wins_in_a_name() -> None:
+    assert parse_name("wrn_28_2.muscle_fixmatch_digits_40_wide") == {
+        "arch": "wrn_28_2",
+        "method": "muscle_fixmatch",
+        "dataset": "digits",
+        "labels": 40,
+        "variant": "wide",
+    }
+
+
+def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
+    recipe = get_recipe("cnn4.muscle_fixmatch_digits_10")
+    assert get_recipe(recipe.name, {"seed": 7}).sha256 == recipe.sha256
+    other = {
+        "fold": "dev",
+        "schedule": "constant",
+        "weak": "none",
+        "strong": "none",
+        "optimizer": "adamw",
+        "variant": "x",
+    }
+    for field in dataclasses.fields(Recipe):
+        if field.name in ("seed", "arch", "method", "dataset", "options"):
+            continue
+        value = getattr(recipe, field.name)
+        changed = other.get(field.name, value * 0.5 if isinstance(value, float) and value else value)
+        changed = changed + 1 if isinstance(value, int) else changed
+        changed = 0.5 if value == 0.0 and isinstance(value, float) else changed
+        assert dataclasses.replace(recipe, **{field.name: changed}).sha256 != recipe.sha256, field.name
+    assert get_recipe(recipe.name, {"muscle.weight": 2.0}).sha256 != recipe.sha256
+
+
+def test_overrides_are_converted_to_the_field_type() -> None:
+    recipe = get_recipe(
+        "cnn4.muscle_digits_10", {"steps": "7", "lr": "1e-2", "muscle.weight": "2", "muscle.ramp_steps": "5"}
+    )
+    assert (recipe.steps, recipe.lr) == (7, 0.01)
+    assert recipe.options["muscle"] == {"weight": 2.0, "lambda_": 1.0, "ramp_steps": 5}
+    assert isinstance(recipe.options["muscle"]["weight"], float)
+
+
+def test_overriding_a_part_of_the_name_gives_that_recipe() -> None:
+    assert get_recipe("cnn4.muscle_digits_10", {"labels": "20"}) == get_recipe("cnn4.muscle_digits_20")
+    assert get_recipe("cnn4.muscle_digits_10", {"method": "fixmatch"}) == get_recipe("cnn4.fixmatch_digits_10")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        ({"stepz": "1"}, "'steps'"),
+        ({"muscle.weigth": "1"}, "'muscle.weight'"),
+        ({"fixmatch.threshold": "0.5"}, "does not exist"),
+        ({"options": "1"}, "does not exist"),
+        ({"steps": "1.5"}, "whole number"),
+        ({"steps": "0"}, "1 or more"),
+        ({"seed": "-1"}, "0 or more"),
+        ({"lr": "fast"}, "a number"),
+        ({"lr": "nan"}, "a number"),
+        ({"lr": "inf"}, "a number"),
+        ({"steps": True}, "whole number"),
+        ({"ema_decay": "1"}, "less than 1"),
+        ({"schedule": "cosin"}, "'cosine'"),
+        ({"labels": "many"}, "whole number"),
+    ],
+)
+def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None:
+    with pytest.raises(InputError, match=says) as caught:
+        get_recipe("cnn4.muscle_digits_10", overrides)
+    assert next(iter(overrides)) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "cnn4", "cnn4.muscle_digits", "cnn4.muscle_digitz_10", "cnn9.muscle_digits_10", "a b"]
+)
+def test_unknown_names_get_near_ones(name: str) -> None:
+    with pytest.raises(InputError, match=r"cnn4\.\w+_digits_10"):
+        get_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [({"steps": "5"}, "whole number"), ({"lr": 1}, "number"), ({"colour": 1}, "unknown")],
+)
+def test_a_recipe_file_is_checked(values: dict[str, object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        Recipe.from_dict({**get_recipe("cnn4.muscle_digits_10").to_dict(), **values})
+
+
+def test_a_recipe_file_without_a_needed_field() -> None:
+    values = get_recipe("cnn4.muscle_digits_10").to_dict()
+    del values["labels"]
+    with pytest.raises(InputError, match="missing: labels"):
+        Recipe.from_dict(values)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_options_of_a_recipe_are_the_methods(method: str) -> None:
+    recipe = get_recipe(f"cnn4.{method}_digits_10")
+    assert {part: set(options) for part, options in recipe.options.items()} == {
+        part: set(options) for part, options in default_options(method).items()
+    }
