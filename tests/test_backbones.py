@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import timm
@@ -28,8 +28,12 @@ small = pytest.mark.parametrize("name", ALL[:3])
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
+def _same_conditions() -> Iterator[None]:
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work that a second thread gains nothing, and costs much on a busy machine
+    yield
+    torch.set_num_threads(threads)
 
 
 def images(model: nn.Module, n: int = 1, **kwargs) -> Tensor:
@@ -94,7 +98,6 @@ def test_a_default_checkpoint_does_not_change_the_plain_name(monkeypatch, tmp_pa
     for key in ("wrn_16_2", "wrn_16_2.tagged"):
         monkeypatch.setitem(timm_registry._model_pretrained_cfgs, key, row)
     assert timm.create_model("wrn_16_2").num_classes == 10
-    assert timm.create_model("wrn_16_2", num_classes=7).num_classes == 7
     assert timm.create_model("wrn_16_2.tagged").num_classes == 100
     x = images(source)
     for key in ("wrn_16_2", "wrn_16_2.tagged"):
@@ -200,11 +203,11 @@ def test_forward_intermediates_and_prune(name):
     output, levels = full.forward_intermediates(x)
     early, some = full.forward_intermediates(x, indices=[0, 1], stop_early=True)
     assert_close([early, *some], [levels[1], *levels[:2]])
-    assert_close(full.forward_intermediates(x, indices=1, norm=True, intermediates_only=True), [output])
-    assert_close(full.forward_intermediates(x, indices=1, stop_early=True)[0], output)
+    assert_close(full.forward_intermediates(x, 1, norm=True, intermediates_only=True), [output])
+    assert_close(full.forward_intermediates(x, 1, stop_early=True)[0], output)
     for last, level in enumerate(levels):
         model = copy.deepcopy(full)
-        assert model.prune_intermediate_layers([last], prune_norm=True) == [last]
+        assert model.prune_intermediate_layers([last], prune_norm=last == len(levels) - 1) == [last]
         assert_close(model(x), level)
         assert_close(model.forward_intermediates(x, [last], intermediates_only=True), [level])
         assert (model.num_classes, model.num_features, model.head_hidden_size) == (0, level.shape[1], level.shape[1])
@@ -222,11 +225,9 @@ def test_grad_checkpointing_recomputes_and_changes_nothing(name):
     results = []
     for enable in (False, True):
         model.set_grad_checkpointing(enable)
-        model.zero_grad()
         torch.manual_seed(1)  # cnn13 has dropout between its stages
         y = model(x)
-        y.square().sum().backward()
-        results.append([y.detach(), *(p.grad.clone() for p in model.parameters())])
+        results.append([y, *torch.autograd.grad(y.square().sum(), list(model.parameters()))])
     assert len(calls) == 3
     assert_close(results[1], results[0])
     assert_close(model.eval().forward_intermediates(x)[0], model.forward_features(x))
@@ -309,8 +310,8 @@ def test_first_weights_and_batchnorm(name, eps, momentum):
         assert weight.var().item() == pytest.approx(var, rel=5 * math.sqrt(2 / weight.numel()))  # five standard errors
         assert weight.square().max() > 4 * var, "not a normal distribution"
     assert (model.fc.bias == 0).all()
-    norms = [m for m in timm.create_model(name, bn_momentum=0.25).modules() if isinstance(m, nn.BatchNorm2d)]
-    assert {m.momentum for m in norms} == {0.25}
+    other = timm.create_model(name, bn_momentum=0.25)
+    assert {m.momentum for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {0.25}
 
 
 @pytest.mark.parametrize(("name", "sizes"), [("cnn13", {12: 1, 28: 5, 32: 6}), ("cnn4", {4: 2, 5: 2, 8: 4, 28: 14})])

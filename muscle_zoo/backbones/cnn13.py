@@ -22,7 +22,8 @@ from timm.layers import register_notrace_module
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from muscle_zoo.backbones._cfg import Backbone, build, cfg, with_pretrained
+from muscle_zoo.backbones._base import Backbone
+from muscle_zoo.backbones._cfg import build, cfg, with_pretrained
 from muscle_zoo.errors import InputError
 
 __all__ = ["CNN13"]

@@ -13,7 +13,8 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import nn
 
-from muscle_zoo.backbones._cfg import Backbone, build, cfg, with_pretrained
+from muscle_zoo.backbones._base import Backbone
+from muscle_zoo.backbones._cfg import build, cfg, with_pretrained
 from muscle_zoo.backbones.cnn13 import ConvNormAct
 
 __all__ = ["CNN4"]

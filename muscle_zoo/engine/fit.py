@@ -278,7 +278,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
     if options.tracker != "none":
         accelerator.end_training()
     if accelerator.is_main_process:
-        plot_curves(folder.read_log(), recipe, folder.curves_file)
+        plot_curves(folder.read_log(), recipe, dataset.info.num_classes, folder.curves_file)
     accelerator.wait_for_everyone()
     rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
     median20 = statistics.median(rows[-20:])
