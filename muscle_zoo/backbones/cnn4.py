@@ -1,7 +1,7 @@
 """A network of our own for small grey images, 8x8 digits and 28x28 MNIST, that trains in seconds on a CPU.
 
 Four 3x3 convolutions of w, w, 2w, 2w channels, each followed by BatchNorm and LeakyReLU of slope 0.1, with 2x2
-max-pooling before the third; the global average, a linear layer. Convolutions have no bias.
+max-pooling before the third and before the fourth; the global average, a linear layer. Convolutions have no bias.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ __all__ = ["CNN4"]
 class CNN4(Backbone):
     """Four convolutions for images of 4x4 and more.
 
-    Feature levels: the four layers; the first two have the size of the image, the others half of it, rounded down.
+    Feature levels: the four layers; the first two have the size of the image, the third half of it and the fourth a
+    quarter, rounded down.
 
     Args:
         width: Channels of the first two layers; the other two have twice as many.
@@ -53,13 +54,15 @@ class CNN4(Backbone):
         def conv(in_chs: int, out_chs: int) -> ConvNormAct:
             return ConvNormAct(in_chs, out_chs, bn_momentum=bn_momentum, **dd)
 
-        layer3 = nn.Sequential(OrderedDict(pool=nn.MaxPool2d(2), conv=conv(width, 2 * width)))
+        def pooled(in_chs: int, out_chs: int) -> nn.Sequential:
+            return nn.Sequential(OrderedDict(pool=nn.MaxPool2d(2), conv=conv(in_chs, out_chs)))
+
         super().__init__(
             [
                 ("layer1", conv(in_chans, width), width, 1),
                 ("layer2", conv(width, width), width, 1),
-                ("layer3", layer3, 2 * width, 2),
-                ("layer4", conv(2 * width, 2 * width), 2 * width, 2),
+                ("layer3", pooled(width, 2 * width), 2 * width, 2),
+                ("layer4", pooled(2 * width, 2 * width), 2 * width, 4),
             ],
             num_classes=num_classes,
             in_chans=in_chans,
@@ -74,7 +77,7 @@ class CNN4(Backbone):
         return {"blocks": r"^layer(\d+)"}
 
 
-BASE = cfg(first_conv="layer1.conv", input_size=(1, 8, 8), pool_size=(4, 4), min_input_size=(1, 4, 4))
+BASE = cfg(first_conv="layer1.conv", input_size=(1, 8, 8), pool_size=(2, 2), min_input_size=(1, 4, 4))
 default_cfgs = generate_default_cfgs(with_pretrained({"cnn4": BASE}))
 
 
