@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
         return _fail(2, str(error))
     except MuscleZooError as error:
         return _fail(1, str(error))
-    except MemoryError as error:
-        return _fail(1, f"out of memory ({error}); lower batch_size or mu")
+    except OSError as error:
+        return _fail(1, f"{error}; free space, or check the path and its permissions")
     except KeyboardInterrupt:
         return _fail(130, "interrupted")
 

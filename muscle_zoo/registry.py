@@ -14,6 +14,7 @@ WEIGHTS_FILE = "model.safetensors"
 REGISTRY_FILE = "registry.json"
 LEDGER_FILE = "results.csv"
 BLOCK = "muscle_zoo"  # our block at the root of config.json
+_WEIGHT_SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 
 
 def shipped_cards() -> Path:
@@ -81,8 +82,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
-    """Timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself."""
-    cfg = dict(config["pretrained_cfg"])
+    """Timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself.
+
+    Where weights come from is decided here, never by what a config.json says.
+    """
+    cfg = {key: value for key, value in config["pretrained_cfg"].items() if key not in _WEIGHT_SOURCES}
     for key in ("num_classes", "label_names", "label_descriptions"):
         if key in config:
             cfg[key] = config[key]

@@ -108,6 +108,7 @@ WRONG_INPUT = {
     "another recipe": (another_recipe, ["train", NAME, "--out", "out"], "out holds another recipe"),
     "a file": (a_file, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
     "a folder of mine": (my_folder, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
+    "a file in the way": (a_file, ["train", NAME, "--out", "out/run"], "out=out/run cannot be made"),
     "quickstart there": (my_folder, ["train", "--out", "out"], "out=out exists"),
     "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),
     "unknown model": (nothing, ["eval", "cnn4.muscle_digits_11"], "did you mean 'cnn4.muscle_digits_10'"),
@@ -148,7 +149,7 @@ def test_wrong_input(
 
 @pytest.mark.slow
 def test_a_batch_that_does_not_divide_by_the_processes(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = ["-m", "muscle_zoo", "train", NAME, "batch_size=7", "--cpu", "--out", "run"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -214,22 +214,20 @@ def test_the_time_limit_stops_with_75_and_the_same_command_goes_on(
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
 
 
-LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes"]
+# On a CPU accelerate starts one process; torchrun starts several, which Accelerate then joins.
+LAUNCHERS = {
+    1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"],
+    2: ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
-    words = [
-        "cnn4.muscle_fixmatch_digits_10",
-        "steps=6",
-        "eval_every=3",
-        "batch_size=8",
-        "mu=2",
-        "fixmatch.threshold=0.2",
-    ]
-    multi = ["--multi_cpu"] if processes > 1 else []
-    launch = [*LAUNCH, str(processes), *multi, "-m", "muscle_zoo", "train", *words, "--cpu", "--out", "run"]
+@pytest.mark.parametrize("processes", LAUNCHERS)
+def test_launchers(processes: int, tmp_path: Path) -> None:
+    words = ["cnn4.muscle_fixmatch_digits_10", "steps=6", "eval_every=3", "batch_size=8", "mu=2"]
+    words += ["fixmatch.threshold=0.2"]
+    train = ["-m", "muscle_zoo", "train", *words, "--cpu", "--out", "run"]
+    launch = [sys.executable, *LAUNCHERS[processes], *train]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(launch, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -239,5 +237,5 @@ def test_accelerate_launch(processes: int, tmp_path: Path) -> None:
     masks = [entry["mask"] for entry in log if "mask" in entry]
     assert len(masks) == 6 and 0 < masks[-1] < 1
     folder, _ = run(get_recipe(words[0], dict(word.split("=") for word in words[1:])), tmp_path / "alone")
-    assert log[0]["loss"] == pytest.approx(folder.read_log()[0]["loss"], rel=1e-4)
-    assert log[0]["mi"] == pytest.approx(folder.read_log()[0]["mi"], rel=1e-4)
+    for term in ("loss", "cross_entropy", "mi"):  # the first step sees the same images with the same views and weights
+        assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3), term

@@ -191,6 +191,15 @@ def damage_other_arch(card: Path) -> None:
     (card / "config.json").write_text(json.dumps({**config, "architecture": "wrn_16_2"}))
 
 
+def test_a_config_cannot_point_elsewhere(card: Path) -> None:
+    config = json.loads((card / "config.json").read_text())
+    config["pretrained_cfg"] |= {"url": "https://nowhere.invalid/x.pth", "file": "/etc/passwd", "custom_load": True}
+    (card / "config.json").write_text(json.dumps(config))
+    expected = config["muscle_zoo"]["probe"]["logits"]
+    model = muscle_zoo.create_model(f"local-dir:{card}", pretrained=True).eval()
+    assert probe(model, load_dataset("digits").info)["logits"] == pytest.approx(expected, abs=1e-5)
+
+
 def damage_unknown_key(card: Path) -> None:
     config = json.loads((card / "config.json").read_text())
     config["pretrained_cfg"]["colour"] = "blue"

@@ -8,6 +8,9 @@ import re
 import shlex
 from pathlib import Path
 
+import torch
+
+from ..engine.track import RunFolder
 from ..errors import InputError, TrainingError
 from ..recipes import Recipe, get_recipe
 
@@ -94,18 +97,20 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         InputError: The input is wrong; nothing was written.
         TrainingError: Training could not go on; status.json says why.
     """
-    from ..engine.fit import Options, fit  # Accelerate takes seconds to import
-    from ..engine.track import RunFolder
+    from accelerate import PartialState  # slow to import, like what stands on it
+
+    from ..engine.fit import Options, fit
     from ..export import export_run
 
     if args.save_every < 1:
         raise InputError(f"--save-every {args.save_every} is out of range; give 1 or more")
     options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
     folder = RunFolder(out)
-    if args.fresh and is_main():
-        folder.set_aside()
+    start_over(out, args)
     folder.check(recipe)
-    if folder.read_status().get("status") == "finished" and folder.export_dir.is_dir():
+    finished = folder.read_status().get("status") == "finished" and folder.export_dir.is_dir()
+    PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
+    if finished:
         return True
     try:
         trained = fit(recipe, folder, options)
@@ -115,8 +120,21 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         if is_main() and folder.status_file.exists():
             step = folder.read_status().get("step", 0)
             folder.write_status("failed", step, recipe.steps, why=f"{type(error).__name__}: {error}")
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+            first_line = str(error).partition("\n")[0]
+            raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
         raise
     return trained.finished
+
+
+def start_over(out: Path, args: argparse.Namespace) -> None:
+    """With --fresh, renames the old folder, once for all processes."""
+    from accelerate import PartialState
+
+    if args.fresh:
+        if is_main():
+            RunFolder(out).set_aside()
+        PartialState(cpu=args.cpu).wait_for_everyone()
 
 
 def is_main() -> bool:
@@ -126,8 +144,6 @@ def is_main() -> bool:
 
 def summary(out: Path) -> str:
     """What a finished run has to say: its accuracy, where it is, and how to load it."""
-    from ..engine.track import RunFolder
-
     row = RunFolder(out).read_status()["row"]
     return (
         f"{row['name']}, seed {row['seed']}: top-1 {100 * row['top1_ema']:.2f} % of {row['n_test']} images "

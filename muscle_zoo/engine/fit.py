@@ -295,7 +295,7 @@ def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[st
     values = torch.stack([value.detach().float() for value in terms.values()])
     if accelerator.num_processes > 1:
         values = reduce_over_processes(values, reduction="mean")
-    return {name: round(value, 6) for name, value in zip(terms, values.tolist(), strict=True)}
+    return {name: float(f"{value:.6g}") for name, value in zip(terms, values.tolist(), strict=True)}
 
 
 def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:

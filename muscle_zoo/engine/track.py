@@ -74,7 +74,10 @@ class RunFolder:
 
     def open(self, recipe: Recipe) -> None:
         """Creates the folder for a recipe; :meth:`check` first."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out={self.path} cannot be made ({error.strerror}); give another --out") from None
         if not self.recipe_file.exists():
             write_json(self.recipe_file, recipe.to_dict())
 
