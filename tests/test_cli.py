@@ -108,6 +108,7 @@ WRONG_INPUT = {
     "another recipe": (another_recipe, ["train", NAME, "--out", "out"], "out holds another recipe"),
     "a file": (a_file, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
     "a folder of mine": (my_folder, ["train", NAME, "--out", "out"], "out=out exists and is no run folder"),
+    "fresh, but wrong": (another_recipe, ["train", NAME, "optimizer=sgdd", "--out", "out", "--fresh"], "sgdd is"),
     "a file in the way": (a_file, ["train", NAME, "--out", "out/run"], "out=out/run cannot be made"),
     "quickstart there": (my_folder, ["train", "--out", "out"], "out=out exists"),
     "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),

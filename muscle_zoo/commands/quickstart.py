@@ -9,7 +9,7 @@ from pathlib import Path
 from ..engine.track import RunFolder, read_json, write_json
 from ..errors import InputError
 from ..recipes import get_recipe
-from .train import STOPPED, is_main, load_line, start_over, train
+from .train import STOPPED, is_main, load_line, train
 
 CONTROL, MUSCLE = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10"
 
@@ -18,10 +18,11 @@ def run(args: argparse.Namespace) -> int:
     """Trains the supervised control and MUSCLE on the same ten labels, and compares them."""
     out: Path = args.out or Path("runs") / "quickstart"
     summary_file = out / "summary.json"
-    start_over(out, args)
-    args.fresh = False  # the two runs inside are new with their folder
     if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
         raise InputError(f"out={out} exists and holds no quickstart; give another --out")
+    if args.fresh:
+        start_over(out, args)
+        args.fresh = False  # the two runs inside are new with their folder
     if not summary_file.is_file():
         if is_main():
             print("Ten labelled digits, one of each, and 1,437 unlabelled ones: with and without MUSCLE.", flush=True)
@@ -48,6 +49,18 @@ def run(args: argparse.Namespace) -> int:
     if is_main():
         print(table(read_json(summary_file), out))
     return 0
+
+
+def start_over(out: Path, args: argparse.Namespace) -> None:
+    """Renames the old folder, once for all processes, after looking at the options."""
+    from accelerate import PartialState
+
+    from ..engine.fit import Options
+
+    Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
+    if is_main():
+        RunFolder(out).set_aside()
+    PartialState(cpu=args.cpu).wait_for_everyone()
 
 
 def table(summary: dict[str, float], out: Path) -> str:

@@ -102,16 +102,14 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     from ..engine.fit import Options, fit
     from ..export import export_run
 
-    if args.save_every < 1:
-        raise InputError(f"--save-every {args.save_every} is out of range; give 1 or more")
-    options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
+    options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh)
     folder = RunFolder(out)
-    start_over(out, args)
-    folder.check(recipe)
-    finished = folder.read_status().get("status") == "finished" and folder.export_dir.is_dir()
-    PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
-    if finished:
-        return True
+    if not args.fresh:
+        folder.check(recipe)
+        finished = folder.read_status().get("status") == "finished" and folder.export_dir.is_dir()
+        PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
+        if finished:
+            return True
     try:
         trained = fit(recipe, folder, options)
         if trained.finished and is_main():
@@ -125,16 +123,6 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
             raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
         raise
     return trained.finished
-
-
-def start_over(out: Path, args: argparse.Namespace) -> None:
-    """With --fresh, renames the old folder, once for all processes."""
-    from accelerate import PartialState
-
-    if args.fresh:
-        if is_main():
-            RunFolder(out).set_aside()
-        PartialState(cpu=args.cpu).wait_for_everyone()
 
 
 def is_main() -> bool:

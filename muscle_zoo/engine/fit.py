@@ -49,7 +49,11 @@ class Options:
         time_limit: Seconds after which the run saves its state and stops; None for no limit.
         save_every: Steps between two saved states.
         cpu: Stay on the CPU.
+        fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
         progress: Show a progress bar.
+
+    Raises:
+        InputError: A value is out of range, or the tracker is not available.
     """
 
     mixed_precision: str = "no"
@@ -57,19 +61,20 @@ class Options:
     time_limit: float | None = None
     save_every: int = 500
     cpu: bool = False
+    fresh: bool = False
     progress: bool = True
 
-    def accelerator(self, folder: RunFolder) -> Accelerator:
-        """The Accelerator these options ask for.
-
-        Raises:
-            InputError: There is no such tracker, or its package is not installed.
-        """
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
         available = [tracker.value for tracker in get_available_trackers()]
         if self.tracker not in ("none", *available):
             known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
             remedy = "install its package" if self.tracker in known else near(self.tracker, known)
             raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
+
+    def accelerator(self, folder: RunFolder) -> Accelerator:
+        """The Accelerator these options ask for."""
         trackers = None if self.tracker == "none" else self.tracker
         return Accelerator(
             mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
@@ -159,7 +164,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Tr
 
     Args:
         recipe: What to train.
-        folder: Where to; :meth:`RunFolder.check` has passed.
+        folder: Where to; :meth:`RunFolder.check` has passed, or the options say ``fresh``.
         options: How.
 
     Returns:
@@ -195,6 +200,10 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
     raw = accelerator.unwrap_model(model)
 
     start, seconds_before = 0, 0.0
+    if options.fresh:
+        if accelerator.is_main_process:
+            folder.set_aside()
+        accelerator.wait_for_everyone()
     if (loaded := load_state(folder.state_dir)) is not None:
         parts, values = loaded
         raw.load_state_dict(parts["model"])
