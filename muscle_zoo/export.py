@@ -139,16 +139,11 @@ def _half(key: str, value: Tensor, model: nn.Module) -> Tensor:
 
 
 def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], folder: Path) -> None:
-    data = {
-        "input_size": info.input_size,
-        "mean": info.mean,
-        "std": info.std,
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-    }
+    cfg = info.timm_cfg()
+    names = list(cfg.pop("label_names"))
     ours = {"license": "apache-2.0", "paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
-    config = {"label_names": list(info.class_names), "pretrained_cfg": {**ours, **data}, BLOCK: block}
-    save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=data)
+    config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
+    save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=cfg)
 
 
 def _row(recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, split: str, weights: str) -> Row:

@@ -93,8 +93,8 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     if _is_arch(name):
         tags = [other for other in registry.checkpoint_names() if other.partition(".")[0] == name]
         raise WeightsError(f"{name!r} is an architecture, no checkpoint; known: {', '.join(tags) or 'none of it'}")
-    if source is None and timm.is_model_pretrained(name) and name not in registry.checkpoint_names():
-        return timm.create_model(name, pretrained=True, **kwargs)  # one of timm's own
+    if source is None and _is_timms(name):
+        return timm.create_model(name, pretrained=True, **kwargs)
     checkpoint = weights.resolve(name, source)
     arch = checkpoint.config["architecture"]
     if not timm.is_model(arch):
@@ -113,16 +113,28 @@ def _is_arch(name: str) -> bool:
     return "." not in name and timm.is_model(name)  # timm takes ARCH.ANYTHING for a model too
 
 
+def _is_timms(name: str) -> bool:
+    return timm.is_model_pretrained(name) and name not in registry.checkpoint_names()
+
+
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
-    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
-        checkpoint = weights.resolve(name)
-        cfg = registry.timm_cfg(checkpoint.config)
-        return timm.create_model(checkpoint.config["architecture"], pretrained_cfg=cfg, **kwargs)
-    if _is_arch(name) or (timm.is_model_pretrained(name) and name not in registry.checkpoint_names()):
+    if _is_arch(name) or _is_timms(name):
         return timm.create_model(name, **kwargs)
-    info = model_info(name)
-    kwargs = {"num_classes": len(info.class_names), "in_chans": info.input_size[0], **kwargs}
-    return timm.create_model(info.arch, **kwargs)
+    arch, cfg = _describe(name)
+    kwargs = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **kwargs}
+    return timm.create_model(arch, pretrained_cfg_overlay=cfg, **kwargs)
+
+
+def _describe(name: str) -> tuple[str, dict[str, Any]]:
+    """Architecture and timm cfg of a checkpoint or a recipe: its classes, channels, mean and standard deviation."""
+    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
+        config = weights.resolve(name).config
+    elif (folder := registry.find_card(name)) is not None:
+        config = registry.read_config(folder)
+    else:
+        parts = parse_name(name)
+        return parts["arch"], dataset_info(parts["dataset"]).timm_cfg()
+    return config["architecture"], registry.timm_cfg(config)
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
@@ -139,9 +151,13 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
     Raises:
         InputError: The name is unknown.
     """
-    if isinstance(model, str):
-        model = create_model(model)
-    cfg = resolve_data_config({}, pretrained_cfg=model.pretrained_cfg)
+    if not isinstance(model, str):
+        pretrained_cfg = model.pretrained_cfg
+    elif _is_arch(model) or _is_timms(model):
+        pretrained_cfg = timm.get_pretrained_cfg(model).to_dict()
+    else:
+        pretrained_cfg = _describe(model)[1]
+    cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     transform = timm_transform(**{**cfg, **kwargs}, is_training=is_training)
     if cfg["input_size"][0] != 1:
         return transform

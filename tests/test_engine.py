@@ -238,4 +238,4 @@ def test_launchers(processes: int, tmp_path: Path) -> None:
     assert len(masks) == 6 and 0 < masks[-1] < 1
     folder, _ = run(get_recipe(words[0], dict(word.split("=") for word in words[1:])), tmp_path / "alone")
     for term in ("loss", "cross_entropy", "mi"):  # the first step sees the same images with the same views and weights
-        assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3), term
+        assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3, abs=2e-6), term

@@ -106,6 +106,9 @@ def test_the_transform_is_what_the_evaluation_does() -> None:
         expected = normalise(image[None], data.info)[0]
         assert transform(picture).allclose(expected, atol=1e-6)
         assert transform(picture.convert("RGB")).allclose(expected, atol=1e-6)
+    for model in (muscle_zoo.create_model(NAME, pretrained=True), muscle_zoo.create_model(NAME)):
+        assert muscle_zoo.create_transform(model)(picture).allclose(expected, atol=1e-6)
+    assert muscle_zoo.create_transform("cnn4.fixmatch_digits_30")(picture).allclose(expected, atol=1e-6)
     large = Image.fromarray(np.kron(data.test.images[0, 0].numpy(), np.ones((4, 4), dtype=np.uint8)))
     assert transform(large).shape == (1, 8, 8)
 

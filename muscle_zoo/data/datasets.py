@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +46,18 @@ class DataSetInfo:
     def num_classes(self) -> int:
         """How many classes there are."""
         return len(self.class_names)
+
+    def timm_cfg(self) -> dict[str, Any]:
+        """The fields of timm's ``pretrained_cfg`` that a network trained on this set has."""
+        return {
+            "num_classes": self.num_classes,
+            "input_size": self.input_size,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "label_names": self.class_names,
+        }
 
 
 @dataclass(frozen=True)
