@@ -4,7 +4,7 @@ Importing it registers the backbones and their checkpoints with timm, and does n
 """
 
 from . import backbones
-from .errors import InputError, MuscleZooError, TrainingError, WeightsError
+from .errors import DownloadError, InputError, MuscleZooError, TrainingError, WeightsError
 from .factory import ModelInfo, create_model, create_transform, list_models, model_info
 from .losses import MutualInformationLoss, mutual_information
 from .recipes import Recipe, get_recipe
@@ -12,6 +12,7 @@ from .recipes import Recipe, get_recipe
 __version__ = "0.1.0"
 
 __all__ = [
+    "DownloadError",
     "InputError",
     "ModelInfo",
     "MuscleZooError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .methods import method_names
 from .recipes import get_recipe
 from .registry import BLOCK
 
+CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
+NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
 PAPER = "https://arxiv.org/abs/2012.00150"
 
 
@@ -52,7 +55,9 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         model_name=name,
         eval_results=[result],
     )
-    overrides = _changed(recipe)
+    named = block["recipe_sha256"] == get_recipe(name).sha256
+    source = name if named else "local-dir:export"
+    words = [name, f"seed={block['seed']}", *_changed(recipe)]
     lines = [
         "---",
         data.to_yaml(),
@@ -72,9 +77,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"expected calibration error {100 * block['metrics']['ece']:.1f} %.",
         "",
         f"Over {len(runs)} seed{'s' if len(runs) > 1 else ''}: mean {100 * mean:.2f} %"
-        + (f", standard deviation {100 * std:.2f} points" if std is not None else "")
-        + ". The published weights are those of the seed with the median accuracy: the averaged (EMA) weights of the "
-        "last step, never the best step.",
+        + (f", standard deviation {100 * std:.2f} points. These are the weights of the median seed" if std else "")
+        + ". They are the averaged (EMA) weights of the last step, never of the best step.",
         "",
         "| seed | top-1, % |",
         "|---|---|",
@@ -87,20 +91,20 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "```python",
         "import muscle_zoo",
         "",
-        f'model = muscle_zoo.create_model("{name}", pretrained=True).eval()',
-        f'transform = muscle_zoo.create_transform("{name}")  # PIL image -> {_size(info)} tensor',
+        f'model = muscle_zoo.create_model("{source}", pretrained=True).eval()',
+        f"transform = muscle_zoo.create_transform(model)  # PIL image -> {_size(info)} tensor",
         "```",
         "",
-        f'`timm.create_model("{name}", pretrained=True)` works too, after `import muscle_zoo`.',
+        f'`timm.create_model("{source}", pretrained=True)` works too, after `import muscle_zoo`.',
         "",
         "## Reproduce",
         "",
         "```",
-        f"python train.py {name} seed={block['seed']}{overrides}",
-        f"python eval.py {name}",
+        f"python train.py {shlex.join(words)}",
+        f"python eval.py {name if named else 'FOLDER'}",
         "```",
         "",
-        f"The recipe was chosen on a dev fold of the training images; its labels served nothing else. Recipe version "
+        f"{CHOSEN if named else NOT_CHOSEN} Recipe version "
         f"{recipe['version']}, sha256 `{block['recipe_sha256'][:16]}`; labelled split `{block['split_sha256'][:16]}` "
         f"(split.json); code `{block['git_sha'] or 'not a checkout'}`; torch {block['versions']['torch']}, "
         f"timm {block['versions']['timm']}; "
@@ -124,13 +128,13 @@ def _duration(hours: float) -> str:
     return f"{3600 * hours:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
 
 
-def _changed(recipe: dict[str, Any]) -> str:
+def _changed(recipe: dict[str, Any]) -> list[str]:
     """The overrides that lead from the named recipe to this one, seed apart."""
     named = get_recipe(recipe["name"]).to_dict()
     words = [f"{k}={v}" for k, v in recipe.items() if k not in ("seed", "options", "version") and named[k] != v]
     for part, options in recipe["options"].items():
         words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"][part].get(k) != v]
-    return "".join(f" {word}" for word in words)
+    return words
 
 
 def render_table(rows: Sequence[Row], dataset: str, arch: str) -> str:

@@ -39,22 +39,24 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
         command: The command, when the program is one (train.py); otherwise it is the first word.
 
     Returns:
-        0 done; 1 it ran and a check or the training failed; 2 the input is wrong; 75 stopped with the state saved; 130
-        interrupted.
+        0 done; 1 it ran and a check or the training failed, or it was interrupted; 2 the input is wrong; 75 stopped
+        with the state saved.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    prog = f"{command}.py"
     if command is None:
         parser = _Parser(prog="muscle-zoo", description="A model zoo for learning from few labels.")
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
-        for name, (text, add_arguments, _) in COMMANDS.items():
-            add_arguments(commands.add_parser(name, help=text, description=text))
-    else:
-        text, add_arguments, _ = COMMANDS[command]
-        parser = _Parser(prog=f"{command}.py", description=text)
-        add_arguments(parser)
-    args = parser.parse_intermixed_args(words) if command else parser.parse_args(words)
+        for name, (text, _, _) in COMMANDS.items():
+            commands.add_parser(name, help=text, add_help=False)
+        command = parser.parse_known_args(words[:1])[0].command
+        prog, words = f"muscle-zoo {command}", words[1:]
+    text, add_arguments, run = COMMANDS[command]
+    parser = _Parser(prog=prog, description=text)
+    add_arguments(parser)
+    args = parser.parse_intermixed_args(words)  # options may stand between key=value words
     try:
-        return COMMANDS[command or args.command][2](args)
+        return run(args)
     except InputError as error:
         return _fail(2, str(error))
     except MuscleZooError as error:
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
     except OSError as error:
         return _fail(1, f"{error}; free space, or check the path and its permissions")
     except KeyboardInterrupt:
-        return _fail(130, "interrupted")
+        return _fail(1, "interrupted")
 
 
 def _fail(code: int, message: str) -> int:

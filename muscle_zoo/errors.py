@@ -18,6 +18,10 @@ class WeightsError(InputError):
     """Weights are missing, damaged, or are not the ones that were promised."""
 
 
+class DownloadError(MuscleZooError, RuntimeError):
+    """The Hugging Face Hub could not be reached. The command line exits with 1."""
+
+
 class TrainingError(MuscleZooError, RuntimeError):
     """Training ran and could not go on. The command line exits with 1."""
 

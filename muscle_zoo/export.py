@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from . import cards
 from .data import DataSetInfo, normalise
 from .engine.evaluate import Metrics, evaluate
-from .engine.fit import Options, Trained, build_model, prepare_data
+from .engine.fit import Trained, build_model, prepare_data
 from .engine.state import load_state
 from .engine.track import RunFolder, write_json
 from .errors import TrainingError
@@ -34,7 +34,7 @@ SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
 
 
-def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Options) -> Row:
+def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
@@ -44,17 +44,18 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Opt
         recipe: Of the run.
         folder: Of the run; its state is at the last step.
         trained: How the training ended.
-        options: How it was carried out.
 
     Returns:
         The ledger row.
 
     Raises:
-        TrainingError: The state is gone.
+        TrainingError: The state of the last step is gone, or its weights are of no use.
     """
     loaded = load_state(folder.state_dir)
-    if loaded is None:
-        raise TrainingError(f"{folder.state_dir} is empty; train again with --fresh")
+    if loaded is None or loaded[1]["step"] != trained.step:
+        raise TrainingError(
+            f"{folder.state_dir} holds no whole state of step {trained.step}; run the same command again"
+        )
     dataset, split, evaluation = prepare_data(recipe)
     info = dataset.info
     model = build_model(recipe, dataset).eval()
@@ -77,7 +78,9 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, options: Opt
 
     published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
     metrics = evaluate(published, evaluation, info)
-    row = _row(recipe, trained, metrics, options, split.sha256, block["weights_sha256"])
+    if not math.isfinite(metrics.nll):
+        raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
+    row = _row(recipe, trained, metrics, split.sha256, block["weights_sha256"])
     block |= {
         "schema": SCHEMA,
         "name": recipe.name,
@@ -146,9 +149,8 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=cfg)
 
 
-def _row(recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, split: str, weights: str) -> Row:
+def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: str, weights: str) -> Row:
     assert trained.raw is not None and trained.median20 is not None
-    on_gpu = torch.cuda.is_available() and not options.cpu
     return Row(
         name=recipe.name,
         recipe_sha256=recipe.sha256,
@@ -165,10 +167,10 @@ def _row(recipe: Recipe, trained: Trained, metrics: Metrics, options: Options, s
         weights_sha256=weights,
         git_sha=git_sha(),
         torch=torch.__version__,
-        device=torch.cuda.get_device_name() if on_gpu else f"cpu {platform.machine()}",
+        device=trained.device,
         threads=trained.threads,
         processes=trained.processes,
-        dtype="float32" if options.mixed_precision == "no" else options.mixed_precision,
+        dtype=trained.dtype,
         hours=round(trained.seconds / 3600, 5),
     )
 

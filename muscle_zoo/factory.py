@@ -96,14 +96,11 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     if source is None and _is_timms(name):
         return timm.create_model(name, pretrained=True, **kwargs)
     checkpoint = weights.resolve(name, source)
-    arch = checkpoint.config["architecture"]
-    if not timm.is_model(arch):
-        hint = near(arch, timm.list_models())
-        raise WeightsError(f"{checkpoint.origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
+    arch = _known_arch(checkpoint.config, checkpoint.origin)
     cfg = {**registry.timm_cfg(checkpoint.config), "file": str(checkpoint.weights)}
-    model_args = checkpoint.config.get("model_args", {})
+    kwargs = {**checkpoint.config.get("model_args", {}), **kwargs}
     try:
-        return timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
+        return timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **kwargs)
     except (TypeError, RuntimeError, LookupError, AttributeError, ValueError) as error:
         first_line = str(error).strip().partition("\n")[0]
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({first_line})") from error
@@ -117,24 +114,33 @@ def _is_timms(name: str) -> bool:
     return timm.is_model_pretrained(name) and name not in registry.checkpoint_names()
 
 
+def _known_arch(config: dict[str, Any], origin: str) -> str:
+    arch = config["architecture"]
+    if not timm.is_model(arch):
+        hint = near(arch, timm.list_models())
+        raise WeightsError(f"{origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
+    return arch
+
+
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     if _is_arch(name) or _is_timms(name):
         return timm.create_model(name, **kwargs)
-    arch, cfg = _describe(name)
-    kwargs = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **kwargs}
+    arch, cfg, model_args = _describe(name)
+    kwargs = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args, **kwargs}
     return timm.create_model(arch, pretrained_cfg_overlay=cfg, **kwargs)
 
 
-def _describe(name: str) -> tuple[str, dict[str, Any]]:
-    """Architecture and timm cfg of a checkpoint or a recipe: its classes, channels, mean and standard deviation."""
+def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
     if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
-        config = weights.resolve(name).config
+        checkpoint = weights.resolve(name)
+        config, origin = checkpoint.config, checkpoint.origin
     elif (folder := registry.find_card(name)) is not None:
-        config = registry.read_config(folder)
+        config, origin = registry.read_config(folder), str(folder)
     else:
         parts = parse_name(name)
-        return parts["arch"], dataset_info(parts["dataset"]).timm_cfg()
-    return config["architecture"], registry.timm_cfg(config)
+        return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
+    return _known_arch(config, origin), registry.timm_cfg(config), config.get("model_args", {})
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:

@@ -97,11 +97,9 @@ def write_ledger(path: Path, rows: Iterable[Row]) -> None:
     part.replace(path)
 
 
-def add_rows(path: Path, new: Sequence[Row]) -> list[Row]:
-    """Adds runs to a ledger; the same run once more takes its row's place. Returns all rows."""
-    rows = {row.key: row for row in [*read_ledger(path), *new]}
-    write_ledger(path, rows.values())
-    return list(rows.values())
+def merge(rows: Iterable[Row], new: Iterable[Row]) -> list[Row]:
+    """Adds runs to a ledger's rows; the same run once more takes its row's place."""
+    return list({row.key: row for row in [*rows, *new]}.values())
 
 
 def runs_of(rows: Iterable[Row], name: str, recipe_sha256: str) -> list[Row]:

@@ -82,6 +82,7 @@ class Recipe:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
         _require(self.lr > 0, "lr", self.lr, "give a number above 0")
         for name in ("ema_decay", "drop_rate"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
@@ -134,8 +135,7 @@ _CHOICES = {"fold": ("test", "dev"), "schedule": ("cosine", "constant")}
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
-# What composes a recipe, later tables over earlier ones. Data sets bring their augmentation and their length,
-# architectures their BatchNorm; budgets and exceptions are short.
+# What a data set changes of the defaults above, for every architecture, method and budget alike.
 _DATASETS: dict[str, dict[str, Any]] = {
     "digits": {
         "steps": 600,
@@ -149,15 +149,8 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)",
     },
 }
-_ARCHS: dict[str, dict[str, Any]] = {
-    "cnn4": {},
-    "cnn13": {},
-    "wrn_16_2": {},
-    "wrn_28_2": {},
-    "wrn_28_8": {},
-}
-_METHODS: dict[str, dict[str, Any]] = {}
-_EXCEPTIONS: dict[str, dict[str, Any]] = {}
+_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8")
+_VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
 
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
 _NAMED = [
@@ -186,7 +179,7 @@ def parse_name(name: str) -> dict[str, Any]:
         r"_(?P<labels>\d+)(_(?P<variant>[a-z0-9_]+))?"
     )
     match = re.fullmatch(grammar, name)
-    if match is None or match["arch"] not in _ARCHS:
+    if match is None or match["arch"] not in _ARCHS or (match["variant"] and name not in _VARIANTS):
         hint = near(name, recipe_names())
         raise InputError(f"recipe {name!r} is unknown; {hint} (a name is ARCH.METHOD_DATASET_LABELS)")
     return {**match.groupdict(default=""), "labels": int(match["labels"])}
@@ -195,8 +188,8 @@ def parse_name(name: str) -> dict[str, Any]:
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
     """Composes a recipe from its name and overrides.
 
-    Defaults of the data set, the architecture and the method come first, then exceptions for the name, then the
-    overrides. An override of a part of the name (``labels=20``) gives the recipe of that other name.
+    The defaults come first, then what the data set changes, then the variant, then the overrides. An override of a part
+    of the name (``labels=20``) gives the recipe of that other name.
 
     Args:
         name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
@@ -220,11 +213,9 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
-    for table, key in ((_DATASETS, "dataset"), (_ARCHS, "arch"), (_METHODS, "method"), (_EXCEPTIONS, None)):
-        for field_name, value in table.get(parts[key] if key else Recipe(**parts).name, {}).items():
-            _set(values, field_name, value)
-    for key, value in overrides.items():
-        _set(values, key, value)
+    for changes in (_DATASETS[parts["dataset"]], _VARIANTS.get(Recipe(**parts).name, {}), overrides):
+        for key, value in changes.items():
+            _set(values, key, value)
     return Recipe(**values)
 
 

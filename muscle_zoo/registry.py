@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from timm.models import PretrainedCfg
+
 from .errors import InputError, WeightsError
 
 CONFIG_FILE = "config.json"
@@ -24,10 +26,22 @@ def shipped_cards() -> Path:
     return inside if inside.is_dir() else package.parent / "hub_cards"
 
 
-def card_folders() -> list[Path]:
-    """Where cards are looked for, in this order: ``MUSCLE_ZOO_HUB`` when it is set, then the shipped ones."""
+def own_cards() -> Path | None:
+    """The folder that ``MUSCLE_ZOO_HUB`` names; None when it is not set."""
     own = os.environ.get("MUSCLE_ZOO_HUB")
-    return [*([Path(own).expanduser()] if own else []), shipped_cards()]
+    return Path(own).expanduser() if own else None
+
+
+def card_folders() -> list[Path]:
+    """Where cards are looked for, in this order: ``MUSCLE_ZOO_HUB`` when it is set, then the shipped ones.
+
+    Raises:
+        InputError: ``MUSCLE_ZOO_HUB`` names no folder.
+    """
+    own = own_cards()
+    if own is not None and not own.is_dir():
+        raise InputError(f"MUSCLE_ZOO_HUB={own} is no folder; correct it or unset it")
+    return [*([own] if own else []), shipped_cards()]
 
 
 def find_card(name: str) -> Path | None:
@@ -39,8 +53,9 @@ def find_card(name: str) -> Path | None:
 
 def checkpoint_names() -> list[str]:
     """Checkpoints whose weights can be had: on disk, or pinned on the Hub."""
-    on_disk = {path.parent.name for root in card_folders() for path in root.glob(f"*/{CONFIG_FILE}")}
-    return sorted(on_disk | pinned().keys())
+    configs = [path for root in card_folders() for path in root.glob(f"*/{CONFIG_FILE}")]
+    on_disk = {path.parent.name for path in configs if path.with_name(WEIGHTS_FILE).is_file()}
+    return sorted(name for name in on_disk | pinned().keys() if not name.endswith(".part"))
 
 
 def pinned() -> dict[str, dict[str, str]]:
@@ -96,16 +111,21 @@ def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
 def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
     """Tag to timm cfg, for every checkpoint of an architecture that is on disk.
 
-    It is called while the backbones register themselves, so a damaged card is left out here; asking for it by name says
-    what is wrong with it.
+    It is called while the backbones register themselves, so a damaged card is left out here, and no other card takes
+    its name; asking for it by name says what is wrong with it.
     """
     found: dict[str, dict[str, Any]] = {}
-    for root in card_folders():
-        for path in sorted(root.glob(f"{arch}.*/{CONFIG_FILE}")):
+    damaged: set[str] = set()
+    for root in (own_cards(), shipped_cards()):
+        for path in sorted(root.glob(f"{arch}.*/{CONFIG_FILE}")) if root else ():
             tag = path.parent.name.partition(".")[2]
-            try:
-                cfg = timm_cfg(read_config(path.parent))
-            except WeightsError:
+            if tag in found or tag in damaged or tag.endswith(".part"):
                 continue
-            found.setdefault(tag, {**cfg, "tag": tag, "file": str(path.parent / WEIGHTS_FILE)})
+            try:
+                cfg = {**timm_cfg(read_config(path.parent)), "tag": tag, "file": str(path.parent / WEIGHTS_FILE)}
+                PretrainedCfg(**cfg)
+            except (WeightsError, TypeError):
+                damaged.add(tag)
+            else:
+                found[tag] = cfg
     return found

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from . import registry
-from .errors import WeightsError, near
+from .errors import DownloadError, WeightsError, near
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 
@@ -60,6 +60,7 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
 
     Raises:
         WeightsError: There are none, or they are not whole, or not the ones that were promised.
+        DownloadError: The Hub could not be reached.
     """
     if source not in (None, "hub"):
         raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
@@ -133,32 +134,42 @@ def check(weights: Path, sha256: str | None) -> None:
 
 
 def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"{HF_HUB}{repo}" + (f"@{revision}" if revision else "")
     try:
-        config = registry.read_config(Path(hf_hub_download(repo, registry.CONFIG_FILE, revision=revision)).parent)
+        config_file = Path(hf_hub_download(repo, registry.CONFIG_FILE, revision=revision))
         weights = Path(hf_hub_download(repo, registry.WEIGHTS_FILE, revision=revision))
-        if sha256 is None:
-            sha256 = _announced(get_hf_file_metadata, hf_hub_url(repo, registry.WEIGHTS_FILE, revision=revision))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        first_line = str(error).strip().partition("\n")[0]
-        raise WeightsError(
-            f"{where} cannot be had ({type(error).__name__}: {first_line}); check name and network"
-        ) from error
-    check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
+    except LocalEntryNotFoundError as error:
+        raise DownloadError(f"{where} cannot be had: it is not in the cache and {_first_line(error)}") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
+        raise WeightsError(f"{where} cannot be had: {_first_line(error)}") from error
+    except Exception as error:  # the client's network errors have no common base
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise DownloadError(f"{where} cannot be had ({reason}); check the network and try again") from error
+    config = registry.read_config(config_file.parent)
+    promised = sha256 or _announced(repo, revision) or config.get(registry.BLOCK, {}).get("weights_sha256")
+    check(weights, promised)
     return Checkpoint(config, weights, where)
 
 
-def _announced(get_metadata: Any, url: str) -> str | None:
-    """The LFS hash the Hub announces for a file; None when offline: then config.json's counts."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
+def _announced(repo: str, revision: str | None) -> str | None:
+    """The LFS hash the Hub announces for the weights; None when it cannot be asked: then config.json's counts."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
     try:
-        etag = get_metadata(url).etag
-    except OfflineModeIsEnabled:
+        etag = get_hf_file_metadata(hf_hub_url(repo, registry.WEIGHTS_FILE, revision=revision)).etag
+    except Exception:  # offline, with the weights in the cache
         return None
     return etag if etag and len(etag) == 64 else None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

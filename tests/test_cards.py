@@ -12,7 +12,7 @@ from muscle_zoo import InputError, get_recipe, registry
 from muscle_zoo.cards import render_readme, render_table
 from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
-from muscle_zoo.ledger import Row, add_rows, median_run, percent, read_ledger, runs_of, write_ledger
+from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
 from muscle_zoo.weights import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,11 +52,9 @@ def test_a_ledger_goes_through_its_file(tmp_path: Path) -> None:
     assert read_ledger(tmp_path / "none.csv") == []
 
 
-def test_the_same_run_takes_its_rows_place(tmp_path: Path) -> None:
-    path = tmp_path / "results.csv"
-    add_rows(path, [row(seed=0), row(seed=1), row(seed=0, recipe_sha256="other")])
-    rows = add_rows(path, [row(seed=1, top1=0.5)])
-    assert (len(rows) == 3 and rows == read_ledger(path)) or len(read_ledger(path)) == 3
+def test_the_same_run_takes_its_rows_place() -> None:
+    rows = merge([row(seed=0), row(seed=1), row(seed=0, recipe_sha256="other")], [row(seed=1, top1=0.5)])
+    assert len(rows) == 3
     assert [r.top1_ema for r in runs_of(rows, "cnn4.muscle_digits_10", row().recipe_sha256)] == [0.9, 0.5]
 
 
@@ -147,30 +145,54 @@ def test_hub_cards_stay_small() -> None:
     assert sum(path.stat().st_size for path in CARDS.rglob("*") if path.is_file()) < 32 * 2**20
 
 
-def test_export_publishes_the_median_seed_and_a_drift_is_found(
+def finished_copy(run: Path, target: Path, **changes: object) -> Row:
+    """A copy of a run as if it were the named recipe's, with other figures."""
+    shutil.copytree(run, target)
+    status = json.loads((target / "status.json").read_text())
+    status["row"] |= {"recipe_sha256": get_recipe(status["row"]["name"]).sha256, **changes}
+    (target / "status.json").write_text(json.dumps(status))
+    config = target / "export" / "config.json"
+    values = json.loads(config.read_text())
+    values["muscle_zoo"] |= {"recipe_sha256": status["row"]["recipe_sha256"], "seed": status["row"]["seed"]}
+    config.write_text(json.dumps(values))
+    return Row(**status["row"])
+
+
+def test_export_publishes_the_median_seed(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    root = tmp_path / "checkout"
-    shutil.copytree(finished_run, tmp_path / "run")
-    status = json.loads((tmp_path / "run" / "status.json").read_text())
-    assert main(["export", str(tmp_path / "run"), "--to", str(root / "hub_cards"), "--card"]) == 2
+    cards = tmp_path / "checkout" / "hub_cards"
+    shutil.copytree(finished_run, tmp_path / "own")
+    assert main(["export", str(tmp_path / "own"), "--to", str(cards), "--card"]) == 2
     assert "not the named recipe" in capsys.readouterr().err
-    status["row"]["recipe_sha256"] = get_recipe(status["row"]["name"]).sha256
-    (tmp_path / "run" / "status.json").write_text(json.dumps(status))
-    assert main(["export", str(tmp_path / "run"), "--to", str(root / "hub_cards"), "--card"]) == 0
-    name = status["row"]["name"]
-    assert read_ledger(root / "hub_cards" / "results.csv") == [Row(**status["row"])]
-    table = json.loads((root / "hub_cards" / "registry.json").read_text())
-    assert table["checkpoints"][name]["sha256"] == status["row"]["weights_sha256"]
-    config = root / "hub_cards" / name / "config.json"
-    values = json.loads(config.read_text())
-    values["muscle_zoo"]["recipe_sha256"] = status["row"]["recipe_sha256"]
-    config.write_text(json.dumps(values))
-    assert main(["cards", "render", "--root", str(root)]) in (0,)
-    assert main(["cards", "check", "--root", str(root)]) == 0
-    write_ledger(
-        root / "hub_cards" / "results.csv",
-        [Row(**status["row"]), dataclasses.replace(Row(**status["row"]), seed=1, top1_ema=0.123)],
-    )
-    assert main(["cards", "check", "--root", str(root)]) == 1
+    folders = [tmp_path / f"seed{seed}" for seed in range(3)]
+    figures = (0.3, 0.9, 0.5)
+    rows = [finished_copy(finished_run, folders[s], seed=s, top1_ema=figures[s]) for s in range(3)]
+    words = [str(folder) for folder in folders]
+    assert main(["export", *words[:2], "--to", str(cards)]) == 0
+    assert read_ledger(cards / "results.csv") == rows[:2]
+    before = sorted(cards.rglob("*"))
+    assert (
+        main(["export", str(words[1]), "--to", str(cards), "--card"]) == 2
+    )  # the median seed is not among those given
+    assert "the median seed is 0" in capsys.readouterr().err
+    assert sorted(cards.rglob("*")) == before
+    assert main(["export", *words, "--to", str(cards), "--card"]) == 0
+    assert read_ledger(cards / "results.csv") == rows
+    name = rows[0].name
+    assert json.loads((cards / name / "config.json").read_text())["muscle_zoo"]["seed"] == 2
+    pinned = json.loads((cards / "registry.json").read_text())["checkpoints"][name]
+    assert pinned == {"repo": None, "revision": None, "sha256": rows[2].weights_sha256}
+    assert main(["cards", "render", "--root", str(cards.parent)]) == 0
+    assert "Over 3 seeds: mean 56.67 %" in (cards / name / "README.md").read_text()
+    assert main(["cards", "check", "--root", str(cards.parent)]) == 0
+    write_ledger(cards / "results.csv", [*rows, dataclasses.replace(rows[0], seed=3, top1_ema=0.123)])
+    assert main(["cards", "check", "--root", str(cards.parent)]) == 1
     assert "drifted" in capsys.readouterr().out
+
+
+def test_the_card_of_another_recipe_says_so(finished_run: Path) -> None:
+    text = (finished_run / "export" / "README.md").read_text()
+    assert "a recipe of the user's own" in text and "dev fold of" not in text
+    assert 'create_model("local-dir:export"' in text
+    assert "python train.py cnn4.muscle_digits_10 seed=0 steps=24 batch_size=16 mu=2 eval_every=8\n" in text

@@ -78,6 +78,17 @@ def unknown_architecture(card: Path) -> None:
     (card / "config.json").write_text(json.dumps({**config, "architecture": "cnn5"}))
 
 
+def damaged_block(card: Path) -> None:
+    config = json.loads((card / "config.json").read_text())
+    config["muscle_zoo"]["recipe"] = []
+    (card / "config.json").write_text(json.dumps(config))
+
+
+def foreign_row(folder: Path, finished: Path) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / "status.json").write_text(json.dumps({"status": "finished", "row": {"colour": "blue"}}))
+
+
 def foreign_config(card: Path) -> None:
     config = json.loads((card / "config.json").read_text())
     del config["muscle_zoo"]
@@ -124,7 +135,15 @@ WRONG_INPUT = {
     "not JSON": (cards(lambda c: (c / "config.json").write_text("{")), ["eval", "card"], "config.json is not JSON"),
     "unknown architecture": (cards(unknown_architecture), ["eval", "card"], "'cnn5' is unknown; did you mean 'cnn4'"),
     "foreign": (cards(foreign_config), ["eval", "card"], "no muscle_zoo block"),
-    "offline": (nothing, ["eval", "hf-hub:nobody/nothing"], "hf-hub:nobody/nothing cannot be had"),
+    "no repo": (nothing, ["eval", "hf-hub:no/such/repo"], "hf-hub:no/such/repo cannot be had"),
+    "cwd": (nothing, ["train", NAME, "--out", ".", "--fresh"], "out=. is the working directory"),
+    "fresh, no run": (my_folder, ["train", NAME, "--out", "out", "--fresh"], "out=out exists and is no run folder"),
+    "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "arch=cnn13 takes images of 12x12 and more"),
+    "fp16 on a CPU": (nothing, ["train", NAME, "--cpu", "--mixed-precision", "fp16"], "fp16 does not run on a CPU"),
+    "huge seed": (nothing, ["train", NAME, "seed=99999999999999999999"], "seed=99999999999999999999"),
+    "variant": (nothing, ["train", f"{NAME}_typo"], "did you mean 'cnn4.muscle_digits_10'"),
+    "damaged block": (cards(damaged_block), ["eval", "card"], "the muscle_zoo block of config.json is damaged"),
+    "foreign row": (foreign_row, ["export", "out", "--to", "out"], "has no ledger row"),
     "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),
     "export of nothing": (nothing, ["export", "runs"], "status.json is missing"),
     "unknown command": (nothing, ["trian"], "trian"),
@@ -166,6 +185,25 @@ def test_the_scripts_exit_with_2_and_one_line(script: str, tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_trouble_with_the_network_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(["eval", "hf-hub:nobody/nothing"], capsys)  # the tests run offline
+    assert code == 1 and err.count("\n") == 1 and "hf-hub:nobody/nothing cannot be had" in err
+
+
+def test_options_may_stand_between_overrides(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", SHORT[0], "steps=2", "--cpu", "batch_size=8", "--out", str(tmp_path / "run"), "mu=1"]
+    assert run(words, capsys)[0] == 0
+
+
+def test_a_stopped_run_keeps_its_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", *SHORT, "--cpu", "--out", str(tmp_path / "run")]
+    assert run([*words, "--mixed-precision", "bf16", "--time-limit", "0.000001"], capsys)[0] == 75
+    code, _, err = run([*words, "--mixed-precision", "no"], capsys)
+    assert code == 2 and "begun in bf16" in err
+    assert run([*words, "--mixed-precision", "bf16"], capsys)[0] == 0
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["dtype"] == "bf16"
 
 
 def test_a_finished_run_is_printed_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -239,7 +239,18 @@ def test_policies_apply_their_operations_in_order_with_their_own_numbers() -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["afine(1,2,3)", "affine(a,b,c)", "affine(1,2,3,4,5)", "affine(1", "", "cutout(0.4)+", "none+cutout"]
+    "text",
+    [
+        "afine(1,2,3)",
+        "affine(a,b,c)",
+        "affine(1,2,3,4,5)",
+        "affine(30,,0.25)",
+        "cutout(nan)",
+        "affine(1",
+        "",
+        "cutout(0.4)+",
+        "none+cutout",
+    ],
 )
 def test_wrong_policies(text: str) -> None:
     with pytest.raises(InputError, match="strong="):

@@ -23,12 +23,12 @@ def test_every_data_set_of_a_recipe_exists() -> None:
 
 
 def test_longest_method_wins_in_a_name() -> None:
-    assert parse_name("wrn_28_2.muscle_fixmatch_digits_40_wide") == {
+    assert parse_name("wrn_28_2.muscle_fixmatch_digits_40") == {
         "arch": "wrn_28_2",
         "method": "muscle_fixmatch",
         "dataset": "digits",
         "labels": 40,
-        "variant": "wide",
+        "variant": "",
     }
 
 
@@ -95,7 +95,16 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
 
 
 @pytest.mark.parametrize(
-    "name", ["", "cnn4", "cnn4.muscle_digits", "cnn4.muscle_digitz_10", "cnn9.muscle_digits_10", "a b"]
+    "name",
+    [
+        "",
+        "cnn4",
+        "cnn4.muscle_digits",
+        "cnn4.muscle_digitz_10",
+        "cnn9.muscle_digits_10",
+        "cnn4.muscle_digits_10_typo",
+        "a b",
+    ],
 )
 def test_unknown_names_get_near_ones(name: str) -> None:
     with pytest.raises(InputError, match=r"cnn4\.\w+_digits_10"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -251,13 +252,34 @@ def test_an_own_hub_folder_comes_first(card: Path, monkeypatch: pytest.MonkeyPat
         ("cnn4.muscle_digits_10@v1", "not on the Hugging Face Hub yet"),
         ("local-dir:/nowhere", "no folder"),
         ("../cnn4.muscle_digits_10", "no weights"),
-        ("hf-hub:nobody/nothing", "cannot be had"),
+        ("hf-hub:no/such/repo", "cannot be had"),
     ],
 )
 def test_no_weights_is_an_error_that_names_the_remedy(name: str, says: str) -> None:
     with pytest.raises(WeightsError, match=says) as caught:
         muscle_zoo.create_model(name, pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+def test_offline_is_said_to_be_the_network() -> None:
+    with pytest.raises(muscle_zoo.DownloadError, match="hf-hub:nobody/nothing cannot be had"):
+        muscle_zoo.create_model("hf-hub:nobody/nothing", pretrained=True)
+
+
+def test_an_own_hub_folder_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUSCLE_ZOO_HUB", "/nowhere/at/all")
+    with pytest.raises(muscle_zoo.InputError, match="MUSCLE_ZOO_HUB=/nowhere/at/all"):
+        muscle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_damaged_card_does_not_break_the_import_nor_give_way_to_another(card: Path) -> None:
+    damage_unknown_key(card)
+    hub = card.parent / "hub"
+    shutil.copytree(card, hub / NAME)
+    code = f"import muscle_zoo, timm; timm.create_model({NAME!r}, pretrained=True)"
+    environment = {**os.environ, "MUSCLE_ZOO_HUB": str(hub)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1 and "Invalid pretrained tag" in done.stderr
 
 
 def test_shipped_weights_are_compared_with_the_registry(card: Path, monkeypatch: pytest.MonkeyPatch) -> None:

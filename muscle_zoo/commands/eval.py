@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, prints, and compares with the published figure."""
     report = evaluate_target(args.target, args.source)
     print(json.dumps(report, indent=2) if args.json else render(report))
-    return 0 if report["published"] is None or report["published"]["reproduced"] else 1
+    return 0 if report["published"]["reproduced"] else 1
 
 
 def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
@@ -50,27 +50,29 @@ def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
     name = _as_name(target)
     checkpoint = weights.resolve(name, source)
     block = checkpoint.config.get(BLOCK)
-    if not block or "recipe" not in block:
+    if not block:
         raise WeightsError(
-            f"{target}: config.json has no muscle_zoo block, so the data set is not known; export it with muscle_zoo"
+            f"{target}: config.json has no muscle_zoo block, so its data set is not known; export it with muscle_zoo"
         )
-    dataset, _, images = prepare_data(Recipe.from_dict(block["recipe"]))
-    model = create_model(name, pretrained=True, source=source)
-    metrics = evaluate(model, images, dataset.info)
-    published = block.get("metrics", {}).get("top1")
+    try:
+        recipe = Recipe.from_dict(block["recipe"])
+        published, n = float(block["metrics"]["top1"]), int(block["metrics"]["n"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise WeightsError(f"{target}: the muscle_zoo block of config.json is damaged ({error!r})") from None
+    dataset, _, images = prepare_data(recipe)
+    metrics = evaluate(create_model(name, pretrained=True, source=source), images, dataset.info)
     tolerance = max(1.0 / metrics.n, POINTS) + 1e-9
     return {
         "target": target,
-        "name": block["name"],
+        "name": recipe.name,
         "origin": checkpoint.origin,
         "dataset": dataset.info.name,
-        "fold": block["recipe"]["fold"],
+        "fold": recipe.fold,
         **{key: value for key, value in metrics.to_dict().items() if key != "per_class"},
         "per_class": dict(zip(dataset.info.class_names, metrics.per_class, strict=True)),
-        "published": published
-        and {
+        "published": {
             "top1": published,
-            "reproduced": metrics.n == block["metrics"]["n"] and abs(metrics.top1 - published) <= tolerance,
+            "reproduced": metrics.n == n and abs(metrics.top1 - published) <= tolerance,
         },
     }
 
@@ -103,7 +105,6 @@ def render(report: dict[str, Any]) -> str:
     ]
     for label, accuracy in report["per_class"].items():
         lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
-    if report["published"] is not None:
-        verdict = "reproduced" if report["published"]["reproduced"] else "NOT reproduced"
-        lines.append(f"published: {100 * report['published']['top1']:.2f} %, {verdict}")
+    verdict = "reproduced" if report["published"]["reproduced"] else "NOT reproduced"
+    lines.append(f"published: {100 * report['published']['top1']:.2f} %, {verdict}")
     return "\n".join(lines)

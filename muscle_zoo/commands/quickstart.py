@@ -20,15 +20,22 @@ def run(args: argparse.Namespace) -> int:
     summary_file = out / "summary.json"
     if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
         raise InputError(f"out={out} exists and holds no quickstart; give another --out")
+    args = argparse.Namespace(**vars(args))
     if args.fresh:
         start_over(out, args)
         args.fresh = False  # the two runs inside are new with their folder
+    recipes = {"supervised": get_recipe(CONTROL), "muscle": get_recipe(MUSCLE)}
+    for folder, recipe in recipes.items():
+        RunFolder(out / folder).check(recipe)  # figures of an older recipe are not shown as this one's
     if not summary_file.is_file():
         if is_main():
             print("Ten labelled digits, one of each, and 1,437 unlabelled ones: with and without MUSCLE.", flush=True)
         began = time.monotonic()
-        for name, folder in ((CONTROL, "supervised"), (MUSCLE, "muscle")):
-            if not train(get_recipe(name), out / folder, args):
+        limit = args.time_limit
+        for folder, recipe in recipes.items():
+            if limit is not None:
+                args.time_limit = max(limit - (time.monotonic() - began), 0.001)
+            if not train(recipe, out / folder, args):
                 if is_main():
                     print(f"stopped, the state is saved in {out}; the same command goes on")
                 return STOPPED

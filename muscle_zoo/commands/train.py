@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shlex
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
     )
-    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), default="no", help="default: no")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
     parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
     parser.add_argument(
         "--time-limit", type=time_limit, metavar="9m", help="save and stop with exit code 75 after this time"
@@ -73,10 +72,7 @@ def run(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
     finished = train(recipe, out, args)
     if not finished and is_main():
-        command = shlex.join(
-            ["python", "train.py", args.name, *args.overrides, *(["--out", str(args.out)] if args.out else [])]
-        )
-        print(f"stopped, the state is saved in {out}; to go on: {command}")
+        print(f"stopped, the state is saved in {out}; the same command goes on")
     elif is_main():
         print(summary(out))
     return 0 if finished else STOPPED
@@ -104,7 +100,9 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
 
     options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh)
     folder = RunFolder(out)
-    if not args.fresh:
+    if args.fresh:
+        folder.check_kind()
+    else:
         folder.check(recipe)
         finished = folder.read_status().get("status") == "finished" and folder.export_dir.is_dir()
         PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
@@ -113,13 +111,13 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     try:
         trained = fit(recipe, folder, options)
         if trained.finished and is_main():
-            export_run(recipe, folder, trained, options)
+            export_run(recipe, folder, trained)
     except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
-        if is_main() and folder.status_file.exists():
-            step = folder.read_status().get("step", 0)
-            folder.write_status("failed", step, recipe.steps, why=f"{type(error).__name__}: {error}")
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-            first_line = str(error).partition("\n")[0]
+        status = folder.read_status()
+        if is_main() and status.get("status") == "running":  # this attempt's: an older run's is left as it is
+            folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
+        first_line = str(error).partition("\n")[0]
+        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in first_line:
             raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
         raise
     return trained.finished

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import registry
 from ..errors import InputError
 from ..factory import list_models, model_info
-from ..ledger import Row, add_rows, median_run, read_ledger, runs_of
+from ..ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
 from ..recipes import get_recipe
 
 
@@ -43,7 +43,9 @@ def add_info_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_info(args: argparse.Namespace) -> int:
     """Prints what is known of a model, and its recipe, as JSON."""
-    print(json.dumps({**asdict(model_info(args.name)), "recipe": get_recipe(args.name).to_dict()}, indent=2))
+    card = registry.find_card(args.name)
+    recipe = registry.read_config(card)[registry.BLOCK]["recipe"] if card else get_recipe(args.name).to_dict()
+    print(json.dumps({**asdict(model_info(args.name)), "recipe": recipe}, indent=2))
     return 0
 
 
@@ -58,31 +60,51 @@ def run_export(args: argparse.Namespace) -> int:
     """Adds runs to the ledger and, with --card, publishes the median seed's weights into hub_cards/."""
     from ..engine.track import read_json
 
-    to = args.to or registry.shipped_cards()
+    to = args.to or checkout() / "hub_cards"
     found: list[tuple[Path, Row]] = []
     for path in args.runs:
         status = read_json(path / "status.json")
         if status.get("status") != "finished" or "row" not in status:
             raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
-        found.append((path, Row(**status["row"])))
+        try:
+            found.append((path, Row(**status["row"])))
+        except TypeError as error:
+            raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
     if args.card:
         for path, row in found:
             if row.recipe_sha256 != get_recipe(row.name).sha256:
                 raise InputError(
                     f"{path} is not the named recipe {row.name} (other overrides or version); leave out --card"
                 )
-    to.mkdir(parents=True, exist_ok=True)
-    rows = add_rows(to / registry.LEDGER_FILE, [row for _, row in found])
-    print(f"{to / registry.LEDGER_FILE}: {len(found)} runs added or renewed, {len(rows)} in all")
-    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for _, row in found}) if args.card else ():
+    new = [row for _, row in found]
+    rows = merge(read_ledger(to / registry.LEDGER_FILE), new)
+    published: list[tuple[str, Row, Path]] = []
+    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for row in new}) if args.card else ():
         chosen = median_run(runs_of(rows, name, recipe_sha256))
         path = next((path for path, row in found if row.key == chosen.key), None)
         if path is None:
             raise InputError(f"{name}: the median seed is {chosen.seed}; give its run folder too")
+        published.append((name, chosen, path))
+    to.mkdir(parents=True, exist_ok=True)
+    write_ledger(to / registry.LEDGER_FILE, rows)
+    print(f"{to / registry.LEDGER_FILE}: {len(found)} runs added or renewed, {len(rows)} in all")
+    for name, chosen, path in published:
         _publish(path / "export", to / name)
         _register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
         print(f"{to / name}: seed {chosen.seed}, {100 * chosen.top1_ema:.2f} %")
     return 0
+
+
+def checkout() -> Path:
+    """The checkout this package runs from.
+
+    Raises:
+        InputError: It is an installed package.
+    """
+    root = registry.shipped_cards().parent
+    if not (root / "pyproject.toml").is_file():
+        raise InputError("muscle_zoo does not run from a checkout; say where the checkout is (--to, --root)")
+    return root
 
 
 def _publish(export: Path, card: Path) -> None:
@@ -115,7 +137,7 @@ def run_cards(args: argparse.Namespace) -> int:
     from ..cards import render_all
     from ..data import dataset_info
 
-    root = args.root or registry.shipped_cards().parent
+    root = args.root or checkout()
     rows = read_ledger(root / "hub_cards" / registry.LEDGER_FILE)
     drifted = [
         (path, text)

@@ -144,7 +144,10 @@ def parse_policy(field: str, text: str) -> Policy:
             raise InputError(f"{field}={text}: operation {word!r} is unknown; {near(word, [*_OPERATIONS, 'none'])}")
         operation = _OPERATIONS[match[1]]
         try:
-            operations.append(operation(*(float(number) for number in (match[2] or "").split(",") if number)))
+            numbers = [float(number) for number in match[2].split(",")] if match[2] else []
+            if not all(map(math.isfinite, numbers)):
+                raise ValueError
+            operations.append(operation(*numbers))
         except (TypeError, ValueError):
             names = ",".join(inspect.signature(operation).parameters)
             raise InputError(f"{field}={text}: {part!r} is wrong; write {match[1]}({names}), numbers only") from None

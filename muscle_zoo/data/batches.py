@@ -31,9 +31,20 @@ def normalise(images: Tensor, info: DataSetInfo) -> Tensor:
     return (images - mean) / std
 
 
+def _seed(*key: object) -> int:
+    return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
+
+
 def _generator(*key: object) -> torch.Generator:
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator().manual_seed(_seed(*key))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of what a network draws inside a step (dropout), so that a resumed run draws the same.
+
+    It is the process's own: unlike images and views, dropout differs between one process and several.
+    """
+    return _seed(seed, "step", step, rank)
 
 
 @lru_cache(maxsize=8)

@@ -114,9 +114,10 @@ def evaluate(
     for start in range(0, len(labels), batch_size):
         batch = normalise(images[start : start + batch_size].to(device), info)
         batch = batch.contiguous(memory_format=torch.channels_last)
-        counts = count(model(batch).float(), labels[start : start + batch_size].to(device))
+        logits = model(batch).float().cpu()  # not every device has float64
+        counts = count(logits, labels[start : start + batch_size].cpu())
         total = counts if total is None else total + counts
     model.train(was_training)
     if total is None:
         raise ValueError("there are no images to evaluate")
-    return summarise((reduce(total) if reduce is not None else total).cpu())
+    return summarise(reduce(total.to(device)).cpu() if reduce is not None else total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data import Batches, DataSet, LabelledImages, Split, load_dataset, make_split
+from ..data.batches import step_seed
 from ..errors import InputError, TrainingError, near
 from ..methods import Batch, create_method, prepare
 from ..recipes import Recipe
@@ -44,7 +46,8 @@ class Options:
     """What decides how a run is carried out, not what it computes.
 
     Attributes:
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; Accelerate's.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; None leaves it to Accelerate's configuration, which is ``no``
+            unless a launcher or a config file says otherwise.
         tracker: One of Accelerate's trackers, or ``none``. A JSONL log is always written.
         time_limit: Seconds after which the run saves its state and stops; None for no limit.
         save_every: Steps between two saved states.
@@ -56,7 +59,7 @@ class Options:
         InputError: A value is out of range, or the tracker is not available.
     """
 
-    mixed_precision: str = "no"
+    mixed_precision: str | None = None
     tracker: str = "none"
     time_limit: float | None = None
     save_every: int = 500
@@ -76,9 +79,12 @@ class Options:
     def accelerator(self, folder: RunFolder) -> Accelerator:
         """The Accelerator these options ask for."""
         trackers = None if self.tracker == "none" else self.tracker
-        return Accelerator(
+        accelerator = Accelerator(
             mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
         )
+        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise InputError("--mixed-precision fp16 does not run on a CPU; give bf16 or no")
+        return accelerator
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ class Trained:
         seconds: Spent training, over all attempts.
         threads: CPU threads of each process.
         processes: How many processes there were.
+        device: Where it ran: the GPU's name, or the kind of processor.
+        dtype: ``float32``, or the mixed precision.
         raw: Metrics of the raw weights after the last step; None when stopped.
         median20: Median top-1 of the averaged weights over the last 20 evaluations.
     """
@@ -100,6 +108,8 @@ class Trained:
     seconds: float
     threads: int
     processes: int
+    device: str
+    dtype: str
     raw: Metrics | None = None
     median20: float | None = None
 
@@ -128,6 +138,12 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     model = timm.create_model(
         recipe.arch, num_classes=info.num_classes, in_chans=info.input_size[0], drop_rate=recipe.drop_rate
     )
+    least, size = model.pretrained_cfg.get("min_input_size") or (1, 1, 1), info.input_size
+    if min(size[1:]) < min(least[1:]):
+        raise InputError(
+            f"arch={recipe.arch} takes images of {least[1]}x{least[2]} and more, {info.name} has {size[1]}x{size[2]}; "
+            "give another arch"
+        )
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
@@ -197,7 +213,8 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
     optimizer = build_optimizer(recipe, model)
     method = method.to(device)
     model, optimizer = accelerator.prepare(model, optimizer)
-    raw = accelerator.unwrap_model(model)
+    raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # evaluated in float32; the loop turns autocast on
+    dtype = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
     start, seconds_before = 0, 0.0
     if options.fresh:
@@ -211,6 +228,10 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
         method.load_state_dict(parts["method"])
         load_optimizer_tensors(optimizer.optimizer, parts["optimizer"])
         start, seconds_before = values["step"], values["seconds"]
+        if values["dtype"] != dtype:
+            raise InputError(
+                f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
+            )
     if accelerator.is_main_process:
         folder.open(recipe)
         write_json(folder.split_file, split.to_dict())
@@ -231,7 +252,10 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
         if options.tracker != "none":
             accelerator.log(row, step=step)
 
-    def save(step: int) -> None:
+    def save(step: int, terms: dict[str, Tensor]) -> None:
+        tensors = [terms["loss"], *raw.state_dict().values(), *ema.module.state_dict().values()]
+        if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            raise TrainingError(_not_finite(step, {name: value.item() for name, value in terms.items()}))
         if accelerator.is_main_process:
             parts = {
                 "model": raw.state_dict(),
@@ -239,7 +263,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
                 "method": method.state_dict(),
                 "optimizer": optimizer_tensors(optimizer.optimizer),
             }
-            save_state(folder.state_dir, step, parts, {"seconds": round(seconds(), 3)})
+            save_state(folder.state_dir, step, parts, {"seconds": round(seconds(), 3), "dtype": dtype})
         accelerator.wait_for_everyone()
 
     def measure(network: nn.Module) -> Metrics:
@@ -247,6 +271,12 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
         return evaluate(
             network, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total
         )
+
+    def ended(finished: bool, step: int, **results: Any) -> Trained:
+        for tracker in accelerator.trackers:  # end_training() would also part the processes
+            tracker.finish()
+        device_name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}"
+        return Trained(finished, step, seconds(), torch.get_num_threads(), world, device_name, dtype, **results)
 
     log_every = max(1, recipe.steps // LOG_ROWS)
     show = options.progress and accelerator.is_main_process
@@ -256,6 +286,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
+            torch.manual_seed(step_seed(recipe.seed, step, accelerator.process_index))  # dropout's
             with accelerator.autocast():
                 terms = train_step(model, ema.module, method, batches.at(step), step)
             accelerator.backward(terms["loss"])
@@ -278,20 +309,17 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
                     print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
             stopping = done < recipe.steps and _agreed(stop.requested, done, accelerator)
             if done == recipe.steps or stopping or done % options.save_every == 0:
-                save(done)
+                save(done, terms)
             if stopping:
                 if accelerator.is_main_process:
                     folder.write_status("stopped", done, recipe.steps, why=stop.why)
-                return Trained(False, done, seconds(), torch.get_num_threads(), world)
+                return ended(False, done)
 
-    if options.tracker != "none":
-        accelerator.end_training()
     if accelerator.is_main_process:
         plot_curves(folder.read_log(), recipe, dataset.info.num_classes, folder.curves_file)
     accelerator.wait_for_everyone()
     rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
-    median20 = statistics.median(rows[-20:])
-    return Trained(True, recipe.steps, seconds(), torch.get_num_threads(), world, measure(raw), median20)
+    return ended(True, recipe.steps, raw=measure(raw), median20=statistics.median(rows[-20:]))
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:

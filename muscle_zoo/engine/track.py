@@ -60,6 +60,7 @@ class RunFolder:
         Raises:
             InputError: It holds another recipe or something else.
         """
+        self.check_kind()
         if self.recipe_file.exists():
             found = Recipe.from_dict(read_json(self.recipe_file))
             if found != recipe:
@@ -69,7 +70,17 @@ class RunFolder:
                     f"out={self.path} holds another recipe ({found.name} with {key}={other[key]}, not {mine[key]}); "
                     "give another --out, or --fresh to set that run aside"
                 )
-        elif self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+
+    def check_kind(self) -> None:
+        """Makes sure that the folder is new, empty, or some run's.
+
+        Raises:
+            InputError: It is something else.
+        """
+        if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
+            raise InputError(f"out={self.path} is the working directory or above it; give a folder of its own")
+        occupied = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
+        if occupied and not self.recipe_file.exists():
             raise InputError(f"out={self.path} exists and is no run folder; give another --out")
 
     def open(self, recipe: Recipe) -> None:
