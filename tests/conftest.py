@@ -26,12 +26,16 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(autouse=True)
-def accelerate_forgets() -> Iterator[None]:
+def forget_accelerate() -> None:
     """Accelerate keeps one precision and device per process; a command has a process of its own, a test has not."""
-    yield
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process() -> Iterator[None]:
+    yield
+    forget_accelerate()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo.cli import main
-from tests.conftest import SHORT
+from tests.conftest import SHORT, forget_accelerate
 
 NAME = SHORT[0]
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,8 +200,10 @@ def test_options_may_stand_between_overrides(tmp_path: Path, capsys: pytest.Capt
 def test_a_stopped_run_keeps_its_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", *SHORT, "--cpu", "--out", str(tmp_path / "run")]
     assert run([*words, "--mixed-precision", "bf16", "--time-limit", "0.000001"], capsys)[0] == 75
-    code, _, err = run([*words, "--mixed-precision", "no"], capsys)
+    forget_accelerate()
+    code, _, err = run(words, capsys)
     assert code == 2 and "begun in bf16" in err
+    forget_accelerate()
     assert run([*words, "--mixed-precision", "bf16"], capsys)[0] == 0
     assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["dtype"] == "bf16"
 
