@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from . import cards
 from .data import DataSetInfo, normalise
+from .engine.build import build_model, prepare_data
 from .engine.evaluate import Metrics, evaluate
-from .engine.fit import Trained, build_model, prepare_data
+from .engine.options import Trained
 from .engine.state import load_state
 from .engine.track import RunFolder, write_json
 from .errors import TrainingError

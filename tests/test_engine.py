@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from timm.optim import create_optimizer_v2
 from torch import nn
 
 from muscle_zoo import TrainingError, get_recipe
 from muscle_zoo.cli import main
 from muscle_zoo.engine import fit as engine
-from muscle_zoo.engine.fit import Options, fit, prepare_data
+from muscle_zoo.engine.build import prepare_data
+from muscle_zoo.engine.fit import fit
+from muscle_zoo.engine.options import Options, Trained
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from muscle_zoo.engine.stop import StopSignal
@@ -34,7 +37,7 @@ def short(method: str = "muscle_fixmatch", **overrides: Any) -> Recipe:
     return get_recipe(f"cnn4.{method}_digits_10", {**SHORT, **overrides})
 
 
-def run(recipe: Recipe, path: Path, options: Options = ON_CPU) -> tuple[RunFolder, engine.Trained]:
+def run(recipe: Recipe, path: Path, options: Options = ON_CPU) -> tuple[RunFolder, Trained]:
     folder = RunFolder(path)
     folder.check(recipe)
     return folder, fit(recipe, folder, options)
@@ -129,7 +132,7 @@ def test_the_optimizer_goes_through_tensors(name: str) -> None:
         layer = nn.Linear(3, 2)
         if weights is not None:
             layer.load_state_dict(weights)
-        optimizer = engine.create_optimizer_v2(layer, opt=name, lr=0.1, momentum=0.9, weight_decay=0.1)
+        optimizer = create_optimizer_v2(layer, opt=name, lr=0.1, momentum=0.9, weight_decay=0.1)
         if state is not None:
             load_optimizer_tensors(optimizer, state)
         for _ in range(steps):

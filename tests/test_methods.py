@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches
-from muscle_zoo.engine.fit import build_model, prepare_data, train_step
+from muscle_zoo.engine.build import build_model, prepare_data
+from muscle_zoo.engine.fit import train_step
 from muscle_zoo.losses import PseudoLabelLoss
 from muscle_zoo.methods import (
     METHODS,

@@ -44,8 +44,8 @@ def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: The target is not there, or was not made by muscle_zoo.
     """
+    from ..engine.build import prepare_data
     from ..engine.evaluate import evaluate
-    from ..engine.fit import prepare_data
 
     name = _as_name(target)
     checkpoint = weights.resolve(name, source)

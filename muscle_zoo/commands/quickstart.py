@@ -62,7 +62,7 @@ def start_over(out: Path, args: argparse.Namespace) -> None:
     """Renames the old folder, once for all processes, after looking at the options."""
     from accelerate import PartialState
 
-    from ..engine.fit import Options
+    from ..engine.options import Options
 
     Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
     if is_main():

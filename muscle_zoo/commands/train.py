@@ -95,7 +95,8 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     """
     from accelerate import PartialState  # slow to import, like what stands on it
 
-    from ..engine.fit import Options, fit
+    from ..engine.fit import fit
+    from ..engine.options import Options
     from ..export import export_run
 
     options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh)

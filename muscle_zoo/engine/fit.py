@@ -7,158 +7,35 @@ import platform
 import statistics
 import sys
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType
 from accelerate.utils import reduce as reduce_over_processes
-from timm.optim import create_optimizer_v2, list_optimizers
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import Batches, DataSet, LabelledImages, Split, load_dataset, make_split
+from ..data import Batches, LabelledImages
 from ..data.batches import step_seed
-from ..errors import InputError, TrainingError, near
+from ..errors import InputError, TrainingError
 from ..methods import Batch, create_method, prepare
 from ..recipes import Recipe
 from .batchnorm import synchronise_batchnorm
+from .build import build_model, build_optimizer, prepare_data
 from .evaluate import Metrics, evaluate
+from .options import Options, Trained
 from .plots import plot_curves
 from .schedule import learning_rate
 from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
 from .stop import StopSignal
 from .track import RunFolder, write_json
 
-__all__ = ["Options", "Trained", "fit", "prepare_data", "train_step"]
+__all__ = ["fit", "train_step"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them was told to stop
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides how a run is carried out, not what it computes.
-
-    Attributes:
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; None leaves it to Accelerate's configuration, which is ``no``
-            unless a launcher or a config file says otherwise.
-        tracker: One of Accelerate's trackers, or ``none``. A JSONL log is always written.
-        time_limit: Seconds after which the run saves its state and stops; None for no limit.
-        save_every: Steps between two saved states.
-        cpu: Stay on the CPU.
-        fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
-        progress: Show a progress bar.
-
-    Raises:
-        InputError: A value is out of range, or the tracker is not available.
-    """
-
-    mixed_precision: str | None = None
-    tracker: str = "none"
-    time_limit: float | None = None
-    save_every: int = 500
-    cpu: bool = False
-    fresh: bool = False
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.save_every < 1:
-            raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
-        available = [tracker.value for tracker in get_available_trackers()]
-        if self.tracker not in ("none", *available):
-            known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
-            remedy = "install its package" if self.tracker in known else near(self.tracker, known)
-            raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
-
-    def accelerator(self, folder: RunFolder) -> Accelerator:
-        """The Accelerator these options ask for."""
-        trackers = None if self.tracker == "none" else self.tracker
-        accelerator = Accelerator(
-            mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
-        )
-        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
-            raise InputError("--mixed-precision fp16 does not run on a CPU; give bf16 or no")
-        return accelerator
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished or stopped run.
-
-    Attributes:
-        finished: False when it was stopped before the last step; the state is saved.
-        step: Steps done.
-        seconds: Spent training, over all attempts.
-        threads: CPU threads of each process.
-        processes: How many processes there were.
-        device: Where it ran: the GPU's name, or the kind of processor.
-        dtype: ``float32``, or the mixed precision.
-        raw: Metrics of the raw weights after the last step; None when stopped.
-        median20: Median top-1 of the averaged weights over the last 20 evaluations.
-    """
-
-    finished: bool
-    step: int
-    seconds: float
-    threads: int
-    processes: int
-    device: str
-    dtype: str
-    raw: Metrics | None = None
-    median20: float | None = None
-
-
-def prepare_data(recipe: Recipe) -> tuple[DataSet, Split, LabelledImages]:
-    """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
-
-    Raises:
-        InputError: The data set is unknown, or the label budget does not fit it.
-    """
-    dataset = load_dataset(recipe.dataset)
-    train, info = dataset.train, dataset.info
-    split = make_split(recipe.dataset, train.labels.tolist(), info.num_classes, recipe.labels, recipe.seed, recipe.fold)
-    if recipe.fold == "test":
-        return dataset, split, dataset.test
-    held_out = torch.tensor(split.held_out)
-    return dataset, split, LabelledImages(train.images[held_out], train.labels[held_out])
-
-
-def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
-    """The recipe's network, with the initial weights of its seed."""
-    if not timm.is_model(recipe.arch):
-        raise InputError(f"arch={recipe.arch} is unknown to timm; {near(recipe.arch, timm.list_models())}")
-    info = dataset.info
-    torch.manual_seed(recipe.seed)
-    model = timm.create_model(
-        recipe.arch, num_classes=info.num_classes, in_chans=info.input_size[0], drop_rate=recipe.drop_rate
-    )
-    least, size = model.pretrained_cfg.get("min_input_size") or (1, 1, 1), info.input_size
-    if min(size[1:]) < min(least[1:]):
-        raise InputError(
-            f"arch={recipe.arch} takes images of {least[1]}x{least[2]} and more, {info.name} has {size[1]}x{size[2]}; "
-            "give another arch"
-        )
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.momentum = recipe.bn_momentum
-    return model.to(memory_format=torch.channels_last)  # faster on CPU and GPU; the numbers are the same
-
-
-def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser; biases and norms do not decay."""
-    if recipe.optimizer not in list_optimizers():
-        raise InputError(
-            f"optimizer={recipe.optimizer} is unknown to timm; {near(recipe.optimizer, list_optimizers())}"
-        )
-    return create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
 
 
 def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:

@@ -1,0 +1,86 @@
+"""How a run is carried out, and how it ended: nothing here changes what a recipe computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+
+from ..errors import InputError, near
+from .evaluate import Metrics
+from .track import RunFolder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides how a run is carried out, not what it computes.
+
+    Attributes:
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; None leaves it to Accelerate's configuration, which is ``no``
+            unless a launcher or a config file says otherwise.
+        tracker: One of Accelerate's trackers, or ``none``. A JSONL log is always written.
+        time_limit: Seconds after which the run saves its state and stops; None for no limit.
+        save_every: Steps between two saved states.
+        cpu: Stay on the CPU.
+        fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: A value is out of range, or the tracker is not available.
+    """
+
+    mixed_precision: str | None = None
+    tracker: str = "none"
+    time_limit: float | None = None
+    save_every: int = 500
+    cpu: bool = False
+    fresh: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.save_every < 1:
+            raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
+        available = [tracker.value for tracker in get_available_trackers()]
+        if self.tracker not in ("none", *available):
+            known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
+            remedy = "install its package" if self.tracker in known else near(self.tracker, known)
+            raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
+
+    def accelerator(self, folder: RunFolder) -> Accelerator:
+        """The Accelerator these options ask for."""
+        trackers = None if self.tracker == "none" else self.tracker
+        accelerator = Accelerator(
+            mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
+        )
+        if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+            raise InputError("--mixed-precision fp16 does not run on a CPU; give bf16 or no")
+        return accelerator
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished or stopped run.
+
+    Attributes:
+        finished: False when it was stopped before the last step; the state is saved.
+        step: Steps done.
+        seconds: Spent training, over all attempts.
+        threads: CPU threads of each process.
+        processes: How many processes there were.
+        device: Where it ran: the GPU's name, or the kind of processor.
+        dtype: ``float32``, or the mixed precision.
+        raw: Metrics of the raw weights after the last step; None when stopped.
+        median20: Median top-1 of the averaged weights over the last 20 evaluations.
+    """
+
+    finished: bool
+    step: int
+    seconds: float
+    threads: int
+    processes: int
+    device: str
+    dtype: str
+    raw: Metrics | None = None
+    median20: float | None = None
