@@ -147,7 +147,7 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     names = list(cfg.pop("label_names"))
     ours = {"license": "apache-2.0", "paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
     config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
-    save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config, data_config=cfg)
+    save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
 
 
 def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: str, weights: str) -> Row:
