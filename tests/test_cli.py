@@ -63,6 +63,12 @@ def cards(change: Callable[[Path], object]) -> Callable[[Path, Path], None]:
     return prepare
 
 
+def state_gone(folder: Path, finished: Path) -> None:
+    shutil.copytree(finished, folder / "out")
+    shutil.rmtree(folder / "out" / "state")
+    shutil.rmtree(folder / "out" / "export")
+
+
 def truncated(card: Path) -> None:
     path = card / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -122,6 +128,7 @@ WRONG_INPUT = {
     "fresh, but wrong": (another_recipe, ["train", NAME, "optimizer=sgdd", "--out", "out", "--fresh"], "sgdd is"),
     "a file in the way": (a_file, ["train", NAME, "--out", "out/run"], "out=out/run cannot be made"),
     "quickstart there": (my_folder, ["train", "--out", "out"], "out=out exists"),
+    "state gone": (state_gone, ["train", *SHORT, "--cpu", "--out", "out"], "state is gone, and 24 steps were done"),
     "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),
     "unknown model": (nothing, ["eval", "cnn4.muscle_digits_11"], "did you mean 'cnn4.muscle_digits_10'"),
     "no target": (nothing, ["eval"], "target"),

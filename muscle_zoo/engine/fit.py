@@ -109,6 +109,8 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
             raise InputError(
                 f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
             )
+    elif done_before := folder.read_status().get("step", 0):
+        raise InputError(f"{folder.state_dir} is gone, and {done_before} steps were done; restore it or give --fresh")
     if accelerator.is_main_process:
         folder.open(recipe)
         write_json(folder.split_file, split.to_dict())
