@@ -76,7 +76,7 @@ def table(summary: dict[str, float], out: Path) -> str:
     return "\n".join(
         [
             "",
-            f"top-1 on {summary['n_test']} test images, 10 labels",
+            f"top-1 on {summary['n_test']} test images, 10 labels (one draw of them; the README has five)",
             f"  supervised control   {control:5.1f} %",
             f"  MUSCLE               {muscle:5.1f} %",
             f"  gain                 {gain:+5.1f} points",
