@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -61,6 +62,9 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
         return _fail(2, str(error))
     except MuscleZooError as error:
         return _fail(1, str(error))
+    except BrokenPipeError:  # `... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except OSError as error:
         return _fail(1, f"{error}; free space, or check the path and its permissions")
     except KeyboardInterrupt:

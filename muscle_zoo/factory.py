@@ -92,7 +92,9 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         return _create_without_weights(name, kwargs)
     if _is_arch(name):
         tags = [other for other in registry.checkpoint_names() if other.partition(".")[0] == name]
-        raise WeightsError(f"{name!r} is an architecture, no checkpoint; known: {', '.join(tags) or 'none of it'}")
+        raise WeightsError(
+            f"{name!r} is an architecture; name a checkpoint of it: {', '.join(tags) or 'there is none yet'}"
+        )
     if source is None and _is_timms(name):
         return timm.create_model(name, pretrained=True, **kwargs)
     checkpoint = weights.resolve(name, source)

@@ -69,6 +69,11 @@ def state_gone(folder: Path, finished: Path) -> None:
     shutil.rmtree(folder / "out" / "export")
 
 
+def lost_recipe(folder: Path, finished: Path) -> None:
+    shutil.copytree(finished, folder / "out")
+    (folder / "out" / "recipe.json").unlink()
+
+
 def truncated(card: Path) -> None:
     path = card / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -129,6 +134,9 @@ WRONG_INPUT = {
     "a file in the way": (a_file, ["train", NAME, "--out", "out/run"], "out=out/run cannot be made"),
     "quickstart there": (my_folder, ["train", "--out", "out"], "out=out exists"),
     "state gone": (state_gone, ["train", *SHORT, "--cpu", "--out", "out"], "state is gone, and 24 steps were done"),
+    "lost recipe": (lost_recipe, ["train", *SHORT, "--out", "out"], "recipe.json is missing; restore it, give another"),
+    "no such path": (nothing, ["eval", "runs/nope"], "runs/nope does not exist"),
+    "no such kind": (my_folder, ["eval", "out"], "out has neither recipe.json nor config.json"),
     "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),
     "unknown model": (nothing, ["eval", "cnn4.muscle_digits_11"], "did you mean 'cnn4.muscle_digits_10'"),
     "no target": (nothing, ["eval"], "target"),
@@ -152,7 +160,7 @@ WRONG_INPUT = {
     "damaged block": (cards(damaged_block), ["eval", "card"], "the muscle_zoo block of config.json is damaged"),
     "foreign row": (foreign_row, ["export", "out", "--to", "out"], "has no ledger row"),
     "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),
-    "export of nothing": (nothing, ["export", "runs"], "status.json is missing"),
+    "export of nothing": (nothing, ["export", "runs"], "runs is no run folder"),
     "unknown command": (nothing, ["trian"], "trian"),
     "no command": (nothing, [], "COMMAND"),
 }  # fmt: skip
@@ -192,6 +200,19 @@ def test_the_scripts_exit_with_2_and_one_line(script: str, tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", [truncated, wrong_hash, lambda export: (export / "config.json").unlink()])
+def test_a_damaged_export_is_made_again(
+    damage: Callable[[Path], None], tmp_path: Path, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(finished_run, out)
+    damage(out / "export")
+    assert run(["train", *SHORT, "--cpu", "--out", str(out)], capsys)[0] == 0
+    weights = "export/model.safetensors"
+    assert (out / weights).read_bytes() == (finished_run / weights).read_bytes()
+    assert run(["eval", str(out)], capsys)[0] == 0
 
 
 def test_trouble_with_the_network_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:

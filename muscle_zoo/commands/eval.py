@@ -89,6 +89,9 @@ def _as_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder}"
     if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
         raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
+    if "/" in target or folder.exists():
+        what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
+        raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
     return target
 
 
@@ -106,5 +109,5 @@ def render(report: dict[str, Any]) -> str:
     for label, accuracy in report["per_class"].items():
         lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
     verdict = "reproduced" if report["published"]["reproduced"] else "NOT reproduced"
-    lines.append(f"published: {100 * report['published']['top1']:.2f} %, {verdict}")
+    lines.append(f"figure in config.json: {100 * report['published']['top1']:.2f} %, {verdict}")
     return "\n".join(lines)

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from ..engine.track import RunFolder
-from ..errors import InputError, TrainingError
+from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
+from ..weights import from_folder
 
 STOPPED = 75
 
@@ -105,7 +106,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         folder.check_kind()
     else:
         folder.check(recipe)
-        finished = folder.read_status().get("status") == "finished" and folder.export_dir.is_dir()
+        finished = folder.read_status().get("status") == "finished" and _is_whole(folder.export_dir)
         PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
         if finished:
             return True
@@ -122,6 +123,14 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
             raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
         raise
     return trained.finished
+
+
+def _is_whole(export: Path) -> bool:
+    try:
+        from_folder(export)
+    except WeightsError:
+        return False  # it is made again from the state
+    return True
 
 
 def is_main() -> bool:

@@ -63,6 +63,8 @@ def run_export(args: argparse.Namespace) -> int:
     to = args.to or checkout() / "hub_cards"
     found: list[tuple[Path, Row]] = []
     for path in args.runs:
+        if not path.is_dir():
+            raise InputError(f"{path} is no run folder; give one that train wrote")
         status = read_json(path / "status.json")
         if status.get("status") != "finished" or "row" not in status:
             raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")

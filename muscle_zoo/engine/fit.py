@@ -225,7 +225,7 @@ def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:
 
 def _not_finite(step: int, row: dict[str, float]) -> str:
     shown = ", ".join(f"{name}={value}" for name, value in row.items())
-    return f"the loss is not finite at step {step} ({shown}); lower lr, or go back with the state that is saved"
+    return f"the loss is not finite at step {step} ({shown}); lower lr, and start over with --fresh"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

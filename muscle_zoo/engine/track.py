@@ -61,6 +61,8 @@ class RunFolder:
             InputError: It holds another recipe or something else.
         """
         self.check_kind()
+        if self.status_file.exists() and not self.recipe_file.exists():
+            raise InputError(f"{self.recipe_file} is missing; restore it, give another --out, or --fresh")
         if self.recipe_file.exists():
             found = Recipe.from_dict(read_json(self.recipe_file))
             if found != recipe:
@@ -80,7 +82,7 @@ class RunFolder:
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise InputError(f"out={self.path} is the working directory or above it; give a folder of its own")
         occupied = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
-        if occupied and not self.recipe_file.exists():
+        if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
             raise InputError(f"out={self.path} exists and is no run folder; give another --out")
 
     def open(self, recipe: Recipe) -> None:
