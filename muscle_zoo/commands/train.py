@@ -62,7 +62,17 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains a recipe, or the quickstart."""
+    """Trains a recipe, or the quickstart; several processes part before they end."""
+    try:
+        return _run(args)
+    finally:
+        if (
+            torch.distributed.is_available() and torch.distributed.is_initialized()
+        ):  # a process that ends with its group open may abort
+            torch.distributed.destroy_process_group()
+
+
+def _run(args: argparse.Namespace) -> int:
     if args.name is None or "=" in args.name:
         from .quickstart import run as quickstart
 
@@ -114,6 +124,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         trained = fit(recipe, folder, options)
         if trained.finished and is_main():
             export_run(recipe, folder, trained)
+        PartialState().wait_for_everyone()  # a process that ends early would have its launcher end the others
     except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
         status = folder.read_status()
         if is_main() and status.get("status") == "running":  # this attempt's: an older run's is left as it is
