@@ -12,6 +12,7 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, load_dataset, make_split, normalise
 from muscle_zoo.data.augment import Affine, Contrast, Cutout, parse_policy
 from muscle_zoo.data.batches import draws, stream_positions
+from muscle_zoo.data.randaugment import RandAugment
 from muscle_zoo.data.splits import dev_fold, indices_sha256
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.contract import View
@@ -228,6 +229,14 @@ def test_cutout_blacks_out_one_square() -> None:
     assert out.equal(expected)
 
 
+def test_randaugment_is_an_operation_like_the_others() -> None:
+    policy = parse_policy("strong", "randaugment(2)+cutout(0.5)")
+    images, u = torch.rand(9, 3, 16, 16), torch.rand(9, policy.draws)
+    assert policy.draws == 3 * 2 + 2
+    assert policy(images, u).shape == images.shape
+    assert policy(images, u).equal(Cutout(0.5)(RandAugment(2)(images, u[:, :6]), u[:, 6:]))
+
+
 def test_policies_apply_their_operations_in_order_with_their_own_numbers() -> None:
     policy = parse_policy("strong", "contrast(0.5)+cutout(0.5)")
     u = torch.tensor([[1.0, 0.5, 0.5]])
@@ -246,6 +255,7 @@ def test_policies_apply_their_operations_in_order_with_their_own_numbers() -> No
         "affine(1,2,3,4,5)",
         "affine(30,,0.25)",
         "cutout(nan)",
+        "randaugment(1.5)",
         "affine(1",
         "",
         "cutout(0.4)+",

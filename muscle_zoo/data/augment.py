@@ -18,12 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, near
+from .randaugment import RandAugment
 
 
 class Operation(Protocol):
-    """One step of a policy. ``draws`` says how many uniform numbers it takes per image."""
+    """One step of a policy."""
 
-    draws: ClassVar[int]
+    @property
+    def draws(self) -> int:
+        """Uniform numbers it takes per image."""
+        ...
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Applies it to images ``(n, C, H, W)`` in 0..1 with numbers ``(n, draws)`` in 0..1."""
@@ -95,7 +99,7 @@ class Cutout:
         return images.masked_fill(inside, 0.0)
 
 
-_OPERATIONS: dict[str, type] = {"affine": Affine, "contrast": Contrast, "cutout": Cutout}
+_OPERATIONS: dict[str, type] = {"affine": Affine, "contrast": Contrast, "cutout": Cutout, "randaugment": RandAugment}
 
 
 @dataclass(frozen=True)
