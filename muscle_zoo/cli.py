@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from .commands import bench, data, zoo
 from .commands import eval as eval_command
 from .commands import train as train_command
-from .commands import zoo
 from .errors import InputError, MuscleZooError
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -20,6 +20,8 @@ COMMANDS: dict[str, Command] = {
     "eval": ("evaluate a checkpoint", eval_command.add_arguments, eval_command.run),
     "list": ("list checkpoints and recipes", zoo.add_list_arguments, zoo.run_list),
     "info": ("say what is known of a model", zoo.add_info_arguments, zoo.run_info),
+    "data": ("show a data set's split and its views", data.add_arguments, data.run),
+    "bench": ("measure speed", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and to hub_cards/", zoo.add_export_arguments, zoo.run_export),
     "cards": ("render cards and README tables from the ledger", zoo.add_cards_arguments, zoo.run_cards),
 }

@@ -19,8 +19,8 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from . import cards
-from .data import DataSetInfo, normalise
-from .engine.build import build_model, prepare_data
+from .data import DataSetInfo, Split, normalise
+from .engine.build import Data, build_model, prepare_data
 from .engine.evaluate import Metrics, evaluate
 from .engine.options import Trained
 from .engine.state import load_state
@@ -35,7 +35,7 @@ SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
 
 
-def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
+def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data | None = None) -> Row:
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
@@ -45,6 +45,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
         recipe: Of the run.
         folder: Of the run; its state is at the last step.
         trained: How the training ended.
+        data: What it was trained on, if it is loaded already.
 
     Returns:
         The ledger row.
@@ -57,7 +58,8 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
         raise TrainingError(
             f"{folder.state_dir} holds no whole state of step {trained.step}; run the same command again"
         )
-    dataset, split, evaluation = prepare_data(recipe)
+    data = data or prepare_data(recipe)
+    dataset, split, evaluation = data.dataset, data.split, data.evaluation
     info = dataset.info
     model = build_model(recipe, dataset).eval()
     model.load_state_dict(loaded[0]["ema"])
@@ -81,13 +83,13 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
     metrics = evaluate(published, evaluation, info)
     if not math.isfinite(metrics.nll):
         raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
-    row = _row(recipe, trained, metrics, split.sha256, block["weights_sha256"])
+    row = _row(recipe, trained, metrics, split, block["weights_sha256"])
     block |= {
         "schema": SCHEMA,
         "name": recipe.name,
         "method": recipe.method,
         "dataset": recipe.dataset,
-        "labels": recipe.labels,
+        "labels": split.labels,
         "seed": recipe.seed,
         "split_sha256": split.sha256,
         "recipe": recipe.to_dict(),
@@ -101,7 +103,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained) -> Row:
         "hours": row.hours,
     }
     _write_config(model, recipe, info, block, part)
-    write_json(part / "split.json", split.to_dict())
+    write_json(part / "split.json", split.to_dict(dataset.train.names))
     shutil.copyfile(folder.curves_file, part / "curves.png")
     config = json.loads((part / CONFIG_FILE).read_text(encoding="utf-8"))
     (part / "README.md").write_text(cards.render_card(config, info, [row]), encoding="utf-8")
@@ -150,13 +152,13 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
 
 
-def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: str, weights: str) -> Row:
+def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: Split, weights: str) -> Row:
     assert trained.raw is not None and trained.median20 is not None
     return Row(
         name=recipe.name,
         recipe_sha256=recipe.sha256,
         seed=recipe.seed,
-        bias="none",
+        bias=split.bias,
         step=trained.step,
         top1_ema=round(metrics.top1, 6),
         top1_raw=round(trained.raw.top1, 6),
@@ -164,7 +166,7 @@ def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: str, weights
         nll=round(metrics.nll, 6),
         ece=round(metrics.ece, 6),
         n_test=metrics.n,
-        split_sha256=split,
+        split_sha256=split.sha256,
         weights_sha256=weights,
         git_sha=git_sha(),
         torch=torch.__version__,

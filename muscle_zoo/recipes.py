@@ -26,10 +26,10 @@ class Recipe:
         arch: A timm architecture.
         method: One of :func:`muscle_zoo.methods.method_names`.
         dataset: A data set's name.
-        labels: Label budget: how many labelled images the method may see.
+        labels: Label budget: how many labelled images the method may see; or a share of them all, such as ``10pct``.
         variant: Last part of the name; empty for the main recipe.
         seed: Draws the split, the initial weights, the batches and the views.
-        fold: ``test`` to report; ``dev`` to tune, on held-out training images.
+        fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``.
         steps: Optimiser updates.
         batch_size: Labelled images a step (B).
         mu: Unlabelled images a step, per labelled one.
@@ -48,13 +48,20 @@ class Recipe:
         cpu_threads: CPU threads of each process; 0 leaves it to torch. One thread count gives one result, bit for bit,
             on machines of the same kind, and small networks gain little from more.
         version: Goes up when a change of code changes the training.
+        bias: ``none`` for as many labels of each class, or ``imbalance:R``, see :class:`muscle_zoo.data.Budget`.
+        unlabelled_bias: The same of the unlabelled images.
+        classes: ``all``, or those that are the task, counted from 0, such as ``2+3+4+5+6+7``.
+        mismatch: Share of the unlabelled images that is of classes outside the task.
+        validation: Share of the labelled images that is held out of training.
+        split: A file that lists the labelled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
+        image_size: Side of the images that pictures of mixed sizes become; 0 for the data set's own.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
 
     arch: str
     method: str
     dataset: str
-    labels: int
+    labels: int | str
     variant: str = ""
     seed: int = 0
     fold: str = "test"
@@ -75,17 +82,27 @@ class Recipe:
     eval_every: int = 100
     cpu_threads: int = 0
     version: int = 1
+    bias: str = "none"
+    unlabelled_bias: str = "none"
+    classes: str = "all"
+    mismatch: float = 0.0
+    validation: float = 0.0
+    split: str = ""
+    image_size: int = 0
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "version", "labels"):
+        for name in ("steps", "batch_size", "eval_every", "version"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads"):
+        good = self.labels >= 1 if isinstance(self.labels, int) else re.fullmatch(r"(100|[1-9]\d?)pct", self.labels)
+        _require(bool(good), "labels", self.labels, "give 1 or more, or 1pct to 100pct")
+        for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads", "image_size"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
         _require(self.lr > 0, "lr", self.lr, "give a number above 0")
-        for name in ("ema_decay", "drop_rate"):
+        for name in ("ema_decay", "drop_rate", "validation"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
+        _require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
         _require(0 < self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "give more than 0 and at most 1")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
@@ -98,9 +115,15 @@ class Recipe:
 
     @property
     def sha256(self) -> str:
-        """Hash of every field but the seed: runs of one recipe at several seeds share it."""
+        """Hash of every field but the seed: runs of one recipe at several seeds share it.
+
+        A field that came later counts only where it is not neutral, so that older recipes keep their hashes.
+        """
         fields = self.to_dict()
         del fields["seed"]
+        for name in _LATER:
+            if fields[name] == getattr(type(self), name):
+                del fields[name]
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +142,9 @@ class Recipe:
         for key, value in values.items():
             if key not in fields:
                 raise InputError(f"recipe field {key!r} is unknown; {near(key, fields)}")
-            if key != "options" and type(value) is not _TYPES[fields[key].type]:
+            if key == "options" or (key == "labels" and isinstance(value, (int, str)) and value is not True):
+                continue
+            if type(value) is not _TYPES[fields[key].type]:
                 raise InputError(f"recipe field {key}={value!r} is not {_ARTICLE[fields[key].type]}")
         missing = [
             name
@@ -131,9 +156,18 @@ class Recipe:
         return cls(**values)
 
 
-_CHOICES = {"fold": ("test", "dev"), "schedule": ("cosine", "constant")}
+_CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
+_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "image_size")
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+
+_DIGIT_VIEWS = {"weak": "affine(8,0.08,0.05)", "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)"}
+# FixMatch's (arXiv 2001.07685, section 2.3 and appendix B); digits of house numbers are not mirrored.
+_STRONG = "randaugment(2)+cutout(0.5,0.5)"
+_SHIFTED = {"weak": "shift(0.125)", "strong": f"shift(0.125)+{_STRONG}"}
+_FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}"}
+_CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
+_FIXMATCH = {"steps": 2**20, "eval_every": 2**10}  # the rest of FixMatch's settings are the defaults above
 
 # What a data set changes of the defaults above, for every architecture, method and budget alike.
 _DATASETS: dict[str, dict[str, Any]] = {
@@ -145,11 +179,22 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "ema_decay": 0.99,
         "eval_every": 30,
         "cpu_threads": 1,
-        "weak": "affine(8,0.08,0.05)",
-        "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)",
+        **_DIGIT_VIEWS,
     },
+    "mnist": {"steps": 3000, **_DIGIT_VIEWS},
+    "fashion_mnist": {"steps": 3000, **_FLIPPED},
+    "cifar10": {**_FIXMATCH, **_FLIPPED},
+    "cifar10_jpeg": {"steps": 3000, **_FLIPPED},
+    "cifar100": {**_FIXMATCH, "weight_decay": 1e-3, **_FLIPPED},
+    "svhn": {**_FIXMATCH, **_SHIFTED},
+    "svhn_extra": {**_FIXMATCH, **_SHIFTED},
+    "stl10": {**_FIXMATCH, **_FLIPPED},
+    "mini_imagenet": {**_FIXMATCH, **_FLIPPED},
+    "imagenet": {**_FIXMATCH, **_CROPPED},
+    "folder": {"steps": 3000, **_FLIPPED},
+    "synthetic": {"steps": 100, **_SHIFTED},
 }
-_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8")
+_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "resnet18", "resnet50")
 _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
 
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
@@ -173,16 +218,18 @@ def parse_name(name: str) -> dict[str, Any]:
         InputError: The name does not follow the grammar, or a part of it is unknown; near names are given.
     """
     methods = sorted(method_names(), key=len, reverse=True)
-    datasets = sorted(_DATASETS, key=len, reverse=True)
+    datasets = [re.escape(name) for name in sorted(_DATASETS, key=len, reverse=True) if name != "synthetic"]
+    datasets.append(r"synthetic:\d+x\d+x\d+x\d+")
     grammar = (
-        rf"(?P<arch>[^.@*\s]+)\.(?P<method>{'|'.join(methods)})_(?P<dataset>{'|'.join(map(re.escape, datasets))})"
-        r"_(?P<labels>\d+)(_(?P<variant>[a-z0-9_]+))?"
+        rf"(?P<arch>[^.@*\s]+)\.(?P<method>{'|'.join(methods)})_(?P<dataset>{'|'.join(datasets)})"
+        r"_(?P<labels>\d+(?:pct)?)(_(?P<variant>[a-z0-9_]+))?"
     )
     match = re.fullmatch(grammar, name)
     if match is None or match["arch"] not in _ARCHS or (match["variant"] and name not in _VARIANTS):
         hint = near(name, recipe_names())
         raise InputError(f"recipe {name!r} is unknown; {hint} (a name is ARCH.METHOD_DATASET_LABELS)")
-    return {**match.groupdict(default=""), "labels": int(match["labels"])}
+    labels = match["labels"]
+    return {**match.groupdict(default=""), "labels": int(labels) if labels.isdecimal() else labels}
 
 
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
@@ -213,7 +260,7 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
-    for changes in (_DATASETS[parts["dataset"]], _VARIANTS.get(Recipe(**parts).name, {}), overrides):
+    for changes in (_DATASETS[parts["dataset"].partition(":")[0]], _VARIANTS.get(Recipe(**parts).name, {}), overrides):
         for key, value in changes.items():
             _set(values, key, value)
     return Recipe(**values)
@@ -230,6 +277,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 
 def _convert(key: str, value: Any, old: Any) -> Any:
     kind = type(old)
+    if key == "labels":  # a number or a share
+        return int(value) if str(value).isdecimal() else str(value)
     try:
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]

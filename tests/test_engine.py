@@ -17,8 +17,9 @@ from torch import nn
 
 from muscle_zoo import TrainingError, get_recipe
 from muscle_zoo.cli import main
+from muscle_zoo.data import Source
 from muscle_zoo.engine import fit as engine
-from muscle_zoo.engine.build import prepare_data
+from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options, Trained
 from muscle_zoo.engine.schedule import learning_rate
@@ -187,13 +188,13 @@ def test_hidden_labels_change_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     recipe = short("muscle_fixmatch")
     seen, _ = run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe):
-        dataset, split, evaluation = prepare_data(name)
-        hidden = torch.ones(len(dataset.train), dtype=torch.bool)
-        hidden[list(split.labelled)] = False
-        labels = dataset.train.labels
+    def permuted(name: Recipe, source: Source | None) -> Data:
+        data = prepare_data(name, source)
+        hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
+        hidden[list(data.split.labelled)] = False
+        labels = data.dataset.train.labels
         labels[hidden] = labels[hidden][torch.randperm(int(hidden.sum()))]
-        return dataset, split, evaluation
+        return data
 
     monkeypatch.setattr(engine, "prepare_data", permuted)
     blind, _ = run(recipe, tmp_path / "blind")

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
-from muscle_zoo.data import DataSetInfo, LabelledImages
-from muscle_zoo.data.datasets import DIGITS
+from muscle_zoo.data import DataSetInfo, LabelledImages, dataset_info
 from muscle_zoo.engine.evaluate import ECE_BINS, Metrics, count, evaluate, summarise
 
 
@@ -67,7 +66,7 @@ def close(a: Metrics, b: Metrics) -> bool:
 
 
 def test_batches_and_processes_add_up() -> None:
-    info: DataSetInfo = DIGITS
+    info: DataSetInfo = dataset_info("digits")
     model, data = Linear(), images()
     whole = evaluate(model, data, info)
     assert close(evaluate(model, data, info, batch_size=7), whole)
@@ -80,8 +79,8 @@ def test_batches_and_processes_add_up() -> None:
 def test_the_mode_is_left_as_it_was() -> None:
     model, data = Linear(), images()
     model.train()
-    assert evaluate(model, data, DIGITS) == evaluate(model, data, DIGITS)  # no dropout
+    assert evaluate(model, data, dataset_info("digits")) == evaluate(model, data, dataset_info("digits"))  # no dropout
     assert model.training
     model.eval()
-    evaluate(model, data, DIGITS)
+    evaluate(model, data, dataset_info("digits"))
     assert not model.training

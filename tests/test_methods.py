@@ -109,7 +109,8 @@ class WithViews(nn.Module):
 @pytest.mark.parametrize("base_name", list(METHODS))
 def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
-    dataset, split, _ = prepare_data(recipe)
+    data = prepare_data(recipe)
+    dataset, split = data.dataset, data.split
     options = {"fixmatch": {"threshold": 0.1}}
     results = []
     for method in (WithViews(create_method(base_name, options)), Muscle(create_method(base_name, options), weight=0.0)):
@@ -151,7 +152,8 @@ def test_every_method_of_the_table(name: str) -> None:
 
 def test_a_training_step_is_one_forward_and_moves_every_parameter() -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
-    dataset, split, _ = prepare_data(recipe)
+    data = prepare_data(recipe)
+    dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
     method = create_method(recipe.method, recipe.options)
     sizes: list[int] = []
@@ -179,7 +181,8 @@ class Prepared(Supervised):
 @pytest.mark.parametrize("wrap", [lambda base: base, Muscle])
 def test_prepare_may_add_inputs_and_targets(wrap) -> None:
     recipe = get_recipe("cnn4.muscle_digits_10", {"batch_size": 8, "mu": 2})
-    dataset, split, _ = prepare_data(recipe)
+    data = prepare_data(recipe)
+    dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
     method = wrap(Prepared())
     batch = Batches(recipe, dataset.train, dataset.info, split, method.views).at(0)

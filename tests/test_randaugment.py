@@ -152,7 +152,9 @@ def test_numbers_choose_operation_magnitude_and_sign(name):
         u = torch.tensor([[(place + 0.5) / 14, 0.7319, side]]).expand(len(images), -1)
         size = (low + 0.7319 * (high - low)) * (-1 if signed and side < 0.5 else 1)
         # A magnitude that takes no level to a whole one: float32 may put it one bit beside `size`.
-        assert torch.equal(RandAugment(1)(images / 255.0, u), apply(name, images, size) / 255.0)
+        expected = apply(name, images, size)
+        assert torch.equal(RandAugment(1)(images, u), expected)
+        assert torch.equal(RandAugment(1)(images / 255.0, u), expected)  # floats are rounded to levels
 
 
 def test_every_operation_is_drawn_about_equally_often(monkeypatch):
@@ -178,9 +180,7 @@ def test_every_operation_is_drawn_about_equally_often(monkeypatch):
 def test_sizes_and_output(height, width, channels):
     images, u = batch(56, channels, height, width, ops=3)
     out = RandAugment(3)(images, u)
-    assert out.shape == images.shape and out.dtype == images.dtype
-    assert out.min() >= 0 and out.max() <= 1
-    assert torch.equal(out, (out * 255).round() / 255)
+    assert out.shape == images.shape and out.dtype == torch.uint8
 
 
 def test_numbers_at_the_ends_and_no_images():
@@ -199,5 +199,5 @@ def test_wrong_number_of_operations(ops):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_gpu_makes_the_same_images():
     images, u = batch(256)
-    ours, gpus = RandAugment(2)(images, u), RandAugment(2)(images.cuda(), u.cuda()).cpu()
-    assert ((ours - gpus).abs() < 1e-6).float().mean() > 0.999
+    ours, gpus = RandAugment(2)(images, u), RandAugment(2)(images.cuda(), u).cpu()
+    assert (ours == gpus).float().mean() > 0.999

@@ -42,6 +42,10 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "strong": "none",
         "optimizer": "adamw",
         "variant": "x",
+        "bias": "imbalance:10",
+        "unlabelled_bias": "imbalance:10",
+        "classes": "0+1",
+        "split": "mine.json",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options"):

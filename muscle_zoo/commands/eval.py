@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import weights
+from ..data import Source
 from ..errors import InputError, WeightsError
 from ..factory import create_model
 from ..recipes import Recipe
 from ..registry import BLOCK
+from .data import add_source_arguments, source_of
 
 POINTS = 0.0005  # 0.05 points: two devices may round a picture or two of a large set to another side
 
@@ -21,21 +23,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--source", choices=("hub",), help="take a name's weights from the Hugging Face Hub")
+    add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates, prints, and compares with the published figure."""
-    report = evaluate_target(args.target, args.source)
+    report = evaluate_target(args.target, args.source, source_of(args))
     print(json.dumps(report, indent=2) if args.json else render(report))
     return 0 if report["published"]["reproduced"] else 1
 
 
-def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
+def evaluate_target(target: str, source: str | None = None, data: Source | None = None) -> dict[str, Any]:
     """Evaluates a checkpoint on the fold its recipe names.
 
     Args:
         target: A name, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
         source: See :func:`muscle_zoo.create_model`.
+        data: Where the data are, and how they are read.
 
     Returns:
         Metrics, and under ``published`` the figure in config.json and whether it was reproduced: within one image or
@@ -59,17 +63,22 @@ def evaluate_target(target: str, source: str | None = None) -> dict[str, Any]:
         published, n = float(block["metrics"]["top1"]), int(block["metrics"]["n"])
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise WeightsError(f"{target}: the muscle_zoo block of config.json is damaged ({error!r})") from None
-    dataset, _, images = prepare_data(recipe)
-    metrics = evaluate(create_model(name, pretrained=True, source=source), images, dataset.info)
+    prepared = prepare_data(recipe, data)
+    info, names = prepared.dataset.info, checkpoint.config.get("label_names", [])
+    if list(info.class_names) != list(names):
+        raise InputError(
+            f"{target} knows the classes {', '.join(names)}, the data {', '.join(info.class_names)}; give other data"
+        )
+    metrics = evaluate(create_model(name, pretrained=True, source=source), prepared.evaluation, info)
     tolerance = max(1.0 / metrics.n, POINTS) + 1e-9
     return {
         "target": target,
         "name": recipe.name,
         "origin": checkpoint.origin,
-        "dataset": dataset.info.name,
+        "dataset": info.name,
         "fold": recipe.fold,
         **{key: value for key, value in metrics.to_dict().items() if key != "per_class"},
-        "per_class": dict(zip(dataset.info.class_names, metrics.per_class, strict=True)),
+        "per_class": dict(zip(info.class_names, metrics.per_class, strict=True)),
         "published": {
             "top1": published,
             "reproduced": metrics.n == n and abs(metrics.top1 - published) <= tolerance,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -13,6 +15,12 @@ from ..engine.track import RunFolder
 from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
 from ..weights import from_folder
+from .data import add_source_arguments, source_of
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from ..engine.build import Data
 
 STOPPED = 75
 
@@ -34,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    add_source_arguments(parser)
 
 
 def time_limit(text: str) -> float:
@@ -106,11 +115,14 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     """
     from accelerate import PartialState  # slow to import, like what stands on it
 
+    from ..engine.build import prepare_data
     from ..engine.fit import fit
     from ..engine.options import Options
     from ..export import export_run
 
-    options = Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh)
+    options = Options(
+        args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, data=source_of(args)
+    )
     folder = RunFolder(out)
     if args.fresh:
         folder.check_kind()
@@ -121,9 +133,10 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         if finished:
             return True
     try:
-        trained = fit(recipe, folder, options)
+        data = first_on_one(PartialState(cpu=args.cpu), lambda: prepare_data(recipe, options.data))
+        trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
-            export_run(recipe, folder, trained)
+            export_run(recipe, folder, trained, data)
         PartialState().wait_for_everyone()  # a process that ends early would have its launcher end the others
     except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
         status = folder.read_status()
@@ -134,6 +147,17 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
             raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
         raise
     return trained.finished
+
+
+def first_on_one(state: PartialState, load: Callable[[], Data]) -> Data:
+    """Lets one process of each machine load first: it may have to download what the others then find."""
+    if not state.is_local_main_process:
+        state.wait_for_everyone()
+    try:
+        return load()
+    finally:
+        if state.is_local_main_process:
+            state.wait_for_everyone()
 
 
 def _is_whole(export: Path) -> bool:

@@ -1,8 +1,9 @@
 """Augmentation in batches, where the images are.
 
-A policy is text: operations joined by ``+``, applied in order to images in 0..1, such as
+A policy is text: operations joined by ``+``, applied in order, such as
 ``affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)``; ``none`` leaves the images alone. Every operation turns uniform
-numbers, drawn per image elsewhere, into its parameters: what it does is a pure function of images and numbers.
+numbers, drawn per image elsewhere, into its parameters: what it does is a pure function of images and numbers. The
+numbers come on the CPU, whatever device the images are on: what can be planned there costs the device nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ from .randaugment import RandAugment
 
 
 class Operation(Protocol):
-    """One step of a policy."""
+    """One step of a policy.
+
+    Attributes:
+        takes_bytes: Whether it takes uint8 images as they are (and floats as well); otherwise it gets floats in 0..1.
+    """
+
+    takes_bytes: ClassVar[bool]
 
     @property
     def draws(self) -> int:
@@ -30,8 +37,13 @@ class Operation(Protocol):
         ...
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Applies it to images ``(n, C, H, W)`` in 0..1 with numbers ``(n, draws)`` in 0..1."""
+        """Applies it to images ``(n, C, H, W)`` with numbers ``(n, draws)`` in 0..1, which are on the CPU."""
         ...
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bytes as floats in 0..1; floats as they are."""
+    return images.float() / 255.0 if images.dtype == torch.uint8 else images
 
 
 @dataclass(frozen=True)
@@ -48,10 +60,11 @@ class Affine:
     shift: float = 0.08
     scale: float = 0.05
     draws: ClassVar[int] = 4
+    takes_bytes: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Samples every output pixel from its place in the input."""
-        signed = 2.0 * u - 1.0
+        signed = 2.0 * u.to(images.device, non_blocking=True) - 1.0
         angle = signed[:, 0] * math.radians(self.degrees)
         scale = 1.0 + signed[:, 1] * self.scale
         height, width = images.shape[-2:]
@@ -69,37 +82,136 @@ class Contrast:
 
     strength: float = 0.4
     draws: ClassVar[int] = 1
+    takes_bytes: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
         """Scales each image."""
-        factor = 1.0 + (2.0 * u[:, 0] - 1.0) * self.strength
+        factor = 1.0 + (2.0 * u[:, 0].to(images.device, non_blocking=True) - 1.0) * self.strength
         return (images * factor.view(-1, 1, 1, 1)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """Blacks out a square whose centre is uniform over the image (DeVries and Taylor 2017, arXiv 1708.04552).
+    """Hides a square whose centre is uniform over the image (DeVries and Taylor 2017, arXiv 1708.04552).
 
     Attributes:
         share: Side of the square as a share of the image's height; the square may reach over the edge.
+        fill: What it shows, 0 (black) to 1; FixMatch's is the middle grey, 0.5.
+
+    Raises:
+        ValueError: ``fill`` is not 0 to 1.
     """
 
     share: float = 0.4
+    fill: float = 0.0
     draws: ClassVar[int] = 2
+    takes_bytes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.fill <= 1.0:
+            raise ValueError(f"fill={self.fill}: give 0 to 1")
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Zeroes the pixels whose centres lie in the square."""
+        """Fills the pixels whose centres lie in the square."""
         height, width = images.shape[-2:]
         half = 0.5 * self.share * height
+        u = u.to(images.device, non_blocking=True)
         rows = torch.arange(height, device=images.device) + 0.5
         columns = torch.arange(width, device=images.device) + 0.5
         in_rows = (rows - u[:, :1] * height).abs() <= half
         in_columns = (columns - u[:, 1:] * width).abs() <= half
         inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
-        return images.masked_fill(inside, 0.0)
+        return images.masked_fill(inside, round(255 * self.fill) if images.dtype == torch.uint8 else self.fill)
 
 
-_OPERATIONS: dict[str, type] = {"affine": Affine, "contrast": Contrast, "cutout": Cutout, "randaugment": RandAugment}
+@dataclass(frozen=True)
+class Flip:
+    """Mirrors left and right, every other image."""
+
+    draws: ClassVar[int] = 1
+    takes_bytes: ClassVar[bool] = True
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """Mirrors the images whose number is below one half."""
+        mirrored = (u[:, 0] < 0.5).to(images.device, non_blocking=True)
+        return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Moves the picture by whole pixels; what comes in is the picture's own reflection.
+
+    Attributes:
+        share: Shift along each axis is uniform in +-share, a share of the side: FixMatch's weak view has 0.125.
+
+    Raises:
+        ValueError: ``share`` is not at least 0 and below 1.
+    """
+
+    share: float = 0.125
+    draws: ClassVar[int] = 2
+    takes_bytes: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.share < 1.0:
+            raise ValueError(f"share={self.share}: give at least 0 and below 1")
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """Gathers rows, then columns."""
+        for axis, numbers in zip((2, 3), u.unbind(1), strict=True):
+            side = images.shape[axis]
+            reach = int(self.share * side)
+            shift = (numbers * (2 * reach + 1)).long().clamp(max=2 * reach) - reach
+            place = torch.arange(side) + shift.view(-1, 1)
+            place = (side - 1) - ((side - 1) - place.abs()).abs()  # reflected, the edge pixel once
+            shape = [len(images), 1, 1, 1]
+            shape[axis] = side
+            place = place.to(images.device, non_blocking=True).view(shape)
+            images = images.gather(axis, place.expand(images.shape))
+        return images
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Cuts out a part and enlarges it to the whole, bilinear (Szegedy et al. 2015, arXiv 1409.4842, as torchvision's).
+
+    Attributes:
+        least: Area of the part is uniform from this share of the image's to 1; its ratio of sides is log-uniform
+            from 3/4 to 4/3.
+
+    Raises:
+        ValueError: ``least`` is not above 0 and at most 1.
+    """
+
+    least: float = 0.2
+    draws: ClassVar[int] = 4
+    takes_bytes: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.least <= 1.0:
+            raise ValueError(f"least={self.least}: give more than 0 and at most 1")
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """Samples every output pixel from its place in the part."""
+        area, ratio = self.least + (1.0 - self.least) * u[:, 0], (math.log(4 / 3) * (2.0 * u[:, 1] - 1.0)).exp()
+        width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
+        zero = torch.zeros_like(area)
+        row_x = torch.stack([width, zero, (1.0 - width) * (2.0 * u[:, 2] - 1.0)], dim=1)
+        row_y = torch.stack([zero, height, (1.0 - height) * (2.0 * u[:, 3] - 1.0)], dim=1)
+        matrix = torch.stack([row_x, row_y], dim=1).to(images.device, non_blocking=True)
+        grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+_OPERATIONS: dict[str, type] = {
+    "affine": Affine,
+    "contrast": Contrast,
+    "crop": Crop,
+    "cutout": Cutout,
+    "flip": Flip,
+    "randaugment": RandAugment,
+    "shift": Shift,
+}
 
 
 @dataclass(frozen=True)
@@ -117,14 +229,14 @@ class Policy:
         """Applies the operations in order.
 
         Args:
-            images: ``(n, C, H, W)`` in 0..1.
-            u: ``(n, draws)`` uniform in 0..1, on the same device.
+            images: ``(n, C, H, W)``, uint8, or floats in 0..1.
+            u: ``(n, draws)`` uniform in 0..1, on the CPU.
 
         Returns:
-            New images of the same shape, in 0..1.
+            Images of the same shape, uint8 or floats in 0..1.
         """
         for operation, numbers in zip(self.operations, u.split([o.draws for o in self.operations], dim=1), strict=True):
-            images = operation(images, numbers)
+            images = operation(images if operation.takes_bytes else to_unit(images), numbers)
         return images
 
 

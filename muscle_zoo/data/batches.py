@@ -7,7 +7,7 @@ process and many, a CPU and a GPU, a fresh run and a resumed one see the same im
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,17 +18,23 @@ from ..errors import InputError
 from ..methods.contract import Batch, View
 from ..recipes import Recipe
 from .augment import parse_policy
-from .datasets import DataSetInfo, LabelledImages
+from .images import ImageSource
+from .info import DataSetInfo
 from .splits import Split
 
 
 def normalise(images: Tensor, info: DataSetInfo) -> Tensor:
     """Turns uint8 images, or images in 0..1, into what a network takes: zero mean, unit variance per channel."""
+    mean, std = (_per_channel(values, images.device) for values in (info.mean, info.std))
     if images.dtype == torch.uint8:
-        images = images.float() / 255.0
-    mean = torch.tensor(info.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(info.std, device=images.device).view(1, -1, 1, 1)
-    return (images - mean) / std
+        return images.float().div_(255.0).sub_(mean).div_(std)  # in place: memory is what it costs
+    return (images - mean).div_(std)
+
+
+@lru_cache(maxsize=16)
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    # Cached: a copy to a GPU would wait for it, each time.
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _seed(*key: object) -> int:
@@ -86,12 +92,13 @@ class Batches:
 
     Args:
         recipe: Seed, batch sizes, policies.
-        images: All training images, on the device that is to make the views.
+        images: All training images.
         info: Mean and standard deviation.
         split: Which images are labelled.
         views: The views that the method names.
         rank: This process.
         world_size: All processes.
+        device: Where the views are made.
 
     Raises:
         InputError: A batch size does not divide by the processes, a policy is wrong, or the method needs unlabelled
@@ -99,12 +106,13 @@ class Batches:
     """
 
     recipe: Recipe
-    images: LabelledImages
+    images: ImageSource
     info: DataSetInfo
     split: Split
     views: Mapping[str, View]
     rank: int = 0
     world_size: int = 1
+    device: torch.device | str = "cpu"
 
     def __post_init__(self) -> None:
         recipe = self.recipe
@@ -112,38 +120,47 @@ class Batches:
             "weak": parse_policy("weak", recipe.weak),
             "strong": parse_policy("strong", recipe.strong),
         }
-        needs_unlabelled = any(view.source == "unlabelled" for view in self.views.values())
-        if needs_unlabelled and recipe.mu < 1:
+        sources = {view.source for view in self.views.values()} | {"labelled"}
+        if "unlabelled" in sources and recipe.mu < 1:
             raise InputError(f"mu={recipe.mu}: {recipe.method} needs unlabelled images; give 1 or more")
         if recipe.batch_size % self.world_size:
             raise InputError(
                 f"batch_size={recipe.batch_size} does not divide by {self.world_size} processes; "
                 f"give a multiple of {self.world_size}"
             )
-        device = self.images.images.device
-        self.pools = {
-            "labelled": torch.tensor(self.split.labelled, device=device),
-            "unlabelled": torch.tensor(self.split.unlabelled, device=device),
-        }
-        self.sizes = {"labelled": recipe.batch_size, "unlabelled": recipe.batch_size * recipe.mu}
+        pools = {"labelled": self.split.labelled, "unlabelled": self.split.unlabelled}
+        sizes = {"labelled": recipe.batch_size, "unlabelled": recipe.batch_size * recipe.mu}
+        self.pools = {source: torch.tensor(pools[source]) for source in pools if source in sources}
+        self.sizes = {source: sizes[source] for source in self.pools}
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0: this process's share of it."""
-        recipe, device = self.recipe, self.images.images.device
-        positions: dict[str, Tensor] = {}
-        raw: dict[str, Tensor] = {}
-        for source in {view.source: None for view in self.views.values()} | {"labelled": None}:
-            pool = self.pools[source]
-            chosen = stream_positions(recipe.seed, source, step, self.sizes[source], len(pool))
-            positions[source] = pool[self._share(chosen).to(device)]
-            raw[source] = self.images.images[positions[source]].float() / 255.0
+        """The batch of one step, counted from 0: this process's share of it."""
+        return next(self.steps(step, step + 1))
+
+    def steps(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps from start to before stop, one after the other."""
+        positions = (torch.cat(list(self.positions(step).values())) for step in range(start, stop))
+        for step, raw in zip(range(start, stop), self.images.batches(positions), strict=True):
+            yield self._batch(step, raw.to(self.device, non_blocking=True))
+
+    def positions(self, step: int) -> dict[str, Tensor]:
+        """Which training images this process sees at a step: ``labelled`` and, if a view needs them, ``unlabelled``."""
+        return {
+            source: pool[self._share(stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool)))]
+            for source, pool in self.pools.items()
+        }
+
+    def _batch(self, step: int, raw: Tensor) -> Batch:
+        positions = self.positions(step)
+        images = dict(zip(positions, raw.split([len(chosen) for chosen in positions.values()]), strict=True))
         inputs = {}
         for name, view in self.views.items():
             policy = self.policies[view.policy]
-            numbers = self._share(draws(recipe.seed, step, view, self.sizes[view.source], policy.draws))
-            inputs[name] = normalise(policy(raw[view.source], numbers.to(device)), self.info)
-        none = torch.empty(0, dtype=torch.int64, device=device)
-        return Batch(inputs, self.images.labels[positions["labelled"]], positions.get("unlabelled", none))
+            numbers = self._share(draws(self.recipe.seed, step, view, self.sizes[view.source], policy.draws))
+            inputs[name] = normalise(policy(images[view.source], numbers), self.info)
+        labels = self.images.labels[positions["labelled"]].to(self.device, non_blocking=True)
+        indices = positions.get("unlabelled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
+        return Batch(inputs, labels, indices)
 
     def _share(self, rows: Tensor) -> Tensor:
         size = len(rows) // self.world_size

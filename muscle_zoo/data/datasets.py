@@ -1,100 +1,125 @@
-"""Data sets by name, as uint8 images in memory."""
+"""Data sets by name: ``load_dataset`` finds, downloads or makes the images of any of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
-from torch import Tensor
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..errors import InputError, near
+from ..errors import DownloadError, InputError
+from .archives import check_sizes, data_root, list_classes, list_mini_imagenet, load_archive, through_jpeg
+from .catalog import FOLDER, SYNTHETIC, dataset_info
+from .folder import list_folder, survey
+from .images import OUTSIDE, ImageFiles, ImageSource, LabelledImages, report_unreadable
+from .info import DataSetInfo
 
-
-@dataclass(frozen=True)
-class DataSetInfo:
-    """What is known of a data set without loading it.
-
-    Attributes:
-        name: The name used in recipes.
-        title: The name people know.
-        input_size: Channels, height, width.
-        class_names: One per class, in the order of the labels.
-        mean: Per channel, of the training images scaled to 0..1.
-        std: The same.
-        train_size: Training images.
-        test_size: Test images.
-        license: SPDX name or words.
-        source: Where it comes from.
-    """
-
-    name: str
-    title: str
-    input_size: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    train_size: int
-    test_size: int
-    license: str
-    source: str
-
-    @property
-    def num_classes(self) -> int:
-        """How many classes there are."""
-        return len(self.class_names)
-
-    def timm_cfg(self) -> dict[str, Any]:
-        """The fields of timm's ``pretrained_cfg`` that a network trained on this set has."""
-        return {
-            "num_classes": self.num_classes,
-            "input_size": self.input_size,
-            "mean": self.mean,
-            "std": self.std,
-            "crop_pct": 1.0,
-            "interpolation": "bicubic",
-            "label_names": self.class_names,
-        }
-
-
-@dataclass(frozen=True)
-class LabelledImages:
-    """Images ``(N, C, H, W)`` uint8 and their classes ``(N,)`` int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
+RAM_SHARE = 0.5  # of what is free: a larger set is streamed
+SIZES = (8, 512)  # least and largest side of an image
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in memory."""
+    """A data set: its facts, its training images (labelled or not) and its test images (perhaps none)."""
 
     info: DataSetInfo
-    train: LabelledImages
-    test: LabelledImages
+    train: ImageSource
+    test: ImageSource
 
 
-DIGITS = DataSetInfo(
-    name="digits",
-    title="Optical Recognition of Handwritten Digits (UCI)",
-    input_size=(1, 8, 8),
-    class_names=tuple("0123456789"),
-    mean=(0.3052,),
-    std=(0.3761,),
-    train_size=1437,
-    test_size=360,
-    license="cc-by-4.0",
-    source="https://doi.org/10.24432/C50P49",
-)
+@dataclass(frozen=True)
+class Source:
+    """Where data come from and how they are read. The images are the same whatever it says, if they are there.
+
+    Attributes:
+        root: Where data sets are; for ``folder`` the user's own folder or CSV. None: see
+            :func:`muscle_zoo.data.archives.data_root`.
+        stream: True to read pictures from their files whenever they are needed, False to hold them in memory, None for
+            memory if they take at most half of what is free.
+        workers: Processes that read pictures.
+        progress: Show progress on a terminal.
+    """
+
+    root: Path | None = None
+    stream: bool | None = None
+    workers: int = 0
+    progress: bool = False
 
 
-def _load_digits() -> DataSet:
+def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -> DataSet:
+    """Loads a data set.
+
+    Args:
+        name: One of :func:`muscle_zoo.data.dataset_names`.
+        source: Where from, and how.
+        image_size: Side in pixels that pictures are resized and cropped to; 0 for the set's own. Only for sets of
+            picture files: folder, mini_imagenet, imagenet.
+
+    Raises:
+        InputError: There is no such data set, or it is missing, damaged or not whole.
+        DownloadError: It is not there and could not be downloaded.
+    """
+    source = source or Source()
+    if image_size and not SIZES[0] <= image_size <= SIZES[1]:
+        raise InputError(f"image_size={image_size} is out of range; give {SIZES[0]} to {SIZES[1]}")
+    if name == FOLDER:
+        return _load_folder(source, image_size)
+    info = dataset_info(name)
+    if name in ("imagenet", "mini_imagenet"):
+        root = data_root(source.root)
+        place, (train, test) = (
+            list_classes(info, root, "train", "val") if name == "imagenet" else list_mini_imagenet(info, root)
+        )
+        return _from_files(_resized(info, image_size), place, train, test, source)
+    if image_size not in (0, info.input_size[1]):
+        raise InputError(f"image_size={image_size}: {name} has images of {_size(info)}; leave it out")
+    if name == "digits":
+        return _load_digits(info)
+    if name.startswith(SYNTHETIC):
+        return _make_synthetic(info)
+    if name == "cifar10_jpeg":
+        return _load_cifar10_jpeg(info, source)
+    return _whole(info, data_root(source.root), *load_archive(info, data_root(source.root)))
+
+
+def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
+    """Makes some classes the task: they are counted from 0, training images of others become OUTSIDE.
+
+    Args:
+        dataset: All of it.
+        classes: The task's classes, at least two.
+
+    Returns:
+        The data set with fewer classes; test images of other classes are left out.
+
+    Raises:
+        InputError: A class does not exist, comes twice, or there are fewer than two.
+    """
+    if len(classes) < 2 or len(set(classes)) < len(classes) or not set(classes) <= set(range(dataset.info.num_classes)):
+        raise InputError(
+            f"classes={'+'.join(map(str, classes))} is wrong: give two or more of 0 to {dataset.info.num_classes - 1}, "
+            "each once, as 2+3+4"
+        )
+    table = torch.full((dataset.info.num_classes,), OUTSIDE)
+    table[list(classes)] = torch.arange(len(classes))
+
+    def renumber(labels: torch.Tensor) -> torch.Tensor:
+        return torch.where(labels < 0, labels, table[labels.clamp(min=0)])
+
+    test = dataset.test.with_labels(renumber(dataset.test.labels))
+    test = test.subset(torch.nonzero(test.labels >= 0).flatten().tolist())
+    names = tuple(dataset.info.class_names[label] for label in classes)
+    info = replace(dataset.info, class_names=names, test_size=len(test))
+    return DataSet(info, dataset.train.with_labels(renumber(dataset.train.labels)), test)
+
+
+def _load_digits(info: DataSetInfo) -> DataSet:
     with resources.files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         parts = {
             part: LabelledImages(
@@ -103,36 +128,122 @@ def _load_digits() -> DataSet:
             )
             for part in ("train", "test")
         }
-    return DataSet(DIGITS, parts["train"], parts["test"])
+    return DataSet(info, parts["train"], parts["test"])
 
 
-_DATASETS: dict[str, tuple[DataSetInfo, Callable[[], DataSet]]] = {"digits": (DIGITS, _load_digits)}
+def _make_synthetic(info: DataSetInfo) -> DataSet:
+    generator = torch.Generator().manual_seed(0)
+    parts = []
+    for size in (info.train_size, info.test_size):
+        images = torch.randint(0, 256, (size, *info.input_size), dtype=torch.uint8, generator=generator)
+        parts.append(LabelledImages(images, torch.arange(size) % info.num_classes))
+    return DataSet(info, *parts)
 
 
-def dataset_names() -> list[str]:
-    """The data sets there are."""
-    return list(_DATASETS)
+def _load_cifar10_jpeg(info: DataSetInfo, source: Source) -> DataSet:
+    root = data_root(source.root)
+    official = dataset_info("cifar10")
+    if not any((place / "train").is_dir() for place in (root / info.name, root)):
+        try:
+            parts = load_archive(official, root)
+        except DownloadError as error:
+            raise DownloadError(f"{error}; or put train/CLASS/ and test/CLASS/ into {root / info.name}") from None
+        return _whole(info, root, *map(_as_jpeg, parts))
+    place, (train, test) = list_classes(info, root, "train", "test")
+    return _from_files(info, place, train, test, source)
 
 
-def dataset_info(name: str) -> DataSetInfo:
-    """Facts about a data set.
-
-    Raises:
-        InputError: There is no such data set.
-    """
-    return _entry(name)[0]
+def _as_jpeg(images: LabelledImages) -> LabelledImages:
+    """Canonical order: class by class, within a class as in the official batches."""
+    order = images.labels.argsort(stable=True)
+    return LabelledImages(through_jpeg(images.images[order]), images.labels[order])
 
 
-def load_dataset(name: str) -> DataSet:
-    """Loads a data set into memory.
+def _load_folder(source: Source, image_size: int) -> DataSet:
+    root = source.root
+    if root is None:
+        raise InputError("dataset=folder: say which folder (--data my_data)")
+    listing = list_folder(Path(root).expanduser())
+    names = [name for name, _ in listing.train + listing.test]
+    seen = survey(listing.root, names)
+    good = sum(seen.sizes.values())
+    if not good:
+        name, why = next(iter(seen.bad.items()))
+        raise InputError(f"--data {root}: none of {len(names)} pictures can be read, the first is {name} ({why})")
+    if image_size:
+        height = width = image_size
+    elif len(seen.sizes) == 1:
+        width, height = next(iter(seen.sizes))
+    else:
+        smallest, largest = min(seen.sizes, key=math.prod), max(seen.sizes, key=math.prod)
+        raise InputError(
+            "image_size=0: the pictures have {} sizes, from {}x{} to {}x{}; say the side of the images they become, "
+            "for example image_size=64".format(len(seen.sizes), *smallest, *largest)
+        )
+    if not all(SIZES[0] <= side <= SIZES[1] for side in (height, width)):
+        raise InputError(
+            f"image_size=0: the pictures are {width}x{height}; give image_size={SIZES[0]} to {SIZES[1]}, such as 64"
+        )
+    grey = seen.grey == good
+    info = DataSetInfo(
+        name=FOLDER,
+        title=f"pictures of {listing.root.name or listing.root}",
+        input_size=(1 if grey else 3, height, width),
+        class_names=listing.class_names,
+        # Not the pictures' own: so that a model keeps its normalisation when pictures are added.
+        mean=(0.449,) if grey else IMAGENET_DEFAULT_MEAN,
+        std=(0.226,) if grey else IMAGENET_DEFAULT_STD,
+        train_size=len(listing.train),
+        test_size=len(listing.test),
+        license="the user's own pictures",
+        source=str(listing.root),
+    )
+    return _from_files(info, listing.root, listing.train, listing.test, source, seen.bad)
 
-    Raises:
-        InputError: There is no such data set.
-    """
-    return _entry(name)[1]()
+
+def _from_files(
+    info: DataSetInfo,
+    root: Path,
+    train: list[tuple[str, int]],
+    test: list[tuple[str, int]],
+    source: Source,
+    bad: dict[str, str] | None = None,
+) -> DataSet:
+    files = [
+        ImageFiles(
+            root,
+            tuple(name for name, _ in part),
+            torch.tensor([label for _, label in part], dtype=torch.int64),
+            info.input_size,
+            source.workers,
+        )
+        for part in (train, test)
+    ]
+    stream = source.stream
+    if stream is None:
+        stream = sum(part.nbytes() for part in files) > RAM_SHARE * psutil.virtual_memory().available
+    parts: list[ImageSource] = []
+    for part in files:
+        if stream and bad:
+            report_unreadable(root, [(name, bad[name]) for name in part.names if name in bad], len(part))
+            part = part.subset([i for i, name in enumerate(part.names) if name not in bad])
+        parts.append(part if stream else part.load(source.progress))
+    return DataSet(replace(info, train_size=len(parts[0]), test_size=len(parts[1])), parts[0], parts[1])
 
 
-def _entry(name: str) -> tuple[DataSetInfo, Callable[[], DataSet]]:
-    if name not in _DATASETS:
-        raise InputError(f"dataset: {name!r} is unknown; {near(name, _DATASETS)}")
-    return _DATASETS[name]
+def _whole(info: DataSetInfo, root: Path, train: LabelledImages, test: LabelledImages) -> DataSet:
+    check_sizes(info, root, len(train), len(test))
+    shape = tuple(train.images.shape[1:])
+    if shape != info.input_size or int(train.labels.max()) + 1 != info.num_classes:
+        raise InputError(
+            f"{info.name} in {root} has images of {shape} and {int(train.labels.max()) + 1} classes; it is not it"
+        )
+    return DataSet(info, train, test)
+
+
+def _resized(info: DataSetInfo, image_size: int) -> DataSetInfo:
+    return replace(info, input_size=(info.input_size[0], image_size, image_size)) if image_size else info
+
+
+def _size(info: DataSetInfo) -> str:
+    return "x".join(map(str, info.input_size[1:]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -211,7 +211,7 @@ def apply_sorted(images: Tensor, magnitude: Tensor, counts: Sequence[int]) -> Te
 class RandAugment:
     """FixMatch's RandAugment: operations drawn independently, with replacement, each with its own random magnitude.
 
-    Images are rounded to 256 levels first, as Pillow has them.
+    Images in 0..1 are rounded to 256 levels first, as Pillow has them; uint8 images come out.
 
     Attributes:
         ops: How many of the 14 OPERATIONS each image gets, one after the other.
@@ -221,6 +221,7 @@ class RandAugment:
     """
 
     ops: float = 2
+    takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (self.ops >= 1 and float(self.ops).is_integer()):
@@ -232,19 +233,20 @@ class RandAugment:
         return 3 * int(self.ops)
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Applies each image's operations in turn; waits for the device once, to learn how many images each has."""
+        """Applies each image's operations in turn. All is planned on the CPU, so that nothing waits for the device."""
         which, strength, side = u.float().view(len(u), int(self.ops), 3).unbind(dim=2)
-        ranges = torch.tensor([(m.low, m.high - m.low, m.signed) for m in OPERATIONS.values()], device=u.device)
+        ranges = torch.tensor([(m.low, m.high - m.low, m.signed) for m in OPERATIONS.values()])
         choice = (which * len(OPERATIONS)).long().clamp_(max=len(OPERATIONS) - 1)
         low, span, signed = ranges[choice].unbind(dim=2)
         magnitude = (low + span * strength) * (1.0 - 2.0 * signed * (side < 0.5))
-        chosen = choice.unsqueeze(2) == torch.arange(len(OPERATIONS), device=u.device)
-        counts = chosen.sum(dim=0).tolist()
         order = choice.argsort(dim=0, stable=True)
         back = order.argsort(dim=0)
-        pixels = images.mul(255.0).round_().to(torch.uint8)
+        counts = [column.bincount(minlength=len(OPERATIONS)).tolist() for column in choice.unbind(1)]
+        # The images lie sorted by the slot before; `back` says where each one is. The last move restores their order.
+        moves = [order[:, 0], *(back[order[:, i], i - 1] for i in range(1, len(counts))), back[:, -1]]
+        index = torch.stack(moves).to(images.device, non_blocking=True)
+        sizes = magnitude.gather(0, order).t().contiguous().to(images.device, non_blocking=True)
+        pixels = images if images.dtype == torch.uint8 else images.mul(255.0).round_().to(torch.uint8)
         for slot, count in enumerate(counts):
-            # The images lie sorted by the slot before; `back` says where each one is.
-            index = order[:, slot] if slot == 0 else back[order[:, slot], slot - 1]
-            pixels = apply_sorted(pixels.index_select(0, index), magnitude[order[:, slot], slot], count)
-        return pixels.index_select(0, back[:, -1]).to(images.dtype).div_(255.0)
+            pixels = apply_sorted(pixels.index_select(0, index[slot]), sizes[slot], count)
+        return pixels.index_select(0, index[-1])

@@ -1,4 +1,4 @@
-"""Which images are labelled: a pure function of (data set, labels, seed), the same on every machine.
+"""Which images are labelled: a pure function of (data set, budget, seed), the same on every machine.
 
 Each class's images are ordered by ``sha256("SEED/INDEX")`` and the first k are taken; no random generator is involved.
 So a larger budget of the same seed contains the smaller one.
@@ -8,13 +8,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from .images import OUTSIDE
 
 DEV_SHARE = 5  # one in five training images
+NO_BIAS = "none"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Which images a run may see, and with how many labels.
+
+    Attributes:
+        labels: Labelled images, or a share of all images that have a label, such as ``10pct``.
+        seed: Orders the images.
+        fold: ``test``, ``dev`` (see :func:`dev_fold`) or ``validation``: what the run is evaluated on.
+        bias: ``none``: as many labels of each class; ``imbalance:R``: geometrically fewer from the first class to the
+            last, by R in all.
+        unlabelled_bias: The same of the unlabelled pool; ``none`` leaves the pool as it is.
+        mismatch: Share of the unlabelled pool that is of classes outside the task (Oliver et al. 2018, arXiv
+            1804.09170). With images outside the task the pool has as many images as the smaller of the two sides,
+            whatever the share.
+        validation: Share of the labelled images that is held out of training.
+        given: Positions of the labelled images, when they were drawn elsewhere.
+    """
+
+    labels: int | str
+    seed: int = 0
+    fold: str = "test"
+    bias: str = NO_BIAS
+    unlabelled_bias: str = NO_BIAS
+    mismatch: float = 0.0
+    validation: float = 0.0
+    given: tuple[int, ...] | None = None
+
+    @property
+    def words(self) -> str:
+        """What is not balanced about it, for the ledger: ``none``, or ``imbalance:10+unlabelled:imbalance:10``."""
+        words = [self.bias] if self.bias != NO_BIAS else []
+        words += [f"unlabelled:{self.unlabelled_bias}"] if self.unlabelled_bias != NO_BIAS else []
+        words += [f"mismatch:{self.mismatch:g}"] if self.mismatch else []
+        words += ["given"] if self.given is not None else []
+        return "+".join(words) or NO_BIAS
 
 
 @dataclass(frozen=True)
@@ -23,12 +63,13 @@ class Split:
 
     Attributes:
         dataset: Name of the data set.
-        labels: Label budget.
+        labels: Label budget: labelled images, those of the validation share included.
         seed: The seed that ordered the images.
-        fold: ``test`` or ``dev``.
+        fold: ``test``, ``dev`` or ``validation``.
         labelled: Sorted positions of the labelled images.
         unlabelled: Sorted positions of the unlabelled pool; it contains the labelled images.
-        held_out: Sorted positions of the dev fold when ``fold`` is ``dev``: seen by nothing but the evaluation.
+        held_out: Sorted positions of the dev fold or the validation images: seen by nothing but the evaluation.
+        bias: See :attr:`Budget.words`.
     """
 
     dataset: str
@@ -38,25 +79,34 @@ class Split:
     labelled: tuple[int, ...]
     unlabelled: tuple[int, ...]
     held_out: tuple[int, ...]
+    bias: str = NO_BIAS
 
     @property
     def sha256(self) -> str:
         """Hash of the labelled positions."""
         return indices_sha256(self.labelled)
 
-    def to_dict(self) -> dict[str, Any]:
-        """What split.json holds."""
-        return {
+    def to_dict(self, names: Sequence[str] = ()) -> dict[str, Any]:
+        """What split.json holds.
+
+        Args:
+            names: Of all training images, where they have names: those of the labelled ones are written too.
+        """
+        values = {
             "dataset": self.dataset,
             "labels": self.labels,
             "seed": self.seed,
-            "bias": "none",
+            "bias": self.bias,
             "fold": self.fold,
             "sha256": self.sha256,
             "labelled": list(self.labelled),
             "unlabelled": {"count": len(self.unlabelled), "sha256": indices_sha256(self.unlabelled)},
             "held_out": {"count": len(self.held_out), "sha256": indices_sha256(self.held_out)},
         }
+        if names:
+            values["names"] = [names[index] for index in self.labelled]
+            values["names_sha256"] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+        return values
 
 
 def indices_sha256(indices: Sequence[int]) -> str:
@@ -74,49 +124,186 @@ def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
     return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_SHARE]))
 
 
-def make_split(dataset: str, classes: Sequence[int], num_classes: int, labels: int, seed: int, fold: str) -> Split:
-    """Chooses the labelled images, balanced over the classes.
+def apportion(total: int, weights: Sequence[float]) -> list[int]:
+    """Whole numbers in proportion to weights, by the largest remainder, the first of equal ones.
 
-    A budget that the number of classes does not divide gives one image more to some classes, chosen by hash.
+    Every weight above 0 gets at least 1 where the total allows it.
+    """
+    least = [1 if weight > 0 and total >= sum(w > 0 for w in weights) else 0 for weight in weights]
+    ideal = [max(total * weight / sum(weights), low) for weight, low in zip(weights, least, strict=True)]
+    parts = [int(share) for share in ideal]
+    order = sorted(range(len(weights)), key=lambda i: (parts[i] - ideal[i], i))
+    while sum(parts) < total:
+        for i in order[: total - sum(parts)]:
+            parts[i] += 1
+    while sum(parts) > total:  # the least of 1 made it too many: the largest give
+        largest = max(range(len(parts)), key=lambda i: (parts[i], -i))
+        parts[largest] -= 1
+    return parts
+
+
+def geometric(field: str, bias: str, num_classes: int) -> list[float]:
+    """Weights of the classes: 1 for the first, falling geometrically to 1 / R for the last; all 1 for ``none``.
+
+    Raises:
+        InputError: The bias is not ``none`` or ``imbalance:R`` with R of 1 or more.
+    """
+    if bias == NO_BIAS:
+        return [1.0] * num_classes
+    match = re.fullmatch(r"imbalance:(\d+(?:\.\d+)?)", bias)
+    if match is None or float(match[1]) < 1:
+        raise InputError(
+            f"{field}={bias} is wrong; write none or imbalance:R with R of 1 or more, such as imbalance:10"
+        )
+    return [float(match[1]) ** (-label / max(num_classes - 1, 1)) for label in range(num_classes)]
+
+
+def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: Budget) -> Split:
+    """Chooses the labelled images and the unlabelled pool.
+
+    A budget that the number of classes does not divide gives one image more to some classes, chosen by hash. A budget
+    of all labelled images takes them as they are.
 
     Args:
         dataset: Name of the data set.
-        classes: The class of each training image.
+        classes: The class of each training image; negative for one without a label.
         num_classes: How many classes there are.
-        labels: Label budget.
-        seed: Orders the images.
-        fold: ``test``: every training image may be used; ``dev``: all but the dev fold, which is held out.
+        budget: How many labels, and which images.
 
     Returns:
         The split.
 
     Raises:
-        InputError: The budget is below one a class, or a class has too few images.
+        InputError: The budget is below one a class, or a class has too few images, or the budget's parts do not fit.
     """
+    dev = dev_fold(dataset, len(classes)) if budget.fold == "dev" else ()
+    pool = sorted(set(range(len(classes))) - set(dev))
+    members: list[list[int]] = [[] for _ in range(num_classes)]
+    for index in pool:
+        if classes[index] >= 0:
+            members[classes[index]].append(index)
+    counts = [len(of_class) for of_class in members]
+    labels = _number(budget.labels, sum(counts))
+    if budget.given is not None:
+        labelled = _check_given(budget.given, labels, classes, set(dev))
+    else:
+        wanted = _wanted(dataset, labels, counts, budget)
+        labelled = [i for ids, k in zip(members, wanted, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
+    validation = _validation(labelled, classes, num_classes, budget)
+    held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
+    visible = sorted(set(pool) - validation)
+    unlabelled = _pool(dataset, visible, set(labelled) - validation, classes, num_classes, budget)
+    chosen = tuple(sorted(set(labelled) - validation))
+    return Split(dataset, labels, budget.seed, budget.fold, chosen, unlabelled, held_out, budget.words)
+
+
+def _number(labels: int | str, available: int) -> int:
+    if isinstance(labels, int):
+        return labels
+    share = re.fullmatch(r"(\d+)pct", labels)
+    if share is None or not 1 <= int(share[1]) <= 100:
+        raise InputError(f"labels={labels} is wrong; give a number, or 1pct to 100pct")
+    return round(available * int(share[1]) / 100)
+
+
+def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
+    """How many labelled images of each class."""
+    num_classes = len(counts)
     if labels < num_classes:
         raise InputError(
             f"labels={labels} is below one a class: {dataset} has {num_classes} classes, give at least that"
         )
-    held_out = dev_fold(dataset, len(classes)) if fold == "dev" else ()
-    pool = sorted(set(range(len(classes))) - set(held_out))
-    if labels > len(pool):
-        raise InputError(f"labels={labels} is beyond the data: {dataset} has {len(pool)} training images")
-    with_one_more = hash_order(f"{seed}/classes", range(num_classes))[: labels % num_classes]
-    labelled: list[int] = []
-    for label in range(num_classes):
-        wanted = labels // num_classes + (label in with_one_more)
-        members = [index for index in pool if classes[index] == label]
-        if wanted > len(members):
+    if labels > sum(counts):
+        raise InputError(f"labels={labels} is beyond the data: {dataset} has {sum(counts)} images with a label")
+    weights = geometric("bias", budget.bias, num_classes)
+    if budget.bias == NO_BIAS:
+        if labels == sum(counts):
+            return list(counts)
+        with_one_more = hash_order(f"{budget.seed}/classes", range(num_classes))[: labels % num_classes]
+        wanted = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
+    else:
+        wanted = apportion(labels, weights)
+    for label, (k, count) in enumerate(zip(wanted, counts, strict=True)):
+        if k > count:
+            most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
+            exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
             raise InputError(
-                f"labels={labels} asks for {wanted} images of class {label}, {dataset} has {len(members)}; "
-                f"give at most {num_classes * min(_counts(classes, pool, num_classes))}"
+                f"labels={labels} asks for {k} images of class {label}, {dataset} has {count}; {most}{exact}"
             )
-        labelled += hash_order(str(seed), members)[:wanted]
-    return Split(dataset, labels, seed, fold, tuple(sorted(labelled)), tuple(pool), held_out)
+    return wanted
 
 
-def _counts(classes: Sequence[int], pool: Sequence[int], num_classes: int) -> list[int]:
-    counts = [0] * num_classes
-    for index in pool:
-        counts[classes[index]] += 1
-    return counts
+def _check_given(given: Sequence[int], labels: int, classes: Sequence[int], dev: set[int]) -> list[int]:
+    for index in given:
+        if not 0 <= index < len(classes):
+            raise InputError(f"split: position {index} does not exist; there are {len(classes)} training images")
+        if classes[index] < 0:
+            raise InputError(f"split: image {index} has no label of the task; leave it out")
+        if index in dev:
+            raise InputError(f"split: image {index} is in the dev fold; give fold=test")
+    if len(set(given)) < len(given):
+        raise InputError("split: an image is listed twice; keep one")
+    if len(given) != labels:
+        raise InputError(f"split lists {len(given)} images, labels={labels}; give labels={len(given)}")
+    return list(given)
+
+
+def _validation(labelled: Sequence[int], classes: Sequence[int], num_classes: int, budget: Budget) -> set[int]:
+    """The validation share: of each class in proportion, chosen by hash."""
+    if not budget.validation:
+        if budget.fold == "validation":
+            raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
+        return set()
+    by_class = [[i for i in labelled if classes[i] == label] for label in range(num_classes)]
+    wanted = apportion(round(budget.validation * len(labelled)), [float(len(ids)) for ids in by_class])
+    chosen = {
+        i for ids, k in zip(by_class, wanted, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
+    }
+    for label, (ids, k) in enumerate(zip(by_class, wanted, strict=True)):
+        if ids and k == len(ids):
+            raise InputError(
+                f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
+            )
+    if not chosen:
+        raise InputError(f"validation={budget.validation} of {len(labelled)} labels is no image; raise it")
+    return chosen
+
+
+def _pool(
+    dataset: str,
+    visible: Sequence[int],
+    labelled: set[int],
+    classes: Sequence[int],
+    num_classes: int,
+    budget: Budget,
+) -> tuple[int, ...]:
+    """The unlabelled pool: the labelled images, then others by hash."""
+
+    def first(ids: Iterable[int], k: int) -> list[int]:
+        ordered = hash_order(f"{budget.seed}/unlabelled", ids)
+        return sorted(ordered, key=lambda i: i not in labelled)[:k]  # stable: the labelled ones come first
+
+    inside = [i for i in visible if classes[i] != OUTSIDE]
+    outside = [i for i in visible if classes[i] == OUTSIDE]
+    if budget.unlabelled_bias != NO_BIAS:
+        weights = geometric("unlabelled_bias", budget.unlabelled_bias, num_classes)
+        members = [[i for i in inside if classes[i] == label] for label in range(num_classes)]
+        if sum(map(len, members)) < len(inside):
+            raise InputError(
+                f"unlabelled_bias={budget.unlabelled_bias}: {dataset} has images of unknown class; leave it out"
+            )
+        most = min(len(ids) / weight for ids, weight in zip(members, weights, strict=True))
+        kept = [
+            first(ids, max(round(most * weight), sum(i in labelled for i in ids)))
+            for ids, weight in zip(members, weights, strict=True)
+        ]
+        inside = sorted(i for ids in kept for i in ids)
+    if not outside:
+        if budget.mismatch:
+            raise InputError(
+                f"mismatch={budget.mismatch}: no image is of a class outside the task; name its classes (classes=2+3+4)"
+            )
+        return tuple(sorted(inside))
+    size = min(len(inside), len(outside))
+    foreign = first(outside, round(budget.mismatch * size))
+    return tuple(sorted([*first(inside, max(size - len(foreign), len(labelled))), *foreign]))

@@ -2,29 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from ..data import DataSet, LabelledImages, Split, load_dataset, make_split
+from ..data import Budget, DataSet, ImageSource, LabelledImages, Source, Split, load_dataset, make_split, restrict
+from ..data.given import parse_given
 from ..errors import InputError, near
 from ..recipes import Recipe
 
+DEVICE_SHARE = 0.5  # of the device's free memory
 
-def prepare_data(recipe: Recipe) -> tuple[DataSet, Split, LabelledImages]:
+
+@dataclass(frozen=True)
+class Data:
+    """What a recipe is trained and evaluated on.
+
+    Attributes:
+        dataset: The data set, restricted to the task's classes.
+        split: Which images are labelled, and which form the unlabelled pool.
+        evaluation: The images it is evaluated on: those of the recipe's fold.
+    """
+
+    dataset: DataSet
+    split: Split
+    evaluation: ImageSource
+
+
+def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
     """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
 
+    Args:
+        recipe: What to load.
+        source: Where the data are, and how they are read.
+
     Raises:
-        InputError: The data set is unknown, or the label budget does not fit it.
+        InputError: The data set is unknown or not whole, or the label budget does not fit it.
+        DownloadError: The data set is not there and could not be downloaded.
     """
-    dataset = load_dataset(recipe.dataset)
-    train, info = dataset.train, dataset.info
-    split = make_split(recipe.dataset, train.labels.tolist(), info.num_classes, recipe.labels, recipe.seed, recipe.fold)
-    if recipe.fold == "test":
-        return dataset, split, dataset.test
-    held_out = torch.tensor(split.held_out)
-    return dataset, split, LabelledImages(train.images[held_out], train.labels[held_out])
+    dataset = load_dataset(recipe.dataset, source, recipe.image_size)
+    if recipe.classes != "all":
+        words = recipe.classes.split("+")
+        dataset = restrict(dataset, [int(word) if word.isdecimal() else -1 for word in words])
+    train = dataset.train
+    budget = Budget(
+        labels=recipe.labels,
+        seed=recipe.seed,
+        fold=recipe.fold,
+        bias=recipe.bias,
+        unlabelled_bias=recipe.unlabelled_bias,
+        mismatch=recipe.mismatch,
+        validation=recipe.validation,
+        given=_read_given(recipe.split, train.names) if recipe.split else None,
+    )
+    split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
+    evaluation = dataset.test if recipe.fold == "test" else _with_known_class(train, split.held_out)
+    if not len(evaluation):
+        raise InputError(
+            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/, or give "
+            "fold=validation validation=0.2 to hold out a part of the labelled ones"
+        )
+    return Data(dataset, split, evaluation)
+
+
+def to_device(images: ImageSource, device: torch.device) -> ImageSource:
+    """Moves images in memory to a GPU if they take at most half of what is free there; others stay where they are."""
+    if not isinstance(images, LabelledImages) or device.type != "cuda":
+        return images
+    return images.to(device) if images.images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images
+
+
+def _with_known_class(train: ImageSource, held_out: Sequence[int]) -> ImageSource:
+    return train.subset([index for index in held_out if train.labels[index] >= 0])
+
+
+def _read_given(path: str, names: Sequence[str]) -> tuple[int, ...]:
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"split={path} cannot be read ({error}); give a file that lists the labelled images") from None
+    return parse_given(f"split={path}", text, names)
 
 
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import DataSetInfo, LabelledImages, normalise
+from ..data import DataSetInfo, ImageSource, normalise
 
 ECE_BINS = 15
+_PIXELS = 2**25  # numbers in one batch: 128 MiB
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def summarise(counts: Tensor) -> Metrics:
 @torch.inference_mode()
 def evaluate(
     model: nn.Module,
-    data: LabelledImages,
+    data: ImageSource,
     info: DataSetInfo,
     batch_size: int = 1024,
     rank: int = 0,
@@ -96,9 +98,9 @@ def evaluate(
 
     Args:
         model: Images ``(n, C, H, W)`` to logits.
-        data: uint8 images and labels.
+        data: Images and their classes.
         info: Mean and standard deviation.
-        batch_size: Images per forward.
+        batch_size: Images per forward, at most; large ones are fewer.
         rank: This process takes every ``world_size``-th image from ``rank`` on, so that no image counts twice.
         world_size: Processes.
         reduce: Sums a tensor over the processes; needed when there are several.
@@ -109,13 +111,14 @@ def evaluate(
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
-    images, labels = data.images[rank::world_size], data.labels[rank::world_size]
+    batch_size = min(batch_size, max(8, _PIXELS // math.prod(info.input_size)))
     total: Tensor | None = None
-    for start in range(0, len(labels), batch_size):
-        batch = normalise(images[start : start + batch_size].to(device), info)
+    positions = torch.arange(rank, len(data), world_size).split(batch_size) if rank < len(data) else ()
+    for chosen, raw in zip(positions, data.batches(positions), strict=True):
+        batch = normalise(raw.to(device, non_blocking=True), info)
         batch = batch.contiguous(memory_format=torch.channels_last)
         logits = model(batch).float().cpu()  # not every device has float64
-        counts = count(logits, labels[start : start + batch_size].cpu())
+        counts = count(logits, data.labels[chosen])
         total = counts if total is None else total + counts
     model.train(was_training)
     if total is None:

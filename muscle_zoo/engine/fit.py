@@ -17,13 +17,13 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import Batches, LabelledImages
+from ..data import Batches
 from ..data.batches import step_seed
 from ..errors import InputError, TrainingError
 from ..methods import Batch, create_method, prepare
 from ..recipes import Recipe
 from .batchnorm import synchronise_batchnorm
-from .build import build_model, build_optimizer, prepare_data
+from .build import Data, build_model, build_optimizer, prepare_data, to_device
 from .evaluate import Metrics, evaluate
 from .options import Options, Trained
 from .plots import plot_curves
@@ -52,37 +52,41 @@ def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: B
     return method.loss(outputs, batch, step)
 
 
-def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None) -> Trained:
+def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data: Data | None = None) -> Trained:
     """Trains a recipe in a run folder, or goes on with it.
 
     Args:
         recipe: What to train.
         folder: Where to; :meth:`RunFolder.check` has passed, or the options say ``fresh``.
         options: How.
+        data: What :func:`prepare_data` gave, if it was called before.
 
     Returns:
         How it ended. The folder's state holds weights, averaged weights and everything else of the last step.
 
     Raises:
-        InputError: The recipe does not fit the data set, the method or the number of processes; nothing was written.
+        InputError: The recipe does not fit the data set, the method or the number of processes, or the data are not
+            those that the run was begun with; nothing was written.
         TrainingError: The loss is not finite, or the saved state cannot be read.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.cpu_threads or before)
     try:
-        return _fit(recipe, folder, options or Options())
+        options = options or Options()
+        return _fit(recipe, folder, options, data or prepare_data(recipe, options.data))
     finally:
         torch.set_num_threads(before)
 
 
-def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
-    dataset, split, evaluation = prepare_data(recipe)
+def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Trained:
+    dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
     method = create_method(recipe.method, recipe.options)
     accelerator = options.accelerator(folder)
     device, world = accelerator.device, accelerator.num_processes
-    train_images = LabelledImages(dataset.train.images.to(device), dataset.train.labels.to(device))
-    batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world)
+    train_images, evaluation = to_device(dataset.train, device), to_device(data.evaluation, device)
+    batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world, device)
+    chosen = split.to_dict(dataset.train.names)
 
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(device)
     if world > 1:
@@ -109,11 +113,17 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
             raise InputError(
                 f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
             )
+        if (before := folder.read_split()) not in (None, chosen):
+            changed = [key for key in chosen if before.get(key) != chosen[key]]
+            raise InputError(
+                f"{folder.split_file}: the data are not those the run was begun with ({', '.join(changed)} changed); "
+                "restore them, or give --fresh"
+            )
     elif done_before := folder.read_status().get("step", 0):
         raise InputError(f"{folder.state_dir} is gone, and {done_before} steps were done; restore it or give --fresh")
     if accelerator.is_main_process:
         folder.open(recipe)
-        write_json(folder.split_file, split.to_dict())
+        write_json(folder.split_file, chosen)
         folder.rewind_log(start)
         folder.write_status("running", start, recipe.steps)
     accelerator.wait_for_everyone()
@@ -161,13 +171,13 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options) -> Trained:
     show = options.progress and accelerator.is_main_process
     model.train()
     with StopSignal(options.time_limit) as stop, _progress(recipe, start, show) as bar:
-        for step in range(start, recipe.steps):
+        for step, batch in enumerate(batches.steps(start, recipe.steps), start):
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(step_seed(recipe.seed, step, accelerator.process_index))  # dropout's
             with accelerator.autocast():
-                terms = train_step(model, ema.module, method, batches.at(step), step)
+                terms = train_step(model, ema.module, method, batch, step)
             accelerator.backward(terms["loss"])
             optimizer.step()
             optimizer.zero_grad()

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
+from ..data import Source
 from ..errors import InputError, near
 from .evaluate import Metrics
 from .track import RunFolder
@@ -26,6 +27,7 @@ class Options:
         cpu: Stay on the CPU.
         fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
         progress: Show a progress bar.
+        data: Where the data are, and how they are read.
 
     Raises:
         InputError: A value is out of range, or the tracker is not available.
@@ -38,6 +40,7 @@ class Options:
     cpu: bool = False
     fresh: bool = False
     progress: bool = True
+    data: Source | None = None
 
     def __post_init__(self) -> None:
         if self.save_every < 1:

@@ -107,6 +107,10 @@ class RunFolder:
         """The last status; empty for a new folder."""
         return read_json(self.status_file) if self.status_file.exists() else {}
 
+    def read_split(self) -> dict[str, Any] | None:
+        """split.json; None for a new folder."""
+        return read_json(self.split_file) if self.split_file.exists() else None
+
     def write_status(self, status: str, step: int, steps: int, **more: Any) -> None:
         """Writes ``running``, ``stopped``, ``finished`` or ``failed``, and what goes with it."""
         write_json(self.status_file, {"status": status, "step": step, "steps": steps, **more})

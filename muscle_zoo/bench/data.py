@@ -1,0 +1,149 @@
+"""How fast views are made, and how fast pictures are read."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..data import Batches, Budget, DataSet, ImageFiles, LabelledImages, make_split, normalise
+from ..data.batches import draws
+from ..errors import InputError
+from ..methods.contract import View
+from ..recipes import Recipe
+
+RUNS = 7
+SECONDS = 0.5  # each run takes at least so long
+PICTURE_RUNS = 3
+_VIEWS = {"weak": View("unlabelled", "weak"), "strong": View("unlabelled", "strong")}
+
+
+def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[str, Any]:
+    """Measures what a recipe's data cost.
+
+    Args:
+        recipe: Its batch size, mu and policies are measured.
+        dataset: The images, in memory or streamed.
+        device: Where the views are made.
+
+    Returns:
+        ``pairs_per_s``: a weak and a strong view each, drawn, made and normalised, of ``batch_size * mu`` images;
+        ``share``: which part of that time goes where; ``bytes_resident``: of the images in memory; for streamed sets
+        ``pictures_per_s`` and, where the folder is one of classes, ``bare_pictures_per_s`` of torchvision's ImageFolder
+        and a plain DataLoader with the same workers, batches and transforms.
+    """
+    if recipe.mu < 1:
+        raise InputError(f"mu={recipe.mu}: there are no unlabelled images to make pairs of; give 1 or more")
+    budget = Budget(recipe.labels, recipe.seed, bias=recipe.bias)
+    train = dataset.train
+    result: dict[str, Any] = {"dataset": dataset.info.name, "input_size": list(dataset.info.input_size)}
+    result["bytes_resident"] = sum(p.images.nbytes for p in (train, dataset.test) if isinstance(p, LabelledImages))
+    in_memory = train
+    if isinstance(train, ImageFiles):
+        result |= _bench_pictures(train, recipe.batch_size * recipe.mu)
+        in_memory = train.subset(range(min(len(train), 1000))).load()
+    elif isinstance(train, LabelledImages):
+        in_memory = train.to(device)
+    split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
+    if isinstance(train, ImageFiles):  # the views are those of any images of this size
+        here = tuple(range(len(in_memory)))
+        split = type(split)(split.dataset, 1, split.seed, "test", here[:1], here, ())
+    batches = Batches(recipe, in_memory, dataset.info, split, _VIEWS, device=device)
+    size = recipe.batch_size * recipe.mu
+    steps = iter(range(10**9))
+
+    def one() -> None:
+        batches.at(next(steps))
+
+    seconds = _median_seconds(one, device)
+    result |= {"pairs_per_s": round(size / seconds, 1), "ms_per_step": round(1000 * seconds, 3)}
+    result["share"] = {name: round(s / seconds, 3) for name, s in _parts(batches, recipe, device).items()}
+    return result
+
+
+def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, float]:
+    """Seconds of each part of a step, measured one by one."""
+    positions = torch.cat(list(batches.positions(0).values()))
+    raw = next(batches.images.batches([positions])).to(device)[recipe.batch_size :]
+    numbers = {
+        name: draws(recipe.seed, 0, view, len(raw), batches.policies[name].draws) for name, view in _VIEWS.items()
+    }
+    view = batches.policies["strong"](raw, numbers["strong"])
+
+    def draw() -> None:
+        batches.positions(0)
+        for name, one in _VIEWS.items():
+            draws(recipe.seed, 0, one, len(raw), batches.policies[name].draws)
+
+    parts: dict[str, Callable[[], object]] = {
+        "draw": draw,
+        "gather": lambda: next(batches.images.batches([positions])).to(device),
+        "weak": lambda: batches.policies["weak"](raw, numbers["weak"]),
+        "strong": lambda: batches.policies["strong"](raw, numbers["strong"]),
+        "normalise": lambda: (normalise(view, batches.info), normalise(view, batches.info)),
+    }
+    return {name: _median_seconds(part, device) for name, part in parts.items()}
+
+
+def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Median over runs of the seconds that one call takes, after a warm-up."""
+
+    def timed(calls: int) -> float:
+        _wait(device)
+        began = time.perf_counter()
+        for _ in range(calls):
+            work()
+        _wait(device)
+        return time.perf_counter() - began
+
+    timed(2)
+    calls = max(1, int(SECONDS / max(timed(3) / 3, 1e-9)))
+    return statistics.median(timed(calls) / calls for _ in range(RUNS))
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _bench_pictures(files: ImageFiles, batch_size: int) -> dict[str, Any]:
+    """Pictures per second in random order, ours and torchvision's in turn; the first round warms up."""
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
+    readers: dict[str, Callable[[], Iterator[Tensor]]] = {
+        "pictures_per_s": lambda: files.batches(order.split(batch_size))
+    }
+    if (bare := _image_folder(files)) is not None:
+        generator = torch.Generator().manual_seed(0)
+        loader = DataLoader(bare, batch_size, shuffle=True, num_workers=files.workers, generator=generator)
+        readers["bare_pictures_per_s"] = lambda: (images for images, _ in loader)
+    rates: dict[str, list[float]] = {name: [] for name in readers}
+    for _ in range(1 + PICTURE_RUNS):
+        for name, read in readers.items():
+            began = time.perf_counter()
+            count = sum(len(images) for images in read())
+            rates[name].append(count / (time.perf_counter() - began))
+    result: dict[str, Any] = {name: round(statistics.median(values[1:]), 1) for name, values in rates.items()}
+    if "bare_pictures_per_s" in result:
+        result["fraction_of_bare"] = round(result["pictures_per_s"] / result["bare_pictures_per_s"], 3)
+    return {**result, "workers": files.workers}
+
+
+def _image_folder(files: ImageFiles) -> Any:
+    """ImageFolder of torchvision, of the same pictures; None where they do not lie in folders of classes."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    above = {name.split("/")[0] for name in files.names} if all(name.count("/") == 2 for name in files.names) else {""}
+    if len(above) != 1 or not all(name.count("/") in (1, 2) for name in files.names):
+        return None
+    height, width = files.input_size[1:]
+    steps = [v2.Grayscale()] if files.input_size[0] == 1 else []
+    steps += [v2.Resize(height, v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width)), v2.PILToTensor()]
+    bare = ImageFolder(str(Path(files.root) / next(iter(above))), v2.Compose(steps))
+    return bare if len(bare) == len(files) else None

@@ -1,0 +1,247 @@
+"""Where a step's pixels come from: images in memory, or pictures in files.
+
+Both hand out uint8 images by position and know their classes, so that nothing else asks which of the two they are, and
+a set that is streamed gives the very images that it gives from memory.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from ..errors import InputError, TrainingError
+
+UNKNOWN = -1  # class of an image without a label
+OUTSIDE = -2  # class of an image that is of none of the task's classes
+
+BAD_SHARE = 0.01  # share of unreadable pictures from which on a set is refused
+_CHUNK = 64
+
+
+class ImageSource(Protocol):
+    """Images and their classes.
+
+    Attributes:
+        labels: ``(N,)`` int64: the class, UNKNOWN or OUTSIDE.
+        names: What each image is called, where they have names.
+    """
+
+    labels: Tensor
+    names: tuple[str, ...]
+
+    def __len__(self) -> int: ...
+
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each batch of positions its images, uint8 ``(n, C, H, W)``."""
+        ...
+
+    def subset(self, positions: Sequence[int]) -> ImageSource:
+        """Some of the images, in the order given."""
+        ...
+
+    def with_labels(self, labels: Tensor) -> ImageSource:
+        """The same images with other classes."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images in memory: ``(N, C, H, W)`` uint8, and their classes ``(N,)`` int64."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each batch of positions its images, on the device where they are."""
+        for batch in positions:
+            yield self.images.index_select(0, batch.to(self.images.device))
+
+    def subset(self, positions: Sequence[int]) -> LabelledImages:
+        """Some of the images, in the order given."""
+        index = torch.as_tensor(positions, dtype=torch.int64)
+        names = tuple(self.names[i] for i in positions) if self.names else ()
+        return LabelledImages(self.images[index.to(self.images.device)], self.labels[index], names)
+
+    def with_labels(self, labels: Tensor) -> LabelledImages:
+        """The same images with other classes."""
+        return replace(self, labels=labels)
+
+    def to(self, device: torch.device) -> LabelledImages:
+        """The same images on another device; the classes stay."""
+        return replace(self, images=self.images.to(device))
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Pictures in files, decoded when they are asked for, by worker processes.
+
+    Attributes:
+        root: Folder that the names are relative to.
+        names: Path of each picture below root, with forward slashes.
+        labels: ``(N,)`` int64.
+        input_size: Channels, height, width of the images they become, see :func:`to_image`.
+        workers: Processes that decode; 0 for none but this one.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    labels: Tensor
+    input_size: tuple[int, int, int]
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
+        """For each batch of positions its images, in order, whatever the number of workers.
+
+        Raises:
+            TrainingError: A picture cannot be decoded.
+        """
+        for images, bad in self._decoded(positions):
+            if bad:
+                raise TrainingError(f"{self.root / bad[0][1]} cannot be read ({bad[0][2]}); replace or delete it")
+            yield images
+
+    def subset(self, positions: Sequence[int]) -> ImageFiles:
+        """Some of the pictures, in the order given."""
+        names = tuple(self.names[i] for i in positions)
+        return replace(self, names=names, labels=self.labels[torch.as_tensor(positions, dtype=torch.int64)])
+
+    def with_labels(self, labels: Tensor) -> ImageFiles:
+        """The same pictures with other classes."""
+        return replace(self, labels=labels)
+
+    def nbytes(self) -> int:
+        """What the images would take in memory."""
+        channels, height, width = self.input_size
+        return len(self) * channels * height * width
+
+    def load(self, progress: bool = False) -> LabelledImages:
+        """Decodes all pictures into memory; those that cannot be read are left out with a warning.
+
+        Args:
+            progress: Show a progress bar on a terminal.
+
+        Raises:
+            InputError: More than one in a hundred cannot be read.
+        """
+        images = torch.empty(len(self), *self.input_size, dtype=torch.uint8)
+        bad: list[tuple[int, str, str]] = []
+        done = 0
+        chunks = torch.arange(len(self)).split(_CHUNK)
+        bar = tqdm(total=len(self), desc="reading", unit="picture", disable=None if progress else True, leave=False)
+        with bar:
+            for batch, failed in self._decoded(chunks):
+                images[done : done + len(batch)] = batch
+                bad += failed
+                done += len(batch)
+                bar.update(len(batch))
+        report_unreadable(self.root, [(name, why) for _, name, why in bad], len(self))
+        if not bad:
+            return LabelledImages(images, self.labels, self.names)
+        left_out = {position for position, _, _ in bad}
+        return LabelledImages(images, self.labels, self.names).subset([i for i in range(done) if i not in left_out])
+
+    def _decoded(self, positions: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[tuple[int, str, str]]]]:
+        dataset = _Pictures(self.root, self.names, self.input_size)
+        index_lists = (batch.tolist() for batch in positions)
+        extra: dict[str, Any] = {"prefetch_factor": 4} if self.workers else {}
+        yield from DataLoader(
+            dataset, batch_sampler=index_lists, num_workers=self.workers, collate_fn=_collate, **extra
+        )
+
+
+@dataclass(frozen=True)
+class _Pictures(Dataset):
+    root: Path
+    names: tuple[str, ...]
+    input_size: tuple[int, int, int]
+
+    def __getitem__(self, position: int) -> tuple[Tensor, tuple[int, str, str] | None]:
+        name = self.names[position]
+        try:
+            return to_image(open_picture(self.root / name, self.input_size[0]), self.input_size), None
+        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            return torch.zeros(self.input_size, dtype=torch.uint8), (position, name, reason(error))
+
+
+def _collate(items: list[tuple[Tensor, tuple[int, str, str] | None]]) -> tuple[Tensor, list[tuple[int, str, str]]]:
+    return torch.stack([image for image, _ in items]), [bad for _, bad in items if bad is not None]
+
+
+def reason(error: Exception) -> str:
+    """Why a picture cannot be read, in few words."""
+    return (str(error).partition("\n")[0] or type(error).__name__).partition(" '/")[0]
+
+
+def open_picture(path: Path, channels: int) -> Image.Image:
+    """Opens a picture of any mode, upright as its EXIF says, as grey (1 channel) or RGB (3).
+
+    16 bits become 8 by dropping the lower ones; transparency is dropped.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with Image.open(path) as file:
+        picture = ImageOps.exif_transpose(file) or file
+        if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip, not scale
+            values = np.asarray(picture, dtype=np.float64)
+            picture = Image.fromarray((values / 256).clip(0, 255).astype(np.uint8))
+        elif "transparency" in picture.info and picture.mode == "P":
+            picture = picture.convert("RGBA")
+        return picture.convert("L" if channels == 1 else "RGB")
+
+
+def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:
+    """Resizes a picture to cover the size (bicubic) and cuts out its centre, as timm's evaluation transform does.
+
+    Args:
+        picture: Grey or RGB.
+        input_size: Channels, height, width.
+
+    Returns:
+        uint8 ``(C, H, W)``.
+    """
+    channels, height, width = input_size
+    if picture.size != (width, height):
+        from torchvision.transforms import v2
+
+        fit = v2.Compose([v2.Resize(max(height, width), v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width))])
+        picture = fit(picture)
+    values = torch.from_numpy(np.array(picture))  # a copy: a picture's own memory cannot be written to
+    return values.view(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+def report_unreadable(root: Path, bad: Sequence[tuple[str, str]], total: int) -> None:
+    """Warns about pictures that are left out.
+
+    Args:
+        root: Folder of the names.
+        bad: Name and reason of each.
+        total: Pictures in all.
+
+    Raises:
+        InputError: They are more than one in a hundred.
+    """
+    if not bad:
+        return
+    name, why = bad[0]
+    text = f"{len(bad)} of {total} pictures in {root} cannot be read, the first is {name} ({why})"
+    if len(bad) > BAD_SHARE * total:
+        raise InputError(f"{text}; that is more than one in a hundred: replace or delete them")
+    warnings.warn(f"{text}; left out: {', '.join(name for name, _ in bad[:20])}", stacklevel=2)

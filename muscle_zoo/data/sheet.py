@@ -1,0 +1,63 @@
+"""A contact sheet: labelled images and their views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from ..methods.contract import View
+from ..recipes import Recipe
+from .augment import parse_policy, to_unit
+from .batches import draws
+from .datasets import DataSet
+from .splits import Split
+
+ROWS, VIEWS = 10, 4
+
+
+def draw_sheet(recipe: Recipe, dataset: DataSet, split: Split, path: Path) -> None:
+    """Draws up to ten labelled images, one a class first, each with four weak and four strong views.
+
+    Args:
+        recipe: Its seed draws the views, its policies make them.
+        dataset: The images.
+        split: Which of them are labelled.
+        path: The file to write; its ending says the format.
+    """
+    from matplotlib.figure import Figure
+
+    chosen = _one_a_class_first(dataset.train.labels[list(split.labelled)].tolist(), split.labelled)
+    raw = next(iter(dataset.train.batches([torch.tensor(chosen)])))
+    columns = [("image", to_unit(raw))]
+    for policy in ("weak", "strong"):
+        parsed = parse_policy(policy, getattr(recipe, policy))
+        for draw in range(VIEWS):
+            numbers = draws(recipe.seed, 0, View("labelled", policy, draw), len(raw), parsed.draws)
+            columns.append((policy, to_unit(parsed(raw, numbers))))
+    height, width = raw.shape[-2:]
+    figure = Figure(figsize=(1.05 * len(columns) * width / max(height, width) + 1.2, 1.05 * len(raw) + 0.9), dpi=110)
+    axes = figure.subplots(len(raw), len(columns), squeeze=False)
+    figure.suptitle(f"{dataset.info.title}\nweak: {recipe.weak}\nstrong: {recipe.strong}", fontsize=8)
+    for row, position in enumerate(chosen):
+        for column, (title, images) in enumerate(columns):
+            axis = axes[row][column]
+            picture = images[row].permute(1, 2, 0).cpu().numpy()
+            axis.imshow(picture.squeeze(2) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            if row == 0:
+                axis.set_title(title, fontsize=8)
+            if column == 0:
+                name = dataset.info.class_names[int(dataset.train.labels[position])]
+                axis.set_ylabel(name[:14], fontsize=8, rotation=0, ha="right", va="center")
+    figure.tight_layout(pad=0.4, rect=(0, 0, 1, 1 - 0.6 / figure.get_figheight()))
+    figure.savefig(path)
+
+
+def _one_a_class_first(labels: list[int], positions: tuple[int, ...]) -> list[int]:
+    seen: set[int] = set()
+    firsts = [i for i, label in enumerate(labels) if not (label in seen or seen.add(label))]
+    rest = [i for i in range(len(labels)) if i not in set(firsts)]
+    firsts.sort(key=lambda i: labels[i])
+    return [positions[i] for i in (firsts + rest)[:ROWS]]
