@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
@@ -59,7 +60,9 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
     add_arguments(parser)
     args = parser.parse_intermixed_args(words)  # options may stand between key=value words
     try:
-        return run(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return run(args)
     except InputError as error:
         return _fail(2, str(error))
     except MuscleZooError as error:
@@ -71,6 +74,14 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
         return _fail(1, f"{error}; free space, or check the path and its permissions")
     except KeyboardInterrupt:
         return _fail(1, "interrupted")
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning in one line, without the place in the code that gave it."""
+    from .commands.train import is_main
+
+    if is_main():
+        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _fail(code: int, message: str) -> int:

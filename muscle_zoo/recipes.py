@@ -50,7 +50,7 @@ class Recipe:
         version: Goes up when a change of code changes the training.
         bias: ``none`` for as many labels of each class, or ``imbalance:R``, see :class:`muscle_zoo.data.Budget`.
         unlabelled_bias: The same of the unlabelled images.
-        classes: ``all``, or those that are the task, counted from 0, such as ``2+3+4+5+6+7``.
+        classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
         mismatch: Share of the unlabelled images that is of classes outside the task.
         validation: Share of the labelled images that is held out of training.
         split: A file that lists the labelled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.

@@ -42,3 +42,27 @@ def _as_in_a_new_process() -> Iterator[None]:
 def card(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the run's export/, to damage."""
     return Path(shutil.copytree(finished_run / "export", tmp_path / "card"))
+
+
+def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    try:
+        code = main(words)
+    except SystemExit as stop:  # argparse
+        code = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def listing(folder: Path) -> list[tuple[str, bytes]]:
+    return sorted((str(p.relative_to(folder)), p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*"))
+
+
+def truncated(card: Path) -> None:
+    path = card / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def wrong_hash(card: Path) -> None:
+    path = card / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")

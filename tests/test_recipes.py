@@ -88,7 +88,7 @@ def test_overriding_a_part_of_the_name_gives_that_recipe() -> None:
         ({"steps": True}, "whole number"),
         ({"ema_decay": "1"}, "less than 1"),
         ({"schedule": "cosin"}, "'cosine'"),
-        ({"labels": "many"}, "whole number"),
+        ({"labels": "many"}, "1pct to 100pct"),
     ],
 )
 def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None:

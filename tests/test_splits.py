@@ -5,8 +5,9 @@ import hashlib
 import pytest
 
 from muscle_zoo import InputError
-from muscle_zoo.data import Budget, Split, load_dataset, make_split
-from muscle_zoo.data.splits import dev_fold, indices_sha256
+from muscle_zoo.data import Budget, Split, load_dataset, make_split, restrict
+from muscle_zoo.data.given import parse_given
+from muscle_zoo.data.splits import apportion, dev_fold, geometric, indices_sha256
 
 GOLDEN_SPLITS = {
     (10, 0, "test"): "86b2bfe2293e40265ad2f42d4f4d0aaa4bf3073ae50d010f6a4912d5e9a37a77",
@@ -77,3 +78,210 @@ def test_the_budget_offered_instead_fits() -> None:
     with pytest.raises(InputError, match="give at most 1340"):
         digits_split(1400, 0)
     assert len(digits_split(1340, 0).labelled) == 1340
+
+
+CIFAR10_JPEG = [label for label in range(10) for _ in range(5000)]  # its canonical order: class by class
+GOLDEN_BUDGETS = {
+    "40": (Budget(40), "ffa306b469cf6718b3640da18162fe8c94fef79a4ccff726b153b88bd55d7489", 50000),
+    "250": (Budget(250), "4595e7f32f68045be788a4e2f96182953b576bdf2b46246e30433f440563a133", 50000),
+    "4000": (Budget(4000, seed=1), "76f8683f87393e0ba943e5d7941016fcc633074ae587388e6c26d6ee666dcf38", 50000),
+    "dev": (Budget(250, fold="dev"), "02e9cb42cc09dc17e2706af7bd692f3d38ed6ff3e64937e6fcc190d84abc4283", 40000),
+    "imbalanced": (
+        Budget(250, bias="imbalance:10"),
+        "b4ba80659f9b57a762283fc92849119627adb8f6795c1fd4141ffa4701a44ee2",
+        50000,
+    ),
+    "imbalanced pool": (
+        Budget(250, bias="imbalance:10", unlabelled_bias="imbalance:10"),
+        "b4ba80659f9b57a762283fc92849119627adb8f6795c1fd4141ffa4701a44ee2",
+        20434,
+    ),
+    "validation": (
+        Budget(250, fold="validation", validation=0.2),
+        "0dd44757f48946e4d895d1c8a6f0a53375c2d1ed02a49adb81df81f8571ca12e",
+        49950,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN_BUDGETS)
+def test_golden_splits_of_cifar10_jpeg(case: str) -> None:
+    budget, expected, pool = GOLDEN_BUDGETS[case]
+    split = make_split("cifar10_jpeg", CIFAR10_JPEG, 10, budget)
+    assert (split.sha256, len(split.unlabelled)) == (expected, pool)
+
+
+def by_hash(key: str, indices: list[int]) -> list[int]:
+    return sorted(indices, key=lambda i: hashlib.sha256(f"{key}/{i}".encode()).hexdigest())
+
+
+TOY = [label for label in range(4) for _ in range(100)]
+
+
+def members(label: int) -> list[int]:
+    return list(range(100 * label, 100 * label + 100))
+
+
+def test_label_imbalance_by_hand() -> None:
+    # 60 labels, 8 : 1 over 4 classes is 8 : 4 : 2 : 1, so 32, 16, 8 and 4.
+    split = make_split("toy", TOY, 4, Budget(60, seed=2, bias="imbalance:8"))
+    expected = [i for label, k in enumerate((32, 16, 8, 4)) for i in by_hash("2", members(label))[:k]]
+    assert split.labelled == tuple(sorted(expected))
+    assert split.unlabelled == tuple(range(400))
+    assert split.bias == "imbalance:8"
+
+
+def test_pool_imbalance_by_hand() -> None:
+    split = make_split("toy", TOY, 4, Budget(8, unlabelled_bias="imbalance:1000"))
+    pool = set(split.unlabelled)
+    assert set(split.labelled) <= pool
+    for label, k in enumerate((100, 10, 2, 2)):  # 1 and 0.1 of 100 would be fewer than the two labelled ones
+        mine = [i for i in members(label) if i in split.labelled]
+        others = [i for i in by_hash("0/unlabelled", members(label)) if i not in mine]
+        assert {i for i in members(label) if i in pool} == set([*mine, *others][:k])
+    assert split.bias == "unlabelled:imbalance:1000"
+
+
+@pytest.mark.parametrize("ratio", [1, 5, 20, 100])
+@pytest.mark.parametrize("labels", [10, 20, 40, 100, 250, 999])
+def test_imbalance_keeps_the_budget_and_the_order(labels: int, ratio: int) -> None:
+    wanted = apportion(labels, geometric("bias", f"imbalance:{ratio}", 10))
+    assert sum(wanted) == labels and min(wanted) >= 1
+    assert wanted == sorted(wanted, reverse=True)
+    assert ratio > 1 or max(wanted) - min(wanted) <= 1
+    if labels >= 50 * ratio:
+        assert wanted[0] / wanted[-1] == pytest.approx(ratio, rel=0.3)
+
+
+def test_mismatch_by_hand() -> None:
+    classes = [*TOY[:300], *[-2] * 100]  # three classes of the task, and a hundred images of none
+    for share, foreign in ((0.0, 0), (0.25, 25), (1.0, 100)):
+        split = make_split("toy", classes, 3, Budget(6, mismatch=share))
+        outside = [i for i in split.unlabelled if i >= 300]
+        assert outside == sorted(by_hash("0/unlabelled", list(range(300, 400)))[:foreign])
+        assert len(split.unlabelled) == max(100, foreign + 6)  # as many whatever the share, and the labelled ones
+        assert set(split.labelled) <= set(split.unlabelled)
+        assert all(classes[i] >= 0 for i in split.labelled)
+
+
+def test_validation_is_taken_out_of_the_labels_and_the_pool() -> None:
+    whole = make_split("toy", TOY, 4, Budget(42, seed=1))
+    split = make_split("toy", TOY, 4, Budget(42, seed=1, fold="validation", validation=0.25))
+    assert len(split.held_out) == 10 and len(split.labelled) == 32  # round(10.5) is 10
+    assert tuple(sorted(split.labelled + split.held_out)) == whole.labelled
+    assert not set(split.held_out) & set(split.unlabelled)
+    assert len(split.unlabelled) == 390
+    for label in range(4):
+        mine = [i for i in whole.labelled if TOY[i] == label]
+        held = [i for i in split.held_out if TOY[i] == label]
+        assert set(held) == set(by_hash("1/validation", mine)[: len(held)]) and len(held) in (2, 3)
+    on_test = make_split("toy", TOY, 4, Budget(42, seed=1, validation=0.25))
+    assert (on_test.labelled, on_test.held_out) == (split.labelled, ())
+
+
+def test_images_without_a_label_are_in_the_pool_only() -> None:
+    classes = [0, 1, -1, 0, -1, 1, 0, 1]
+    split = make_split("toy", classes, 2, Budget(4))
+    assert split.unlabelled == tuple(range(8))
+    assert not {2, 4} & set(split.labelled)
+    assert make_split("toy", classes, 2, Budget(6)).labelled == (0, 1, 3, 5, 6, 7)
+
+
+def test_all_labels_are_taken_as_they_are() -> None:
+    classes = [0] * 7 + [1] * 3 + [-1] * 5
+    assert make_split("toy", classes, 2, Budget(10)).labelled == tuple(range(10))
+    assert make_split("toy", classes, 2, Budget("100pct")).labelled == tuple(range(10))
+    assert make_split("toy", classes, 2, Budget("40pct")).labels == 4
+
+
+def test_a_task_of_some_classes_counts_them_from_0() -> None:
+    data = restrict(load_dataset("digits"), [7, 3])
+    whole = load_dataset("digits")
+    assert data.info.class_names == ("7", "3") and data.info.num_classes == 2
+    assert len(data.train) == 1437 and len(data.test) == 38 + 30 == data.info.test_size
+    assert (data.train.labels == 0).equal(whole.train.labels == 7)
+    assert (data.train.labels == 1).equal(whole.train.labels == 3)
+    assert int((data.train.labels == -2).sum()) == 1437 - int(
+        ((whole.train.labels == 7) | (whole.train.labels == 3)).sum()
+    )
+    kept = (whole.test.labels == 7) | (whole.test.labels == 3)
+    assert data.test.images.equal(whole.test.images[kept])
+    assert data.test.labels.equal((whole.test.labels[kept] == 3).long())
+
+
+@pytest.mark.parametrize("classes", [[3], [3, 3], [3, 10], [-1, 2]])
+def test_wrong_tasks(classes: list[int]) -> None:
+    with pytest.raises(InputError, match="classes="):
+        restrict(load_dataset("digits"), classes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (Budget(40, bias="imbalanced:10"), "bias=imbalanced:10 is wrong"),
+        (Budget(40, bias="imbalance:0.5"), "R of 1 or more"),
+        (Budget(40, unlabelled_bias="10"), "unlabelled_bias=10 is wrong"),
+        (Budget(300, bias="imbalance:100"), "asks for [0-9]+ images of class 0, toy has 100; give fewer"),
+        (Budget(40, mismatch=0.5), "no image is of a class outside the task"),
+        (Budget(40, fold="validation"), "give validation=0.2"),
+        (Budget(40, validation=0.01), "is no image; raise it"),
+        (Budget(4, validation=0.9), "no label of class"),
+        (Budget(3, given=(1, 2, 400)), "position 400 does not exist"),
+        (Budget(3, given=(1, 2, 2)), "listed twice"),
+        (Budget(4, given=(1, 2, 3)), "lists 3 images, labels=4; give labels=3"),
+        (Budget(400, fold="dev", given=tuple(range(400))), "is in the dev fold"),
+        (Budget("101pct"), "give a number, or 1pct to 100pct"),
+    ],
+)
+def test_wrong_budgets(budget: Budget, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make_split("toy", TOY, 4, budget)
+
+
+NAMES = ("train/cat/0000.jpg", "train/cat/0001.jpg", "train/dog/0000.jpg", "train/dog/0007.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "expected"),
+    [
+        ("[3, 1]", (), (3, 1)),
+        ('{"distribution": [1.0, 1.0], "label": [5, 7]}', (), (5, 7)),  # FixMatch's
+        ('{"labelled": [4, 2], "sha256": "x"}', (), (4, 2)),  # split.json
+        ('{"labelled": [4, 2], "names": ["train/dog/0007.jpg"]}', NAMES, (3,)),
+        ("3\n1\n\n", (), (3, 1)),
+        ("10008_airplane.png airplane\n7_cat.png cat\n", (), (10008, 7)),  # Mean Teacher's and Label Propagation's
+        ("train/cat/0001.jpg\n0007.jpg dog\n", NAMES, (1, 3)),
+        ("2\n0\n", NAMES, (2, 0)),
+    ],
+)
+def test_given_lists(text: str, names: tuple[str, ...], expected: tuple[int, ...]) -> None:
+    assert parse_given("split=x", text, names) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "lists no images"),
+        ("{}", "lists no images"),
+        ("cat/9.jpg", "'cat/9.jpg' is not among the training images"),
+        ("0000.jpg", "'0000.jpg' is the end of several file names"),
+        ("10_cat.png cat", "'10_cat.png' is not among"),
+    ],
+)
+def test_wrong_lists(text: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_given("split=x", text, NAMES)
+
+
+def test_a_given_list_is_the_split() -> None:
+    split = make_split("toy", TOY, 4, Budget(3, given=(399, 5, 150)))
+    assert split.labelled == (5, 150, 399) and split.bias == "given"
+    assert split.sha256 == hashlib.sha256(b"[5,150,399]").hexdigest()
+
+
+def test_names_of_the_labelled_files_are_written() -> None:
+    split = make_split("toy", [0, 0, 1, 1], 2, Budget(2, given=(0, 3)))
+    values = split.to_dict(NAMES)
+    assert values["names"] == ["train/cat/0000.jpg", "train/dog/0007.jpg"]
+    assert values["names_sha256"] == hashlib.sha256("\n".join(NAMES).encode()).hexdigest()
+    assert "names" not in split.to_dict()

@@ -178,7 +178,7 @@ def _load_folder(source: Source, image_size: int) -> DataSet:
         smallest, largest = min(seen.sizes, key=math.prod), max(seen.sizes, key=math.prod)
         raise InputError(
             "image_size=0: the pictures have {} sizes, from {}x{} to {}x{}; say the side of the images they become, "
-            "for example image_size=64".format(len(seen.sizes), *smallest, *largest)
+            "such as image_size=64".format(len(seen.sizes), *smallest, *largest)
         )
     if not all(SIZES[0] <= side <= SIZES[1] for side in (height, width)):
         raise InputError(

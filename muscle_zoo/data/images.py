@@ -7,8 +7,9 @@ a set that is streamed gives the very images that it gives from memory.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -143,7 +144,7 @@ class ImageFiles:
         images = torch.empty(len(self), *self.input_size, dtype=torch.uint8)
         bad: list[tuple[int, str, str]] = []
         done = 0
-        chunks = torch.arange(len(self)).split(_CHUNK)
+        chunks = torch.arange(len(self)).split(_CHUNK) if len(self) else ()
         bar = tqdm(total=len(self), desc="reading", unit="picture", disable=None if progress else True, leave=False)
         with bar:
             for batch, failed in self._decoded(chunks):
@@ -219,12 +220,16 @@ def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:
     """
     channels, height, width = input_size
     if picture.size != (width, height):
-        from torchvision.transforms import v2
-
-        fit = v2.Compose([v2.Resize(max(height, width), v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width))])
-        picture = fit(picture)
+        picture = _fit(height, width)(picture)
     values = torch.from_numpy(np.array(picture))  # a copy: a picture's own memory cannot be written to
     return values.view(height, width, channels).permute(2, 0, 1).contiguous()
+
+
+@lru_cache(maxsize=4)
+def _fit(height: int, width: int) -> Callable[[Image.Image], Image.Image]:
+    from torchvision.transforms import v2  # slow to import
+
+    return v2.Compose([v2.Resize(max(height, width), v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width))])
 
 
 def report_unreadable(root: Path, bad: Sequence[tuple[str, str]], total: int) -> None:

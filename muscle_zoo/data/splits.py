@@ -119,6 +119,15 @@ def hash_order(key: str, indices: Iterable[int]) -> list[int]:
     return sorted(indices, key=lambda index: hashlib.sha256(f"{key}/{index}".encode()).digest())
 
 
+def by_class(indices: Iterable[int], classes: Sequence[int], num_classes: int) -> list[list[int]]:
+    """Positions of each class, in the order given; those without a label are left out."""
+    members: list[list[int]] = [[] for _ in range(num_classes)]
+    for index in indices:
+        if classes[index] >= 0:
+            members[classes[index]].append(index)
+    return members
+
+
 def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
     """The fixed fifth of the training images whose labels serve choosing recipes and nothing else."""
     return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_SHARE]))
@@ -178,10 +187,7 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     """
     dev = dev_fold(dataset, len(classes)) if budget.fold == "dev" else ()
     pool = sorted(set(range(len(classes))) - set(dev))
-    members: list[list[int]] = [[] for _ in range(num_classes)]
-    for index in pool:
-        if classes[index] >= 0:
-            members[classes[index]].append(index)
+    members = by_class(pool, classes, num_classes)
     counts = [len(of_class) for of_class in members]
     labels = _number(budget.labels, sum(counts))
     if budget.given is not None:
@@ -254,12 +260,12 @@ def _validation(labelled: Sequence[int], classes: Sequence[int], num_classes: in
         if budget.fold == "validation":
             raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
         return set()
-    by_class = [[i for i in labelled if classes[i] == label] for label in range(num_classes)]
-    wanted = apportion(round(budget.validation * len(labelled)), [float(len(ids)) for ids in by_class])
+    members = by_class(labelled, classes, num_classes)
+    wanted = apportion(round(budget.validation * len(labelled)), [float(len(ids)) for ids in members])
     chosen = {
-        i for ids, k in zip(by_class, wanted, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
+        i for ids, k in zip(members, wanted, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
     }
-    for label, (ids, k) in enumerate(zip(by_class, wanted, strict=True)):
+    for label, (ids, k) in enumerate(zip(members, wanted, strict=True)):
         if ids and k == len(ids):
             raise InputError(
                 f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
@@ -287,7 +293,7 @@ def _pool(
     outside = [i for i in visible if classes[i] == OUTSIDE]
     if budget.unlabelled_bias != NO_BIAS:
         weights = geometric("unlabelled_bias", budget.unlabelled_bias, num_classes)
-        members = [[i for i in inside if classes[i] == label] for label in range(num_classes)]
+        members = by_class(inside, classes, num_classes)
         if sum(map(len, members)) < len(inside):
             raise InputError(
                 f"unlabelled_bias={budget.unlabelled_bias}: {dataset} has images of unknown class; leave it out"

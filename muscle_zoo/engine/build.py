@@ -11,7 +11,18 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from ..data import Budget, DataSet, ImageSource, LabelledImages, Source, Split, load_dataset, make_split, restrict
+from ..data import (
+    Budget,
+    DataSet,
+    DataSetInfo,
+    ImageSource,
+    LabelledImages,
+    Source,
+    Split,
+    load_dataset,
+    make_split,
+    restrict,
+)
 from ..data.given import parse_given
 from ..errors import InputError, near
 from ..recipes import Recipe
@@ -47,8 +58,7 @@ def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
     """
     dataset = load_dataset(recipe.dataset, source, recipe.image_size)
     if recipe.classes != "all":
-        words = recipe.classes.split("+")
-        dataset = restrict(dataset, [int(word) if word.isdecimal() else -1 for word in words])
+        dataset = restrict(dataset, _parse_classes(recipe.classes, dataset.info))
     train = dataset.train
     budget = Budget(
         labels=recipe.labels,
@@ -68,6 +78,17 @@ def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
             "fold=validation validation=0.2 to hold out a part of the labelled ones"
         )
     return Data(dataset, split, evaluation)
+
+
+def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
+    """Classes by number or by name."""
+    numbers = {name: label for label, name in enumerate(info.class_names)}
+    found = []
+    for word in text.split("+"):
+        if word not in numbers and not word.isdecimal():
+            raise InputError(f"classes={text}: {word!r} is no class of {info.name}; {near(word, numbers)}")
+        found.append(numbers[word] if word in numbers else int(word))
+    return found
 
 
 def to_device(images: ImageSource, device: torch.device) -> ImageSource:

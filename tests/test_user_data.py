@@ -1,0 +1,224 @@
+"""The user's own pictures, from the folder to a model that is evaluated; and every command that shows data."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from muscle_zoo import create_model, create_transform
+from muscle_zoo.data import Batches, ImageFiles, Source
+from muscle_zoo.engine.build import Data, prepare_data
+from muscle_zoo.methods import create_method
+from muscle_zoo.recipes import get_recipe
+from tests.conftest import listing, run
+from tests.pictures import make_folder, picture
+
+WORDS = ["cnn4.muscle_fixmatch_folder_8", "steps=6", "eval_every=3", "batch_size=8", "mu=2", "image_size=16"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return make_folder(tmp_path / "my_data")
+
+
+def train(folder: Path, out: Path, *more: str) -> list[str]:
+    return ["train", *WORDS, "--cpu", "--data", str(folder), "--out", str(out), *more]
+
+
+def test_a_folder_of_pictures_becomes_a_model(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    assert run(train(folder, out), capsys)[0] == 0
+    row = json.loads((out / "status.json").read_text())["row"]
+    assert (row["name"], row["n_test"], row["bias"]) == ("cnn4.muscle_fixmatch_folder_8", 10, "none")
+    split = json.loads((out / "split.json").read_text())
+    assert split["unlabelled"]["count"] == 42 and len(split["names"]) == 8
+    assert sum(name.startswith("labelled/cat/") for name in split["names"]) == 4
+    config = json.loads((out / "export" / "config.json").read_text())
+    assert config["label_names"] == ["cat", "dog"] and config["pretrained_cfg"]["input_size"] == [3, 16, 16]
+    code, text, _ = run(["eval", str(out), "--data", str(folder), "--json"], capsys)
+    assert code == 0 and json.loads(text)["published"]["reproduced"]
+    # What the transform makes of a picture is what the training saw.
+    model = create_model(f"local-dir:{out / 'export'}", pretrained=True).eval()
+    prepared = prepare_data(get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:])), Source(folder))
+    from PIL import Image
+
+    from muscle_zoo.data import normalise
+
+    name = prepared.dataset.test.names[3]
+    raw = next(prepared.dataset.test.batches([torch.tensor([3])]))
+    mine = normalise(raw, prepared.dataset.info)[0]
+    with Image.open(folder / name) as opened:
+        assert create_transform(model)(opened).allclose(mine, atol=0.02)
+
+
+def test_streamed_or_from_memory_it_is_the_same_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for out, more in (
+        ("memory", []),
+        ("stream", ["--stream", "--workers", "2"]),
+        ("alone", ["--stream", "--workers", "0"]),
+    ):
+        assert run(train(folder, tmp_path / out, *more), capsys)[0] == 0
+    weights = [(tmp_path / out / "export" / "model.safetensors").read_bytes() for out in ("memory", "stream", "alone")]
+    assert weights[0] == weights[1] == weights[2]
+
+
+def test_a_streamed_run_goes_on(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stream = ["--stream", "--workers", "1"]
+    assert run(train(folder, tmp_path / "whole", *stream), capsys)[0] == 0
+    assert run(train(folder, tmp_path / "parts", *stream, "--time-limit", "0.000001"), capsys)[0] == 75
+    assert run(train(folder, tmp_path / "parts", *stream), capsys)[0] == 0
+    whole, parts = (tmp_path / out / "export" / "model.safetensors" for out in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
+def test_a_run_does_not_go_on_with_other_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(train(folder, out, "--time-limit", "0.000001"), capsys)[0] == 75
+    picture(folder / "unlabelled" / "new.png", "cat", 1)
+    before = listing(out)
+    code, _, err = run(train(folder, out), capsys)
+    assert code == 2 and "the data are not those the run was begun with (unlabelled, names_sha256 changed)" in err
+    assert listing(out) == before
+
+
+def test_a_corrupt_picture_among_many_is_left_out_with_a_warning(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for i in range(90):
+        picture(folder / "unlabelled" / "more" / f"{i}.png", "cat", i)
+    (folder / "unlabelled" / "0" / "000.png").write_bytes(b"")
+    code, _, err = run(train(folder, tmp_path / "run"), capsys)
+    assert code == 0
+    assert err.count("warning: 1 of 132 pictures in") == 1 and "unlabelled/0/000.png" in err
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["unlabelled"]["count"] == 131
+
+
+def test_a_model_of_other_classes_is_not_evaluated(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(train(folder, tmp_path / "run"), capsys)[0] == 0
+    other = make_folder(tmp_path / "other", ("cat", "owl"))
+    code, _, err = run(["eval", str(tmp_path / "run"), "--data", str(other)], capsys)
+    assert code == 2 and "knows the classes cat, dog, the data cat, owl" in err
+
+
+def test_a_folder_without_a_test_part_is_evaluated_on_validation_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_folder(tmp_path / "mine", test=0)
+    words = ["labels=12", "validation=0.34", "fold=validation"]
+    assert run(train(folder, tmp_path / "run", *words), capsys)[0] == 0
+    row = json.loads((tmp_path / "run" / "status.json").read_text())["row"]
+    assert row["n_test"] == 4
+    assert len(json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]) == 8
+
+
+def test_a_csv_is_a_data_set(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["path,label,split"]
+    lines += [f"labelled/{label}/{i:03}.png,{label}," for label in ("cat", "dog") for i in range(4)]
+    lines += [f"test/{label}/{i:03}.png,{label},test" for label in ("cat", "dog") for i in range(3)]
+    lines += [f"unlabelled/0/{i:03}.png,," for i in (0, 3, 6, 9)]
+    (folder / "mine.csv").write_text("\n".join(lines))
+    assert run(train(folder / "mine.csv", tmp_path / "run"), capsys)[0] == 0
+    assert json.loads((tmp_path / "run" / "split.json").read_text())["unlabelled"]["count"] == 12
+
+
+STREAMS = {"memory": None, "files": True}
+
+
+def hundred(folder: Path, stream: bool | None, rank: int, world: int, start: int = 0) -> list[torch.Tensor]:
+    recipe = get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:]))
+    data: Data = prepare_data(recipe, Source(folder, stream, workers=0))
+    assert isinstance(data.dataset.train, ImageFiles) == bool(stream)
+    views = create_method(recipe.method, recipe.options).views
+    batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, views, rank, world)
+    return [torch.cat([*batch.inputs.values()]) for batch in batches.steps(start, 100)]
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+def test_the_first_hundred_batches_are_the_same_for_all_processes_and_after_a_resume(folder: Path, stream: str) -> None:
+    whole = hundred(folder, STREAMS[stream], 0, 1)
+    halves = [hundred(folder, STREAMS[stream], rank, 2) for rank in (0, 1)]
+    for one, first, second in zip(whole, *halves, strict=True):
+        sizes = (4, 8, 8)  # labelled, weak and strong of each process
+        pairs = zip(first.split(sizes), second.split(sizes), strict=True)
+        assert torch.cat([torch.cat(pair) for pair in pairs]).equal(one)
+    for before, after in zip(whole[63:], hundred(folder, STREAMS[stream], 0, 1, start=63), strict=True):
+        assert before.equal(after)
+    assert not whole[0].equal(whole[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["cnn4.fixmatch_digits_10", "wrn_28_2.fixmatch_synthetic:3x32x32x10_250"])
+def test_a_gpu_makes_the_same_batches(name: str) -> None:
+    recipe = get_recipe(name)
+    data = prepare_data(recipe)
+    views = create_method(recipe.method, recipe.options).views
+    made = []
+    for device in ("cpu", "cuda"):
+        images = data.dataset.train.to(torch.device(device))
+        batches = Batches(recipe, images, data.dataset.info, data.split, views, device=device)
+        made.append([{name: view.cpu() for name, view in batch.inputs.items()} for batch in batches.steps(0, 20)])
+    apart = total = 0
+    for cpu, gpu in zip(*made, strict=True):
+        for view in cpu:
+            apart += int(((cpu[view] - gpu[view]).abs() > 1e-4).sum())
+            total += cpu[view].numel()
+    assert apart / total < 1e-3
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_streamed_pictures(folder: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = train(folder, tmp_path / "run", "--stream", "--workers", "1")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launch, "-m", "muscle_zoo", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["processes"] == 2
+
+
+def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sheet = tmp_path / "sheets" / "x.png"
+    code, out, _ = run(["data", "show", "digits", "--labels", "40", "seed=1", "--out", str(sheet)], capsys)
+    assert code == 0 and "40 of a budget of 40 (seed 1, bias none)" in out
+    split = prepare_data(get_recipe("cnn4.muscle_digits_40", {"seed": 1})).split
+    assert split.sha256 in out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    code, out, _ = run(["data", "show", "folder", "--data", str(folder)], capsys)
+    assert code == 0 and "12 for training" not in out and "42 for training, 10 for the test, 3x24x24" in out
+    assert "of unknown class" in out
+    code, out, _ = run(["data", "show", "digits", "--labels", "30", "classes=1+2+3", "mismatch=0.5"], capsys)
+    assert code == 0 and "outside the task" in out
+    code, out, _ = run(["data", "show", "cnn4.muscle_digits_20", "bias=imbalance:4"], capsys)
+    assert code == 0 and "bias imbalance:4" in out
+
+
+def test_bench_data(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from muscle_zoo.bench import data as bench
+
+    monkeypatch.setattr(bench, "SECONDS", 0.0)
+    small = ["batch_size=4", "mu=2", "cpu_threads=1", "--cpu", "--json"]
+    code, out, _ = run(["bench", "data", "cnn4.fixmatch_digits_10", *small], capsys)
+    result = json.loads(out)
+    assert code == 0 and result["bytes_resident"] == (1437 + 360) * 64
+    assert {"pairs_per_s", "threads", "device", "versions", "share"} <= set(result)
+    assert result["threads"] == 1
+    code, out, _ = run(["bench", "data", "cnn4.fixmatch_cifar100_400", *small, "--data", str(folder)], capsys)
+    assert code == 0 and json.loads(out)["dataset"] == "synthetic:3x32x32x100"  # not on disk
+    stream = ["--data", str(folder / "labelled"), "--stream", "--workers", "0"]
+    code, out, _ = run(["bench", "data", "cnn4.fixmatch_folder_4", *small, *stream], capsys)
+    result = json.loads(out)
+    assert code == 0 and result["bytes_resident"] == 0
+    assert {"pictures_per_s", "bare_pictures_per_s", "fraction_of_bare", "workers"} <= set(result)
