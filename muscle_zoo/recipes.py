@@ -54,6 +54,8 @@ class Recipe:
         mismatch: Share of the unlabelled images that is of classes outside the task.
         validation: Share of the labelled images that is held out of training.
         split: A file that lists the labelled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
+        accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
+            the mutual information see one part at a time, of each process.
         image_size: Side of the images that pictures of mixed sizes become; 0 for the data set's own.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
@@ -89,10 +91,11 @@ class Recipe:
     validation: float = 0.0
     split: str = ""
     image_size: int = 0
+    accumulate: int = 1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "version"):
+        for name in ("steps", "batch_size", "eval_every", "version", "accumulate"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         good = self.labels >= 1 if isinstance(self.labels, int) else re.fullmatch(r"(100|[1-9]\d?)pct", self.labels)
         _require(bool(good), "labels", self.labels, "give 1 or more, or 1pct to 100pct")
@@ -157,7 +160,7 @@ class Recipe:
 
 
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
-_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "image_size")
+_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "image_size", "accumulate")
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from muscle_zoo import TrainingError, get_recipe
+from muscle_zoo import InputError, TrainingError, get_recipe
 from muscle_zoo.cli import main
-from muscle_zoo.data import Source
+from muscle_zoo.data import Batches, Source
 from muscle_zoo.engine import fit as engine
-from muscle_zoo.engine.build import Data, prepare_data
+from muscle_zoo.engine.build import Data, build_model, prepare_data
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options, Trained
 from muscle_zoo.engine.schedule import learning_rate
@@ -27,7 +28,7 @@ from muscle_zoo.engine.state import load_optimizer_tensors, load_state, optimize
 from muscle_zoo.engine.stop import StopSignal
 from muscle_zoo.engine.track import RunFolder
 from muscle_zoo.export import export_run
-from muscle_zoo.methods import method_names
+from muscle_zoo.methods import Batch, create_method, method_names
 from muscle_zoo.recipes import Recipe
 
 ON_CPU = Options(cpu=True, progress=False)
@@ -92,7 +93,7 @@ def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
     assert not equal(final_state(first), final_state(other))
 
 
-@pytest.mark.parametrize(("method", "drop_rate"), [("supervised", 0.5), ("muscle_fixmatch", 0.0)])
+@pytest.mark.parametrize(("method", "drop_rate"), [*((name, 0.0) for name in method_names()), ("supervised", 0.5)])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     method: str, drop_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,12 +112,21 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     assert equal(final_state(folder), final_state(whole))
 
 
-def test_a_damaged_state_falls_back_and_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-4]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"?"),
+        lambda path: path.write_bytes(b"\0" * path.stat().st_size),  # what a power cut may leave
+        lambda path: path.unlink(),
+    ],
+)
+def test_a_damaged_state_falls_back_and_says_so(damage: Callable[[Path], object], tmp_path: Path) -> None:
     for step in (1, 2, 3):
         save_state(tmp_path, step, {"model": {"w": torch.full((2,), float(step))}}, {"seconds": 1.0})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000002", "step-000000003"]
     weights = tmp_path / "step-000000003" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4])
+    damage(weights)
     with pytest.warns(UserWarning, match="damaged"):
         loaded = load_state(tmp_path)
     assert loaded is not None and loaded[1]["step"] == 2 and loaded[0]["model"]["w"].tolist() == [2, 2]
@@ -253,3 +263,27 @@ def test_launchers(processes: int, tmp_path: Path) -> None:
         assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3, abs=2e-6), term
     # and one update later: the gradient, through BatchNorm and the joint of the global batch, was the same
     assert log[1]["loss"] == pytest.approx(folder.read_log()[1]["loss"], rel=5e-3)
+
+
+def test_accumulation_averages_the_gradients_of_the_parts(tmp_path: Path) -> None:
+    recipe = short(steps=1, eval_every=1, accumulate=4, weight_decay=0.0)
+    folder, _ = run(recipe, tmp_path / "run")
+    data = prepare_data(recipe)
+    method = create_method(recipe.method, recipe.options)
+    batch = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views).at(0)
+    model = build_model(recipe, data.dataset)
+    losses = []
+    for part in range(4):
+        few = {name: view[part * len(view) // 4 : (part + 1) * len(view) // 4] for name, view in batch.inputs.items()}
+        outputs = model(torch.cat(list(few.values()))).split([len(view) for view in few.values()])
+        labels = batch.labels[4 * part : 4 * part + 4]
+        terms = method.loss(dict(zip(few, outputs, strict=True)), Batch(few, labels, batch.indices), 0)
+        losses.append(terms["loss"])
+    (sum(losses) / 4).backward()
+    assert folder.read_log()[0]["loss"] == pytest.approx((sum(losses) / 4).item(), rel=1e-5)
+    state = final_state(folder)
+    for name, parameter in model.named_parameters():
+        moved = recipe.lr * (1 + recipe.momentum) * parameter.grad  # Nesterov's first step
+        assert state[f"model.{name}"].allclose(parameter - moved, atol=1e-6), name
+    with pytest.raises(InputError, match="batch_size=16 does not divide by 1 processes and accumulate=3"):
+        run(short(accumulate=3), tmp_path / "three")

@@ -178,6 +178,7 @@ WRONG_INPUT = {
     "budget override": (nothing, ["train", NAME, "labels=5"], "labels=5 is below one a class"),
     "wrong policy": (nothing, ["train", NAME, "strong=cut(1)"], "'cut' is unknown; did you mean 'cutout'"),
     "wrong optimizer": (nothing, ["train", NAME, "optimizer=sgdd"], "optimizer=sgdd"),
+    "nesterov": (nothing, ["train", NAME, "momentum=0"], "optimizer=sgd refuses lr=0.05 momentum=0.0"),
     "wrong tracker": (nothing, ["train", NAME, "--tracker", "papers"], "--tracker"),
     "wrong precision": (nothing, ["train", NAME, "--mixed-precision", "int8"], "--mixed-precision"),
     "wrong time": (nothing, ["train", NAME, "--time-limit", "soon"], "'soon' is no time"),

@@ -123,10 +123,11 @@ class Batches:
         sources = {view.source for view in self.views.values()} | {"labelled"}
         if "unlabelled" in sources and recipe.mu < 1:
             raise InputError(f"mu={recipe.mu}: {recipe.method} needs unlabelled images; give 1 or more")
-        if recipe.batch_size % self.world_size:
+        if recipe.batch_size % (self.world_size * recipe.accumulate):
+            parts = f" and accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
             raise InputError(
-                f"batch_size={recipe.batch_size} does not divide by {self.world_size} processes; "
-                f"give a multiple of {self.world_size}"
+                f"batch_size={recipe.batch_size} does not divide by {self.world_size} processes{parts}; "
+                f"give a multiple of {self.world_size * recipe.accumulate}"
             )
         pools = {"labelled": self.split.labelled, "unlabelled": self.split.unlabelled}
         sizes = {"labelled": recipe.batch_size, "unlabelled": recipe.batch_size * recipe.mu}

@@ -137,6 +137,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         raise InputError(
             f"optimizer={recipe.optimizer} is unknown to timm; {near(recipe.optimizer, list_optimizers())}"
         )
-    return create_optimizer_v2(
-        model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    try:
+        return create_optimizer_v2(
+            model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"optimizer={recipe.optimizer} refuses lr={recipe.lr} momentum={recipe.momentum} "
+            f"weight_decay={recipe.weight_decay} ({error}); change one of them"
+        ) from None

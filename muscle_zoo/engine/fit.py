@@ -82,7 +82,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
     dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
     method = create_method(recipe.method, recipe.options)
-    accelerator = options.accelerator(folder)
+    accelerator = options.accelerator(folder, recipe.accumulate)
     device, world = accelerator.device, accelerator.num_processes
     train_images, evaluation = to_device(dataset.train, device), to_device(data.evaluation, device)
     batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world, device)
@@ -176,11 +176,15 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(step_seed(recipe.seed, step, accelerator.process_index))  # dropout's
-            with accelerator.autocast():
-                terms = train_step(model, ema.module, method, batch, step)
-            accelerator.backward(terms["loss"])
-            optimizer.step()
-            optimizer.zero_grad()
+            of_parts = []
+            for part in batch.parts(recipe.accumulate):
+                with accelerator.accumulate(model):  # the optimiser steps after the last part
+                    with accelerator.autocast():
+                        of_parts.append(train_step(model, ema.module, method, part, step))
+                    accelerator.backward(of_parts[-1]["loss"])
+                    optimizer.step()
+                    optimizer.zero_grad()
+            terms = {name: torch.stack([t[name].detach() for t in of_parts]).mean(0) for name in of_parts[0]}
             done = step + 1
             ema.update(raw, step=done)
             bar.update()

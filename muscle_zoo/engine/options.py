@@ -51,11 +51,15 @@ class Options:
             remedy = "install its package" if self.tracker in known else near(self.tracker, known)
             raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
 
-    def accelerator(self, folder: RunFolder) -> Accelerator:
-        """The Accelerator these options ask for."""
+    def accelerator(self, folder: RunFolder, accumulate: int = 1) -> Accelerator:
+        """The Accelerator these options ask for, for steps of so many parts."""
         trackers = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
-            mixed_precision=self.mixed_precision, cpu=self.cpu, log_with=trackers, project_dir=str(folder.path)
+            mixed_precision=self.mixed_precision,
+            gradient_accumulation_steps=accumulate,
+            cpu=self.cpu,
+            log_with=trackers,
+            project_dir=str(folder.path),
         )
         if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
             raise InputError("--mixed-precision fp16 does not run on a CPU; give bf16 or no")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..weights import file_sha256
 from .track import read_json, write_json
 
 GENERATIONS = 2
@@ -52,11 +54,13 @@ def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], val
     part = folder / f".step-{step:09d}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
+    digests = {}
     for name, tensors in parts.items():
-        save_file(
-            {key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, part / f"{name}.safetensors"
-        )
-    write_json(part / "state.json", {"step": step, "parts": sorted(parts), **values})
+        path = part / f"{name}.safetensors"
+        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+        _sync(path)
+        digests[name] = file_sha256(path)
+    write_json(part / "state.json", {"step": step, "sha256": digests, **values})
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
     for old in _generations(folder)[GENERATIONS:]:
@@ -76,12 +80,25 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
     for generation in generations:
         try:
             values = read_json(generation / "state.json")
-            return {name: load_file(generation / f"{name}.safetensors") for name in values["parts"]}, values
+            digests = values["sha256"]
+            return {name: _load(generation / f"{name}.safetensors", digests[name]) for name in digests}, values
         except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
             warnings.warn(f"{generation} is damaged ({error}); going back to the state before it", stacklevel=2)
     if generations:
         raise TrainingError(f"no state in {folder} can be read; give --fresh to start over in a new folder")
     return None
+
+
+def _load(path: Path, sha256: str) -> dict[str, Tensor]:
+    if file_sha256(path) != sha256:
+        raise ValueError(f"{path.name} is not what was written")
+    return load_file(path)
+
+
+def _sync(path: Path) -> None:
+    """Has a file on disk, not only in the system's cache, before the folder is renamed."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _generations(folder: Path) -> list[Path]:

@@ -36,6 +36,13 @@ class Batch:
     indices: Tensor
     targets: dict[str, Tensor] = field(default_factory=dict)
 
+    def parts(self, n: int) -> list[Batch]:
+        """Cuts a batch without targets into n of equal size, each with its share of every view."""
+        views = {name: images.chunk(n) for name, images in self.inputs.items()}
+        labels = self.labels.chunk(n)
+        indices = self.indices.chunk(n) if len(self.indices) else [self.indices] * n
+        return [Batch({name: chunks[i] for name, chunks in views.items()}, labels[i], indices[i]) for i in range(n)]
+
 
 class Method(Protocol):
     """The contract every method fulfils: one ``nn.Module`` in one file, no other parent.
