@@ -265,6 +265,18 @@ def test_launchers(processes: int, tmp_path: Path) -> None:
     assert log[1]["loss"] == pytest.approx(folder.read_log()[1]["loss"], rel=5e-3)
 
 
+def test_a_tracker_gets_what_the_log_gets(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _ = run(short(), tmp_path / "run", dataclasses.replace(ON_CPU, tracker="tensorboard"))
+    events = EventAccumulator(str(next(folder.path.rglob("events.out.tfevents.*")).parent))
+    events.Reload()
+    losses = {event.step: event.value for event in events.Scalars("loss")}
+    assert losses == {row["step"]: pytest.approx(row["loss"], rel=1e-5) for row in folder.read_log() if "loss" in row}
+    assert [event.step for event in events.Scalars("top1_ema")] == [6, 12]
+
+
 def test_accumulation_averages_the_gradients_of_the_parts(tmp_path: Path) -> None:
     recipe = short(steps=1, eval_every=1, accumulate=4, weight_decay=0.0)
     folder, _ = run(recipe, tmp_path / "run")

@@ -128,7 +128,9 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         folder.write_status("running", start, recipe.steps)
     accelerator.wait_for_everyone()
     if options.tracker != "none":
-        accelerator.init_trackers("muscle_zoo", config=_flat(recipe.to_dict()))
+        named = {"name": f"{recipe.name}-seed{recipe.seed}"}
+        kwargs = {options.tracker: named} if options.tracker in ("wandb", "trackio") else {}
+        accelerator.init_trackers("muscle_zoo", config=_flat(recipe.to_dict()), init_kwargs=kwargs)
 
     began = time.monotonic()
 
