@@ -144,7 +144,9 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
             folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
         first_line = str(error).partition("\n")[0]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in first_line:
-            raise TrainingError(f"out of memory ({first_line}); lower batch_size or mu") from error
+            raise TrainingError(
+                f"out of memory ({first_line}); lower batch_size or mu, or give accumulate=2"
+            ) from error
         raise
     return trained.finished
 

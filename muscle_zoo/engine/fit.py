@@ -28,7 +28,7 @@ from .evaluate import Metrics, evaluate
 from .options import Options, Trained
 from .plots import plot_curves
 from .schedule import learning_rate
-from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state, saved_step
 from .stop import StopSignal
 from .track import RunFolder, write_json
 
@@ -146,7 +146,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
     def save(step: int, terms: dict[str, Tensor]) -> None:
         tensors = [terms["loss"], *raw.state_dict().values(), *ema.module.state_dict().values()]
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-            raise TrainingError(_not_finite(step, {name: value.item() for name, value in terms.items()}))
+            raise TrainingError(_not_finite(step, {name: value.item() for name, value in terms.items()}, folder))
         if accelerator.is_main_process:
             parts = {
                 "model": raw.state_dict(),
@@ -193,7 +193,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
             if done % log_every == 0 or done == recipe.steps:
                 row = _global_means(terms, accelerator)
                 if not math.isfinite(row["loss"]):
-                    raise TrainingError(_not_finite(done, row))
+                    raise TrainingError(_not_finite(done, row, folder))
                 log(done, {"lr": rate, **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = {"raw": measure(raw), "ema": measure(ema.module)}
@@ -239,9 +239,11 @@ def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:
     return bool(reduce_over_processes(told, reduction="sum") > 0)
 
 
-def _not_finite(step: int, row: dict[str, float]) -> str:
+def _not_finite(step: int, row: dict[str, float], folder: RunFolder) -> str:
     shown = ", ".join(f"{name}={value}" for name, value in row.items())
-    return f"the loss is not finite at step {step} ({shown}); lower lr, and start over with --fresh"
+    good = saved_step(folder.state_dir)
+    kept = f"the state of step {good} is kept" if good else "nothing was saved before"
+    return f"the loss is not finite at step {step} ({shown}), {kept}; lower lr, and start over with --fresh"
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -89,6 +89,12 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
     return None
 
 
+def saved_step(folder: Path) -> int:
+    """Steps done when the newest generation was saved; 0 if there is none."""
+    generations = _generations(folder)
+    return int(generations[0].name.removeprefix("step-")) if generations else 0
+
+
 def _load(path: Path, sha256: str) -> dict[str, Tensor]:
     if file_sha256(path) != sha256:
         raise ValueError(f"{path.name} is not what was written")
