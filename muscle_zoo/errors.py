@@ -18,8 +18,12 @@ class WeightsError(InputError):
     """Weights are missing, damaged, or are not the ones that were promised."""
 
 
+class MissingDataError(InputError):
+    """A data set is not on disk and cannot be, or was not to be, downloaded."""
+
+
 class DownloadError(MuscleZooError, RuntimeError):
-    """The Hugging Face Hub could not be reached. The command line exits with 1."""
+    """The network, or what lies behind it, could not be reached. The command line exits with 1."""
 
 
 class TrainingError(MuscleZooError, RuntimeError):

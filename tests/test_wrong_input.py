@@ -140,7 +140,7 @@ WRONG_DATA = {
     "no header": (my_pictures(a_csv("labelled/cat/000.png,cat")),
                   ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"], "it must be path,label"),
     "half a download": (half_a_set("cifar10", "cifar-10-batches-py/data_batch_1"),
-                        ["train", "cnn4.muscle_cifar10_40"], "CIFAR-10 in data is damaged"),
+                        ["train", "cnn4.muscle_cifar10_40"], "CIFAR-10 in data/cifar10 is damaged or not whole"),
     "not that set": (half_a_set("svhn", "readme.txt"), ["train", "cnn4.muscle_svhn_40"], "svhn"),
     "half an IDX set": (half_a_set("mnist", "train-images-idx3-ubyte.gz"), ["train", "cnn4.muscle_mnist_40"],
                         "does not hold all four files of mnist"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from ..data import DataSet, dataset_info, load_dataset
-from ..data.archives import is_there
-from ..data.catalog import FOLDER
+from ..errors import MissingDataError
 from ..recipes import Recipe, get_recipe
 from .data import add_source_arguments, source_of
 from .train import parse_overrides
@@ -51,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _images(recipe: Recipe, args: argparse.Namespace) -> DataSet:
     """The recipe's images; random ones of the same shape and number of classes where they are not on disk."""
-    source = source_of(args)
-    if recipe.dataset == FOLDER or is_there(recipe.dataset, source.root):
-        return load_dataset(recipe.dataset, source, recipe.image_size)
-    info = dataset_info(recipe.dataset)
+    try:
+        return load_dataset(recipe.dataset, replace(source_of(args), download=False), recipe.image_size)
+    except MissingDataError:
+        info = dataset_info(recipe.dataset)
     size = (info.input_size[0], *([recipe.image_size] * 2 if recipe.image_size else info.input_size[1:]))
     return load_dataset(f"synthetic:{'x'.join(map(str, size))}x{info.num_classes}")
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,11 +14,6 @@ from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
 from ..weights import from_folder
 from .data import add_source_arguments, source_of
-
-if TYPE_CHECKING:
-    from accelerate import PartialState
-
-    from ..engine.build import Data
 
 STOPPED = 75
 
@@ -133,7 +126,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
         if finished:
             return True
     try:
-        data = first_on_one(PartialState(cpu=args.cpu), lambda: prepare_data(recipe, options.data))
+        data = prepare_data(recipe, options.data)
         trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
             export_run(recipe, folder, trained, data)
@@ -149,17 +142,6 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
             ) from error
         raise
     return trained.finished
-
-
-def first_on_one(state: PartialState, load: Callable[[], Data]) -> Data:
-    """Lets one process of each machine load first: it may have to download what the others then find."""
-    if not state.is_local_main_process:
-        state.wait_for_everyone()
-    try:
-        return load()
-    finally:
-        if state.is_local_main_process:
-            state.wait_for_everyone()
 
 
 def _is_whole(export: Path) -> bool:

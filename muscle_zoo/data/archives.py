@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tarfile
+import zlib
+from collections.abc import Callable
+from http.client import HTTPException
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from ..errors import DownloadError, InputError
-from .folder import class_folders, pictures_of_classes
+from ..errors import DownloadError, InputError, MissingDataError
 from .images import LabelledImages
 from .info import DataSetInfo
-from .splits import hash_order
 
 Parts = tuple[LabelledImages, LabelledImages]
-Listed = tuple[list[tuple[str, int]], list[tuple[str, int]]]
+
+# What reading and downloading archives may raise.
+_TROUBLE = (OSError, EOFError, RuntimeError, HTTPException, zlib.error, tarfile.TarError)
 
 # sha256 of training images, training labels, test images, test labels: the values, since archives differ by packer.
 _IDX_SHA256 = {
@@ -40,52 +43,80 @@ def data_root(root: Path | None) -> Path:
     return Path(root or os.environ.get("MUSCLE_ZOO_DATA") or "data").expanduser()
 
 
-def load_archive(info: DataSetInfo, root: Path) -> Parts:
+def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
     """Loads one of torchvision's data sets; downloads it into ``root/NAME`` where it is not there.
 
     Args:
         info: Which one.
         root: Where data sets are; files directly in it or in ``root/NAME`` are found.
+        download: False to leave a set that is not there.
 
     Raises:
         InputError: Files are there, but damaged or not all.
+        MissingDataError: It is not there and was not to be downloaded.
         DownloadError: It is not there and could not be downloaded.
     """
-    read = _READERS[info.name]
-    places = [root / info.name, root]
+    if (parts := _find(info, root)) is not None:
+        return parts
+    if not download:
+        raise MissingDataError(
+            f"{info.name} is not in {root}; put its files ({_FILES[info.name]}) into {root / info.name}"
+        )
+    target = root / info.name
     try:
-        for place in places:
-            if (parts := read(info.name, place, False)) is not None:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{info.name}.lock"):  # of several processes one downloads, the others then find it
+            if (parts := _find(info, root)) is not None:
                 return parts
-        if (root / info.name).is_dir() and any((root / info.name).iterdir()):
-            raise InputError(f"{root / info.name} does not hold {info.title} whole; delete it to download it again")
-        return _download(info, root, read)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        if isinstance(error, (InputError, DownloadError)):
-            raise
-        first_line = str(error).partition("\n")[0]
-        raise InputError(
-            f"{info.title} in {root} is damaged ({first_line}); delete it to download it again, or give another --data"
-        ) from None
-
-
-def _download(info: DataSetInfo, root: Path, read: Callable[[str, Path, bool], Parts | None]) -> Parts:
-    part = root / f"{info.name}.part"
-    try:
-        shutil.rmtree(part, ignore_errors=True)  # of a download that was interrupted
-        part.mkdir(parents=True)
-        parts = read(info.name, part, True)
-    except (OSError, RuntimeError) as error:
-        shutil.rmtree(part, ignore_errors=True)
-        first_line = str(error).partition("\n")[0]
+            return _download(info, target)
+    except _TROUBLE as error:
         raise DownloadError(
-            f"{info.title} could not be downloaded ({first_line}); put its files ({_FILES[info.name]}) into "
-            f"{root / info.name}, or say with --data or MUSCLE_ZOO_DATA where they are"
+            f"{info.title} could not be downloaded ({_words(error)}); put its files ({_FILES[info.name]}) into "
+            f"{target}, or say with --data or MUSCLE_ZOO_DATA where they are"
         ) from None
+
+
+def _find(info: DataSetInfo, root: Path) -> Parts | None:
+    target = root / info.name
+    for place in (target, root):
+        try:
+            if (parts := _READERS[info.name](info.name, place, False)) is not None:
+                return parts
+        except InputError:
+            raise
+        except PermissionError as error:
+            raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
+        except (*_TROUBLE, ValueError, KeyError) as error:
+            raise InputError(
+                f"{info.title} in {place} is damaged or not whole ({_words(error)}); restore its files "
+                f"({_FILES[info.name]}), or delete them to download them again"
+            ) from None
+    if target.is_dir() and any(target.iterdir()):
+        raise InputError(
+            f"{target} does not hold {info.title}; put its files ({_FILES[info.name]}) there, or empty it to have them"
+        )
+    return None
+
+
+def _download(info: DataSetInfo, target: Path) -> Parts:
+    part = target.with_name(f"{info.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a download that was interrupted
+    part.mkdir()
+    try:
+        parts = _READERS[info.name](info.name, part, True)
+        target.mkdir(exist_ok=True)  # it may be there, empty, or a link to an empty folder
+        for path in part.iterdir():
+            if not path.name.endswith(".tar.gz"):  # it is unpacked
+                shutil.move(path, target / path.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     assert parts is not None
-    shutil.rmtree(root / info.name, ignore_errors=True)  # empty: checked above
-    part.rename(root / info.name)
     return parts
+
+
+def _words(error: Exception) -> str:
+    """What an error says, in one line; torchvision's advice is for those who call it."""
+    return " ".join(str(error).split()).partition(" You can use download=True")[0] or type(error).__name__
 
 
 def _labelled(images: np.ndarray, labels: Any) -> LabelledImages:
@@ -108,7 +139,7 @@ def _read_idx(name: str, place: Path, download: bool) -> Parts | None:
         if found == _IDX_SHA256[name]:
             return _labelled(arrays[0][:, None], arrays[1]), _labelled(arrays[2][:, None], arrays[3])
         if found not in _IDX_SHA256.values():  # it may be the other set of the same file names
-            raise InputError(f"{folder} holds other images than {name}'s; delete them to download it again")
+            raise InputError(f"{folder} holds other images than {name}'s; move or delete them, or give another --data")
     return None
 
 
@@ -185,99 +216,6 @@ _FILES = {
 }
 
 
-def list_classes(info: DataSetInfo, root: Path, train: str, test: str) -> tuple[Path, Listed]:
-    """Lists a published set of pictures in ``TRAIN/CLASS/`` and ``TEST/CLASS/``.
-
-    Args:
-        info: Its facts: other classes or numbers of pictures are errors.
-        root: Where data sets are; it is found in ``root/NAME`` or root itself.
-        train: Folder of the training pictures.
-        test: Folder of the test pictures.
-
-    Returns:
-        The folder, and the pictures of both parts with their classes.
-
-    Raises:
-        InputError: It is not there, or not whole.
-    """
-    for place in (root / info.name, root):
-        if (place / train).is_dir() and (place / test).is_dir():
-            names = class_folders(place / train)
-            if place == root and names != info.class_names:
-                break  # another set
-            if names != info.class_names:
-                raise InputError(
-                    f"{place / train} has {len(names)} folders, not the {info.num_classes} classes of {info.name}"
-                )
-            listed = tuple(pictures_of_classes(place, place / part, names) for part in (train, test))
-            check_sizes(info, place, len(listed[0]), len(listed[1]))
-            return place, (listed[0], listed[1])
-    raise InputError(
-        f"{info.name} is not in {root}: put its pictures into {root / info.name / train}/CLASS/ and "
-        f"{root / info.name / test}/CLASS/, or say with --data or MUSCLE_ZOO_DATA where they are"
-    )
-
-
-def check_sizes(info: DataSetInfo, place: Path, train: int, test: int) -> None:
-    """Compares numbers of images with the published ones.
-
-    Raises:
-        InputError: They differ.
-    """
-    if (train, test) != (info.train_size, info.test_size):
-        raise InputError(
-            f"{place} holds {train} training and {test} test images, {info.name} has {info.train_size} and "
-            f"{info.test_size}; it is not whole: unpack it again"
-        )
-
-
-def list_mini_imagenet(info: DataSetInfo, root: Path) -> tuple[Path, Listed]:
-    """Lists mini-ImageNet: ``images/`` and CSVs of ``filename,label``.
-
-    With the usual few-shot CSVs (train.csv, val.csv, test.csv of 64, 16 and 20 classes) each class's first 500 pictures
-    in the order of ``sha256("mini_imagenet/test/POSITION")`` are the training pictures, as few-label work splits the
-    600 by 500 and 100 (Iscen et al. 2019, arXiv 1904.04717, draw them at random; their draw is not known here). A
-    train.csv and test.csv that share their classes are taken as they are.
-
-    Raises:
-        InputError: It is not there, or not whole.
-    """
-    place = next((p for p in (root / info.name, root) if (p / "train.csv").is_file() and (p / "images").is_dir()), None)
-    if place is None:
-        raise InputError(
-            f"{info.name} is not in {root}: put images/, train.csv, val.csv and test.csv (filename,label) into "
-            f"{root / info.name}, or say with --data or MUSCLE_ZOO_DATA where they are"
-        )
-    parts = {part: list(_csv_rows(place, part, info)) for part in ("train", "val", "test")}
-    if {label for _, label in parts["train"]} & {label for _, label in parts["test"]}:
-        listed = sorted(parts["train"] + parts["val"]), sorted(parts["test"])
-    else:
-        rows = sorted((row for part in parts.values() for row in part), key=lambda row: (row[1], row[0]))
-        test: set[int] = set()
-        for label in range(info.num_classes):
-            members = [i for i, row in enumerate(rows) if row[1] == label]
-            test |= set(hash_order(f"{info.name}/test", members)[500:])
-        listed = [row for i, row in enumerate(rows) if i not in test], [rows[i] for i in sorted(test)]
-    listed[0].sort(key=lambda row: (row[1], row[0]))
-    listed[1].sort(key=lambda row: (row[1], row[0]))
-    check_sizes(info, place, len(listed[0]), len(listed[1]))
-    return place, listed
-
-
-def _csv_rows(place: Path, part: str, info: DataSetInfo) -> Iterator[tuple[str, int]]:
-    path = place / f"{part}.csv"
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            if row.get("label") not in info.class_names or not row.get("filename"):
-                raise InputError(f"{path} line {line}: {row} is no filename,label of a class of {info.name}")
-            name = f"images/{row['filename']}"
-            if not (place / name).is_file():
-                raise InputError(f"{path} line {line}: {place / name} does not exist; unpack the images again")
-            yield name, info.class_names.index(row["label"])
-
-
 def through_jpeg(images: Tensor) -> Tensor:
     """Sends each image once through Pillow's default JPEG encoder, as cifar10_jpeg is defined from CIFAR-10.
 
@@ -294,25 +232,3 @@ def through_jpeg(images: Tensor) -> Tensor:
         with Image.open(buffer) as decoded:
             out[position] = torch.from_numpy(np.array(decoded.convert("RGB"))).permute(2, 0, 1)
     return out
-
-
-def is_there(name: str, root: Path | None) -> bool:
-    """Whether a data set is on disk (or is made, or bundled), so that loading it downloads nothing."""
-    if name in ("digits",) or name.startswith("synthetic"):
-        return True
-    places = (data_root(root) / name, data_root(root))
-    return any((place / file).exists() for place in places for file in _MARKS.get(name, ()))
-
-
-_MARKS = {
-    "mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "MNIST"),
-    "fashion_mnist": ("train-images-idx3-ubyte.gz", "train-images-idx3-ubyte", "FashionMNIST"),
-    "cifar10": ("cifar-10-batches-py",),
-    "cifar10_jpeg": ("train",),
-    "cifar100": ("cifar-100-python",),
-    "svhn": ("train_32x32.mat",),
-    "svhn_extra": ("extra_32x32.mat",),
-    "stl10": ("stl10_binary",),
-    "mini_imagenet": ("train.csv",),
-    "imagenet": ("val",),
-}

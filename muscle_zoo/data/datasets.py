@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -12,16 +14,21 @@ import numpy as np
 import psutil
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor
 
 from ..errors import DownloadError, InputError
-from .archives import check_sizes, data_root, list_classes, list_mini_imagenet, load_archive, through_jpeg
+from .archives import data_root, load_archive, through_jpeg
 from .catalog import FOLDER, SYNTHETIC, dataset_info
-from .folder import list_folder, survey
+from .folder import class_folders, list_folder, survey
 from .images import OUTSIDE, ImageFiles, ImageSource, LabelledImages, report_unreadable
 from .info import DataSetInfo
+from .picture_sets import check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
 SIZES = (8, 512)  # least and largest side of an image
+CIFAR10_JPEG_SHA256 = (
+    "f12bc101717acd0df836682c335adf2f0f589f6a84917c61c9d2512d7b4bae09"  # of the archive's training pixels
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +51,14 @@ class Source:
             memory if they take at most half of what is free.
         workers: Processes that read pictures.
         progress: Show progress on a terminal.
+        download: Download what is not there and can be.
     """
 
     root: Path | None = None
     stream: bool | None = None
     workers: int = 0
     progress: bool = False
+    download: bool = True
 
 
 def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -> DataSet:
@@ -63,6 +72,7 @@ def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -
 
     Raises:
         InputError: There is no such data set, or it is missing, damaged or not whole.
+        MissingDataError: It is not there, and was not to be downloaded or cannot be.
         DownloadError: It is not there and could not be downloaded.
     """
     source = source or Source()
@@ -77,7 +87,7 @@ def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -
             list_classes(info, root, "train", "val") if name == "imagenet" else list_mini_imagenet(info, root)
         )
         return _from_files(_resized(info, image_size), place, train, test, source)
-    if image_size not in (0, info.input_size[1]):
+    if image_size and (image_size, image_size) != info.input_size[1:]:
         raise InputError(f"image_size={image_size}: {name} has images of {_size(info)}; leave it out")
     if name == "digits":
         return _load_digits(info)
@@ -85,7 +95,13 @@ def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -
         return _make_synthetic(info)
     if name == "cifar10_jpeg":
         return _load_cifar10_jpeg(info, source)
-    return _whole(info, data_root(source.root), *load_archive(info, data_root(source.root)))
+    root = data_root(source.root)
+    return _whole(info, root, *load_archive(info, root, source.download))
+
+
+def images_sha256(images: Tensor) -> str:
+    """sha256 of the bytes of uint8 images ``(N, C, H, W)``."""
+    return hashlib.sha256(images.contiguous().numpy()).hexdigest()
 
 
 def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
@@ -143,14 +159,23 @@ def _make_synthetic(info: DataSetInfo) -> DataSet:
 def _load_cifar10_jpeg(info: DataSetInfo, source: Source) -> DataSet:
     root = data_root(source.root)
     official = dataset_info("cifar10")
-    if not any((place / "train").is_dir() for place in (root / info.name, root)):
+    folders = [place / "train" for place in (root / info.name, root) if (place / "train").is_dir()]
+    if not any(set(info.class_names) & set(class_folders(folder)) for folder in folders):
         try:
-            parts = load_archive(official, root)
+            parts = load_archive(official, root, source.download)
         except DownloadError as error:
             raise DownloadError(f"{error}; or put train/CLASS/ and test/CLASS/ into {root / info.name}") from None
-        return _whole(info, root, *map(_as_jpeg, parts))
-    place, (train, test) = list_classes(info, root, "train", "test")
-    return _from_files(info, place, train, test, source)
+        data = _whole(info, root, *map(_as_jpeg, parts))
+    else:
+        place, (train, test) = list_classes(info, root, "train", "test")
+        data = _from_files(info, place, train, test, source)
+    if isinstance(data.train, LabelledImages) and images_sha256(data.train.images) != CIFAR10_JPEG_SHA256:
+        warnings.warn(
+            f"cifar10_jpeg in {root}: its training pixels are not those of the published archive (another "
+            "JPEG decoder, or other pictures); compare its figures with care",
+            stacklevel=2,
+        )
+    return data
 
 
 def _as_jpeg(images: LabelledImages) -> LabelledImages:
