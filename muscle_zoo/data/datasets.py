@@ -194,13 +194,15 @@ def _load_folder(source: Source, image_size: int) -> DataSet:
     good = sum(seen.sizes.values())
     if not good:
         name, why = next(iter(seen.bad.items()))
-        raise InputError(f"--data {root}: none of {len(names)} pictures can be read, the first is {name} ({why})")
+        raise InputError(
+            f"--data {root}: none of {len(names)} pictures can be read, the first is {name} ({why}); give others"
+        )
     if image_size:
         height = width = image_size
     elif len(seen.sizes) == 1:
         width, height = next(iter(seen.sizes))
     else:
-        smallest, largest = min(seen.sizes, key=math.prod), max(seen.sizes, key=math.prod)
+        smallest, *_, largest = sorted(seen.sizes, key=lambda size: (math.prod(size), size))
         raise InputError(
             "image_size=0: the pictures have {} sizes, from {}x{} to {}x{}; say the side of the images they become, "
             "such as image_size=64".format(len(seen.sizes), *smallest, *largest)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 import re
+import unicodedata
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError, near
-from .images import UNKNOWN, reason
+from ..weights import file_sha256
+from .images import UNKNOWN, orientation, reason
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2")
 LAYOUT = "labelled/CLASS/*.jpg and unlabelled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
@@ -39,13 +40,20 @@ class Listing:
     test: list[tuple[str, int]] = field(default_factory=list)
 
 
+# What a part may be called, in any case; ImageFolder's users have train and val.
+_PARTS = {
+    **dict.fromkeys(("labelled", "labeled", "train", "training"), "labelled"),
+    **dict.fromkeys(("unlabelled", "unlabeled"), "unlabelled"),
+    **dict.fromkeys(("test", "val", "valid", "validation"), "test"),
+}
+
+
 def list_folder(root: Path) -> Listing:
     """Lists a user's pictures.
 
     Args:
         root: A folder with ``labelled/CLASS/`` and ``unlabelled/`` (both may have folders inside) and perhaps
-            ``test/CLASS/``; or with ``train/CLASS/`` and perhaps ``test/`` or ``val/``; or with ``CLASS/``; or a CSV
-            file, see :func:`list_csv`.
+            ``test/CLASS/``; ``train/`` and ``val/`` will do; or with ``CLASS/``; or a CSV file, see :func:`list_csv`.
 
     Returns:
         The listing. A picture that is both labelled and in test, and two spellings of one class, are warned about.
@@ -70,23 +78,39 @@ def list_folder(root: Path) -> Listing:
 
 
 def _list_folders(root: Path) -> Listing:
-    inside = {
-        part: root / part for part in ("labelled", "unlabelled", "train", "test", "val") if (root / part).is_dir()
-    }
-    if inside and "labelled" not in inside and "train" not in inside:
-        raise InputError(f"--data {root} has {next(iter(inside))}/ and no labelled/; it must hold {LAYOUT}")
-    labelled = inside.get("labelled") or inside.get("train") or root
+    inside: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        part = _PARTS.get(path.name.casefold())
+        if part is None or not path.is_dir():
+            continue
+        if part in inside:
+            raise InputError(f"--data {root} has {inside[part].name}/ and {path.name}/, which are the same; keep one")
+        inside[part] = path
+    if inside and "labelled" not in inside:
+        raise InputError(
+            f"--data {root} has {next(iter(inside.values())).name}/ and no labelled/; it must hold {LAYOUT}"
+        )
+    labelled = inside.get("labelled", root)
     class_names = class_folders(labelled)
     listing = Listing(root, class_names, pictures_of_classes(root, labelled, class_names))
     if "unlabelled" in inside:
         listing.train += [(name, UNKNOWN) for name in pictures(root, inside["unlabelled"])]
-    if (test := inside.get("test") or inside.get("val")) is not None:
+    _warn_about_loose_pictures(labelled)
+    if (test := inside.get("test")) is not None:
+        _warn_about_loose_pictures(test)
         there = class_folders(test)
         for name in there:
             if name not in class_names:
                 raise InputError(f"{test / name} is no class of {labelled}; {near(name, class_names)}")
         listing.test = pictures_of_classes(root, test, class_names, there)
     return listing
+
+
+def _warn_about_loose_pictures(folder: Path) -> None:
+    loose = [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
+    if loose:
+        text = f"{len(loose)} pictures lie directly in {folder} ({loose[0]}, ...); they have no class and are left out"
+        warnings.warn(text, stacklevel=4)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -130,10 +154,19 @@ def pictures(root: Path, folder: Path) -> list[str]:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
 
     names = []
+    seen: set[str] = set()  # a link may lead back
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
         prefix = Path(parent).relative_to(root).as_posix()
         names += [f"{prefix}/{name}" for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+    for name in names:
+        if name.encode("utf-8", "replace").decode() != name:
+            shown = os.fsencode(name).decode("utf-8", "replace")
+            raise InputError(f"{root}: the file name {shown!r} is not UTF-8; rename it")
     return sorted(names)
 
 
@@ -155,11 +188,14 @@ def list_csv(path: Path) -> Listing:
                 raise InputError(
                     f"{path}: the first line is {','.join(columns)!r}; it must be path,label or path,label,split"
                 )
+            if unused := set(columns) - {"path", "label", "split"}:
+                warnings.warn(f"{path}: columns {', '.join(sorted(unused))} are not used", stacklevel=4)
             reader.fieldnames = columns
             rows = [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label in UTF-8") from None
     class_names = tuple(sorted({row["label"] for _, row in rows if row["label"]}))
+    trained = {row["label"] for _, row in rows if row["label"] and row.get("split") != "test"}
     listing = Listing(root, class_names)
     seen: set[str] = set()
     for line, row in rows:
@@ -172,6 +208,10 @@ def list_csv(path: Path) -> Listing:
         if part not in ("", "train", "test") or (part == "test" and not row["label"]):
             raise InputError(
                 f"{path} line {line}: split={part!r} label={row['label']!r}; write train or test, test with a label"
+            )
+        if row["label"] and row["label"] not in trained:
+            raise InputError(
+                f"{path} line {line}: class {row['label']!r} has no training picture; {near(row['label'], trained)}"
             )
         label = class_names.index(row["label"]) if row["label"] else UNKNOWN
         (listing.test if part == "test" else listing.train).append((name, label))
@@ -195,14 +235,17 @@ def survey(root: Path, names: Sequence[str], workers: int = 4) -> Survey:
 
     def look(name: str) -> tuple[tuple[int, int], bool] | str:
         try:
-            with open(root / name, "rb") as file, Image.open(file) as picture:
-                turned = picture.getexif().get(0x0112, 1) >= 5  # EXIF orientation: on its side
+            with Image.open(root / name) as picture:
+                if picture.format == "TIFF" and orientation(picture) > 1:
+                    picture.load()  # Pillow turns it then by itself
+                turned = orientation(picture) >= 5  # EXIF orientation: on its side
                 size = picture.size[::-1] if turned else picture.size
                 if picture.format == "JPEG":
-                    file.seek(0, os.SEEK_END)
-                    file.seek(max(0, file.tell() - 4096))
-                    if b"\xff\xd9" not in file.read():
-                        return "the file is truncated"
+                    with open(root / name, "rb") as file:
+                        file.seek(max(0, os.path.getsize(root / name) - 4096))
+                        ended = b"\xff\xd9" in file.read()
+                    if not ended:
+                        picture.load()  # something may stand behind the end: only decoding tells
                 return size, picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return reason(error)
@@ -220,7 +263,8 @@ def survey(root: Path, names: Sequence[str], workers: int = 4) -> Survey:
 def _warn_about_spellings(class_names: Sequence[str]) -> None:
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in class_names:
-        spellings[re.sub(r"[\W_]+", "", name).casefold()].append(name)
+        plain = unicodedata.normalize("NFC", re.sub(r"[\s_-]+", "", name)).casefold()
+        spellings[plain or name].append(name)
     for names in spellings.values():
         if len(names) > 1:
             warnings.warn(
@@ -231,19 +275,29 @@ def _warn_about_spellings(class_names: Sequence[str]) -> None:
 def _warn_about_duplicates(listing: Listing) -> None:
     """Compares the bytes of labelled and test pictures; only files of equal size are read."""
     by_size: dict[int, list[str]] = defaultdict(list)
+
+    def size(name: str) -> int:
+        try:
+            return (listing.root / name).stat().st_size
+        except OSError:
+            return -1
+
     for name, label in listing.train:
         if label != UNKNOWN:
-            by_size[(listing.root / name).stat().st_size].append(name)
+            by_size[size(name)].append(name)
     found: list[tuple[str, str]] = []
     digests: dict[str, str] = {}
 
     def digest(name: str) -> str:
         if name not in digests:
-            digests[name] = hashlib.sha256((listing.root / name).read_bytes()).hexdigest()
+            try:
+                digests[name] = file_sha256(listing.root / name)
+            except OSError:
+                digests[name] = name  # equal to no other
         return digests[name]
 
     for name, _ in listing.test:
-        candidates = by_size.get((listing.root / name).stat().st_size, ())
+        candidates = by_size.get(size(name), ()) if size(name) >= 0 else ()
         found += [(twin, name) for twin in candidates if digest(twin) == digest(name)][:1]
     if found:
         twin, name = found[0]

@@ -9,13 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -144,7 +144,7 @@ class ImageFiles:
         images = torch.empty(len(self), *self.input_size, dtype=torch.uint8)
         bad: list[tuple[int, str, str]] = []
         done = 0
-        chunks = torch.arange(len(self)).split(_CHUNK) if len(self) else ()
+        chunks = torch.arange(len(self)).split(_CHUNK)
         bar = tqdm(total=len(self), desc="reading", unit="picture", disable=None if progress else True, leave=False)
         with bar:
             for batch, failed in self._decoded(chunks):
@@ -163,7 +163,12 @@ class ImageFiles:
         index_lists = (batch.tolist() for batch in positions)
         extra: dict[str, Any] = {"prefetch_factor": 4} if self.workers else {}
         yield from DataLoader(
-            dataset, batch_sampler=index_lists, num_workers=self.workers, collate_fn=_collate, **extra
+            dataset,
+            batch_sampler=index_lists,
+            num_workers=self.workers,
+            collate_fn=partial(_collate, self.input_size),
+            generator=torch.Generator(),  # else it draws from the one of all
+            **extra,
         )
 
 
@@ -181,13 +186,36 @@ class _Pictures(Dataset):
             return torch.zeros(self.input_size, dtype=torch.uint8), (position, name, reason(error))
 
 
-def _collate(items: list[tuple[Tensor, tuple[int, str, str] | None]]) -> tuple[Tensor, list[tuple[int, str, str]]]:
-    return torch.stack([image for image, _ in items]), [bad for _, bad in items if bad is not None]
+def _collate(
+    size: tuple[int, int, int], items: list[tuple[Tensor, tuple[int, str, str] | None]]
+) -> tuple[Tensor, list[tuple[int, str, str]]]:
+    images = torch.stack([image for image, _ in items]) if items else torch.empty(0, *size, dtype=torch.uint8)
+    return images, [bad for _, bad in items if bad is not None]
 
 
 def reason(error: Exception) -> str:
     """Why a picture cannot be read, in few words."""
-    return (str(error).partition("\n")[0] or type(error).__name__).partition(" '/")[0]
+    return (str(error).partition("\n")[0] or type(error).__name__).partition(" '/")[0].rstrip(":")
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def orientation(picture: Image.Image) -> int:
+    """EXIF's; 1 (upright) if there is none, or it makes no sense."""
+    try:
+        value = picture.getexif().get(0x0112, 1)
+    except Exception:  # whatever a camera wrote there, the picture is one
+        return 1
+    return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
 def open_picture(path: Path, channels: int) -> Image.Image:
@@ -199,7 +227,9 @@ def open_picture(path: Path, channels: int) -> Image.Image:
         OSError: It cannot be read.
     """
     with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file) or file
+        file.load()
+        method = _UPRIGHT.get(orientation(file))
+        picture = file.transpose(method) if method is not None else file
         if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip, not scale
             values = np.asarray(picture, dtype=np.float64)
             picture = Image.fromarray((values / 256).clip(0, 255).astype(np.uint8))

@@ -1,0 +1,389 @@
+"""The user's own pictures: which are found, in which order, and what is said about those that are wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from muscle_zoo import InputError
+from muscle_zoo.data import Source, load_dataset
+from muscle_zoo.data.folder import list_folder, survey
+
+Listed = list[tuple[str, str | None]]
+
+
+def put(root: Path, *names: str, size: tuple[int, int] = (8, 8)) -> Path:
+    """Writes pictures of noise, each another, of a width and height."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(zlib.crc32(name.encode())).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        Image.fromarray(noise).save(path)
+    return root
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def listed(root: Path) -> tuple[Listed, Listed]:
+    """Names and classes of the training and test pictures."""
+    listing = list_folder(root)
+    train, test = (
+        [(name, None if label == -1 else listing.class_names[label]) for name, label in part]
+        for part in (listing.train, listing.test)
+    )
+    return train, test
+
+
+def refusal(root: Path | None, image_size: int = 0) -> str:
+    with pytest.raises(InputError) as caught:
+        load_dataset("folder", Source(root=root, stream=True), image_size)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@contextmanager
+def no_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+LAYOUTS: dict[str, tuple[Listed, Listed]] = {
+    # What is to be found, in canonical order; the files are made in another.
+    "labelled and the rest": (
+        [
+            ("labelled/Ant/2.png", "Ant"),
+            ("labelled/bee/10.png", "bee"),
+            ("labelled/bee/2.png", "bee"),
+            ("labelled/bee/more/1.png", "bee"),
+            ("labelled/cat/1.png", "cat"),
+            ("unlabelled/0.png", None),
+            ("unlabelled/deep/er/1.png", None),
+            ("unlabelled/z.png", None),
+        ],
+        [("test/bee/1.png", "bee"), ("test/cat/0.png", "cat"), ("test/cat/1.png", "cat")],
+    ),
+    "labelled alone": ([("labelled/a/1.png", "a"), ("labelled/b/1.png", "b")], []),
+    "train and val": ([("train/a/1.png", "a"), ("train/b/1.png", "b")], [("val/a/1.png", "a"), ("val/b/2.png", "b")]),
+    "train and test": ([("train/a/1.png", "a"), ("train/b/1.png", "b")], [("test/b/1.png", "b")]),
+    "train and unlabelled": ([("train/a/1.png", "a"), ("train/b/1.png", "b"), ("unlabelled/1.png", None)], []),
+    "classes": ([("cat/1.png", "cat"), ("cat/2/1.png", "cat"), ("dog with hat/1.png", "dog with hat")], []),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(tmp_path: Path, layout: str) -> None:
+    train, test = LAYOUTS[layout]
+    put(tmp_path, *(name for name, _ in reversed(train + test)))
+    assert listed(tmp_path) == (train, test)
+    for stream in (False, True):
+        data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        assert data.info.class_names == tuple(sorted({label for _, label in train if label}))
+        assert data.info.input_size == (3, 8, 8)
+        assert (data.info.train_size, data.info.test_size) == (len(train), len(test))
+        for images, expected in ((data.train, train), (data.test, test)):
+            assert images.names == tuple(name for name, _ in expected)
+            labels = [data.info.class_names.index(label) if label else -1 for _, label in expected]
+            assert images.labels.tolist() == labels
+
+
+def test_what_is_no_picture_does_not_count(tmp_path: Path) -> None:
+    seen = ["A.JPG", "b.Jpeg", "c.png", "d.BMP", "e.gif", "f.tif", "g.TIFF", "h.webp", "i.ppm"]
+    put(tmp_path, *(f"labelled/cat/{name}" for name in seen), "labelled/dog/1.png", "unlabelled/1.png")
+    put(tmp_path, "labelled/cat/.hidden.png", "labelled/cat/.trash/1.png", "labelled/.git/1.png", "unlabelled/.x/1.png")
+    for name in ("labelled/cat/Thumbs.db", "labelled/dog/.DS_Store", "labelled/notes.txt", "unlabelled/jpg", "read.me"):
+        write(tmp_path / name, "no picture")
+    train, test = listed(tmp_path)
+    assert [name for name, label in train if label == "cat"] == [f"labelled/cat/{name}" for name in seen]
+    assert train[len(seen) :] == [("labelled/dog/1.png", "dog"), ("unlabelled/1.png", None)]
+    assert test == []
+
+
+def test_links_to_folders_are_followed(tmp_path: Path) -> None:
+    put(tmp_path / "elsewhere", "1.png", "sub/2.png")
+    root = put(tmp_path / "data", "a/1.png")
+    (root / "b").symlink_to(tmp_path / "elsewhere")
+    (root / "a/link").symlink_to(tmp_path / "elsewhere/sub")
+    assert listed(root)[0] == [("a/1.png", "a"), ("a/link/2.png", "a"), ("b/1.png", "b"), ("b/sub/2.png", "b")]
+
+
+def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path: Path) -> None:
+    root = put(tmp_path, *(f"a/{number}.png" for number in range(100)), "b/1.png")
+    (root / "a/z.png").symlink_to(tmp_path / "gone.png")
+    with pytest.warns(UserWarning, match=r"1 of 102 pictures .* left out: a/z\.png"):
+        assert len(load_dataset("folder", Source(root=root, stream=True)).train) == 101
+
+
+def test_the_root_may_begin_with_a_tilde_and_be_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    put(tmp_path / "mine", "a/1.png", "b/1.png")
+    write(tmp_path / "mine/list.CSV", "path,label\na/1.png,x\nb/1.png,y\n")
+    assert load_dataset("folder", Source(root=Path("~/mine"), stream=True)).info.class_names == ("a", "b")
+    assert load_dataset("folder", Source(root="~/mine/list.CSV", stream=True)).info.class_names == ("x", "y")  # type: ignore[arg-type]
+
+
+def test_width_and_height(tmp_path: Path) -> None:
+    put(tmp_path, "a/1.png", "b/1.png", size=(12, 9))
+    for stream in (False, True):
+        data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        assert data.info.input_size == (3, 9, 12)
+    assert load_dataset("folder", Source(root=tmp_path, stream=True), image_size=16).info.input_size == (3, 16, 16)
+    put(tmp_path, "b/2.png", size=(9, 12))
+    assert survey(tmp_path, ["a/1.png", "b/1.png", "b/2.png"]).sizes == {(12, 9): 2, (9, 12): 1}
+    text = refusal(tmp_path)
+    assert (
+        "image_size=0" in text and "2 sizes" in text and "12x9" in text and "9x12" in text and "image_size=64" in text
+    )
+
+
+# --- CSV
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return put(tmp_path, "1.png", "2.png", "in/3.png", "in/4.png", "in/5 5.png")
+
+
+CSVS = {
+    "path and label": "path,label\nin/4.png,dog\n1.png,\n2.png,cat\nin/3.png,cat\n",
+    "byte order mark": "\ufeffpath,label\nin/4.png,dog\n1.png,\n2.png,cat\nin/3.png,cat\n",
+    "header and cells with blanks and capitals": " Path , LABEL \n in/4.png , dog\n1.png,\n2.png,cat \nin/3.png,cat\n",
+    "Windows": "path,label\r\nin/4.png,dog\r\n1.png,\r\n2.png,cat\r\nin/3.png,cat\r\n",
+    "other order, quotes, blank line, no comma": 'label,path\ndog,"in/4.png"\n,1.png\n\ncat,2.png\n"cat",./in/3.png',
+    "label left out": "path,label\nin/4.png,dog\n1.png\n2.png,cat\nin/3.png,cat\n",
+    "split": "path,label,split\nin/4.png,dog,train\n1.png,,\n2.png,cat,\nin/3.png,cat,train\n",
+}
+
+
+@pytest.mark.parametrize("name", CSVS)
+def test_csv(pictures: Path, name: str) -> None:
+    path = write(pictures / "list.csv", CSVS[name])
+    assert listed(path) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dog"), ("1.png", None)], [])
+    data = load_dataset("folder", Source(root=path, stream=True))
+    assert data.info.class_names == ("cat", "dog") and data.train.labels.tolist() == [0, 0, 1, -1]
+
+
+def test_csv_with_test_pictures(pictures: Path) -> None:
+    text = "path,label,split\nin/5 5.png,dog,test\n1.png,dog,test\n2.png,cat,test\nin/3.png,dog,\nin/4.png,cat,train\n"
+    train, test = listed(write(pictures / "list.csv", text))
+    assert train == [("in/4.png", "cat"), ("in/3.png", "dog")]
+    assert test == [("2.png", "cat"), ("1.png", "dog"), ("in/5 5.png", "dog")]
+
+
+def test_csv_paths_are_relative_to_its_folder(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(pictures / "in/list.csv", f"path,label\n3.png,a\n../1.png,b\n{pictures / '2.png'},b\n")
+    monkeypatch.chdir(pictures)
+    train = load_dataset("folder", Source(root=Path("in/list.csv"), stream=False, workers=0), image_size=8).train
+    names = dict(zip(train.names, train.labels.tolist(), strict=True))
+    assert names == {"3.png": 0, "../1.png": 1, str(pictures / "2.png"): 1}
+    original = np.asarray(Image.open(pictures / "1.png"))
+    assert train.images[train.names.index("../1.png")].permute(1, 2, 0).numpy().tolist() == original.tolist()
+
+
+GOOD = "path,label,split\n1.png,cat,\n2.png,dog,\n"
+BAD_CSVS = {
+    "unknown path": (f"{GOOD}in/x.png,cat,\n", ["line 4", "'in/x.png' does not exist", "relative to"]),
+    "no path": (f"{GOOD},cat,\n", ["line 4", "'' does not exist"]),
+    "a folder": (f"{GOOD}in,cat,\n", ["line 4", "'in' does not exist"]),
+    "path twice": (f"{GOOD}in/3.png,cat,\n2.png,dog,\n", ["line 5", "'2.png' comes a second time", "keep one"]),
+    "path twice, spelt otherwise": (f"{GOOD}./2.png,dog,\n", ["line 4", "'./2.png' comes a second time"]),
+    "in both parts": (f"{GOOD}2.png,dog,test\n", ["line 4", "'2.png' comes a second time"]),
+    "split word": (f"{GOOD}in/3.png,cat,tset\n", ["line 4", "split='tset'", "write train or test"]),
+    "test without label": (f"{GOOD}in/3.png,,test\n", ["line 4", "label=''", "test with a label"]),
+    "after a blank line": (f"{GOOD}\nin/x.png,cat,\n", ["line 5", "'in/x.png' does not exist"]),
+    "no header": ("1.png,cat\n2.png,dog\n", ["'1.png,cat'", "path,label"]),
+    "wrong header": ("file,label\n1.png,cat\n2.png,dog\n", ["'file,label'", "path,label,split"]),
+    "semicolons": ("path;label\n1.png;cat\n", ["'path;label'", "path,label"]),
+    "empty": ("", ["the first line is ''", "path,label"]),
+    "not UTF-8": ("path,label\n1.png,café\n2.png,dog\n".encode("latin-1"), ["cannot be read", "path,label in UTF-8"]),
+    "UTF-16": ("path,label\n1.png,cat\n2.png,dog\n".encode("utf-16"), ["cannot be read", "path,label in UTF-8"]),
+    "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
+    "no class": ("path,label\n", ["has no", "two or more"]),
+    "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
+}
+
+
+@pytest.mark.parametrize("wrong", BAD_CSVS)
+def test_wrong_csv(pictures: Path, wrong: str) -> None:
+    content, words = BAD_CSVS[wrong]
+    path = write(pictures / "list.csv", content)
+    text = refusal(path)
+    assert str(path) in text
+    for word in words:
+        assert word in text
+
+
+def test_csv_that_is_missing_or_a_folder(tmp_path: Path) -> None:
+    assert "list.csv cannot be read" in refusal(tmp_path / "list.csv")
+    (tmp_path / "list.csv").mkdir()
+    assert "list.csv cannot be read" in refusal(tmp_path / "list.csv")
+
+
+# --- Errors
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    assert "--data" in refusal(None)
+    for root, what in (
+        (tmp_path / "gone", "does not exist"),
+        (write(tmp_path / "note.txt", "x"), "is a file, no folder"),
+    ):
+        text = refusal(root)
+        assert f"--data {root} {what}; it must hold labelled/CLASS/" in text
+
+
+WRONG_FOLDERS = {
+    "no classes": (["1.png"], ["no folder of a class with pictures", "two or more are needed"]),
+    "one class": (["cat/1.png"], ["one class only ('cat')", "two or more are needed"]),
+    "one class labelled": (["labelled/cat/1.png", "unlabelled/1.png"], ["one class only ('cat')"]),
+    "labelled without classes": (["labelled/1.png", "unlabelled/1.png"], ["no folder of a class with pictures"]),
+    "an empty class": (["labelled/a/1.png", "labelled/b/1.txt"], ["labelled/b holds no pictures", "fill it or delete"]),
+    "a hidden picture only": (["a/1.png", "b/.1.png"], ["b holds no pictures"]),
+    "an empty test class": (["train/a/1.png", "train/b/1.png", "val/b/1.txt"], ["val/b holds no pictures"]),
+    "an unknown class": (
+        ["labelled/cat/1.png", "labelled/dog/1.png", "test/cta/1.png"],
+        ["test/cta is no class of", "did you mean 'cat'?"],
+    ),
+    "an unknown class, nothing near": (
+        ["labelled/cat/1.png", "labelled/dog/1.png", "test/zebra/1.png"],
+        ["test/zebra is no class of", "known: cat, dog"],
+    ),
+    "unlabelled alone": (["unlabelled/1.png", "cat/1.png", "dog/1.png"], ["has unlabelled/ and no labelled/"]),
+    "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labelled/", "it must hold labelled/CLASS/"]),
+    "val alone": (["val/a/1.png", "val/b/1.png"], ["has val/ and no labelled/"]),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_FOLDERS)
+def test_wrong_folder(tmp_path: Path, wrong: str) -> None:
+    names, words = WRONG_FOLDERS[wrong]
+    for name in names:
+        put(tmp_path, name) if name.endswith(".png") else write(tmp_path / name, "no picture")
+    text = refusal(tmp_path)
+    assert str(tmp_path) in text
+    for word in words:
+        assert word in text
+
+
+def test_a_folder_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a/1.png", "b/1.png", "b/private/2.png")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("private"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything, so no mode would do
+    text = refusal(tmp_path)
+    assert f"{tmp_path / 'b/private'} cannot be read (Permission denied)" in text and "permissions" in text
+
+
+def test_no_picture_can_be_read(tmp_path: Path) -> None:
+    for name in ("a/1.jpg", "b/1.jpg"):
+        write(tmp_path / name, "no picture")
+    text = refusal(tmp_path, image_size=32)
+    assert "none of 2 pictures can be read, the first is a/1.jpg (cannot identify image file" in text
+    assert "<_io" not in text  # what Python calls an open file is nothing to the user
+
+
+@pytest.mark.parametrize("size", [(7, 7), (7, 9), (9, 7), (513, 8), (8, 513)])
+def test_pictures_of_a_size_that_is_none(tmp_path: Path, size: tuple[int, int]) -> None:
+    put(tmp_path, "a/1.png", "b/1.png", size=size)
+    text = refusal(tmp_path)
+    assert "image_size=0" in text and f"{size[0]}x{size[1]}" in text and "image_size=8 to 512" in text
+    assert load_dataset("folder", Source(root=tmp_path, stream=True), image_size=8).info.input_size == (3, 8, 8)
+
+
+@pytest.mark.parametrize("image_size", [-1, 1, 7, 513])
+def test_image_size_out_of_range(tmp_path: Path, image_size: int) -> None:
+    text = refusal(put(tmp_path, "a/1.png", "b/1.png"), image_size)
+    assert f"image_size={image_size} is out of range; give 8 to 512" in text
+
+
+# --- Warnings
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Cat", "cat"), ("T shirt", "t-shirt"), ("T_Shirt", "t-shirt"), ("Straße", "strasse"), ("Cat", "cat", "c-a-t")],
+)
+def test_one_class_in_two_spellings(tmp_path: Path, names: tuple[str, ...]) -> None:
+    put(tmp_path, *(f"{name}/1.png" for name in names), "dog/1.png")
+    with pytest.warns(UserWarning) as caught:
+        listing = list_folder(tmp_path)
+    (text,) = (str(warning.message) for warning in caught)
+    assert "two spellings" in text and all(repr(name) in text for name in names) and "dog" not in text
+    assert listing.class_names == tuple(sorted([*names, "dog"]))  # they are told apart nevertheless
+
+
+def test_classes_that_differ_are_no_spellings_of_one(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "cats/1.png", "3/1.png", "13/1.png")
+    with no_warning():
+        list_folder(tmp_path)
+
+
+def copy_to(root: Path, one: str, other: str) -> None:
+    (root / other).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(root / one, root / other)
+
+
+def test_the_same_picture_in_labelled_and_test(tmp_path: Path) -> None:
+    # BMP: all files are equally long, so that their content decides.
+    names = [f"{part}/{label}/{i}.bmp" for part in ("labelled", "test") for label in ("a", "b") for i in (1, 2, 3)]
+    put(tmp_path, *names, "unlabelled/1.bmp")
+    copy_to(tmp_path, "unlabelled/1.bmp", "test/a/9.bmp")  # without a label: no harm to the accuracy
+    copy_to(tmp_path, "labelled/a/1.bmp", "labelled/a/9.bmp")
+    with no_warning():
+        list_folder(tmp_path)
+    copy_to(tmp_path, "labelled/a/2.bmp", "test/b/x.bmp")  # in another class even
+    with pytest.warns(UserWarning, match=r"^1 test .* the first is test/b/x\.bmp = labelled/a/2\.bmp; accuracy"):
+        list_folder(tmp_path)
+    copy_to(tmp_path, "labelled/a/1.bmp", "test/b/y.bmp")  # of two equal ones
+    with pytest.warns(UserWarning, match=r"^2 test .* the first is test/b/x\.bmp = labelled/a/2\.bmp; accuracy"):
+        list_folder(tmp_path)
+
+
+def test_the_same_picture_in_a_csv(pictures: Path) -> None:
+    copy_to(pictures, "2.png", "copy.png")
+    path = write(pictures / "list.csv", "path,label,split\n1.png,a,\n2.png,b,train\ncopy.png,b,test\n")
+    with pytest.warns(UserWarning, match=r"the first is copy\.png = 2\.png"):
+        list_folder(path)
+
+
+def test_parts_may_have_american_names_and_capitals(tmp_path: Path) -> None:
+    put(tmp_path, "Labeled/a/1.png", "Labeled/b/1.png", "unlabeled/x.png", "Val/a/1.png")
+    listing = list_folder(tmp_path)
+    assert [name for name, _ in listing.train] == ["Labeled/a/1.png", "Labeled/b/1.png", "unlabeled/x.png"]
+    assert [name for name, _ in listing.test] == ["Val/a/1.png"]
+    put(tmp_path, "train/a/1.png")
+    with pytest.raises(InputError, match=r"has Labeled/ and train/, which are the same; keep one"):
+        list_folder(tmp_path)
+
+
+def test_what_would_be_lost_in_silence_is_said(tmp_path: Path) -> None:
+    put(tmp_path, "labelled/a/1.png", "labelled/b/1.png", "labelled/loose.png")
+    with pytest.warns(UserWarning, match=r"1 pictures lie directly in .*labelled \(loose.png, ...\)"):
+        assert len(list_folder(tmp_path).train) == 2
+    write(tmp_path / "l.csv", "path,label,splt\nlabelled/a/1.png,a,test\nlabelled/b/1.png,b,\n")
+    with pytest.warns(UserWarning, match="columns splt are not used"):
+        list_folder(tmp_path / "l.csv")
+
+
+def test_a_link_that_leads_back_is_followed_once(tmp_path: Path) -> None:
+    put(tmp_path, "labelled/a/1.png", "labelled/b/1.png", "unlabelled/x.png")
+    (tmp_path / "unlabelled" / "back").symlink_to(tmp_path / "unlabelled")
+    assert len(list_folder(tmp_path).train) == 3

@@ -1,0 +1,394 @@
+"""Pictures become images: decoded with the right values, in memory as from the files, good ones and bad ones."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import create_transform
+
+from muscle_zoo import InputError
+from muscle_zoo.data import DataSet, ImageFiles, LabelledImages, Source, load_dataset, restrict
+from muscle_zoo.data.folder import Survey, survey
+from muscle_zoo.data.images import UNKNOWN, report_unreadable, to_image
+from muscle_zoo.errors import TrainingError
+
+Array = NDArray[Any]
+
+# 8 high and 10 wide, so that width and height cannot be mistaken; smooth, so that JPEG keeps the values.
+GREY = np.add.outer(np.arange(8) * 29, np.arange(10) * 5).astype(np.uint8)
+COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+ALPHA = (np.arange(80).reshape(8, 10) * 37 % 256).astype(np.uint8)
+INDEX = (np.arange(80).reshape(8, 10) % 16).astype(np.uint8)
+PALETTE = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
+CMYK = np.dstack([COLOUR // 2, GREY // 3])
+CMYK_AS_RGB = (255.0 - CMYK[..., :3]) * (255.0 - CMYK[..., 3:]) / 255
+DEEP = GREY.astype(np.uint16) * 256 + ALPHA // 2
+
+
+def in_palette() -> Image.Image:
+    picture = Image.frombytes("P", (10, 8), INDEX.tobytes())
+    picture.putpalette(PALETTE.flatten().tolist())
+    return picture
+
+
+def grey_as_rgb(values: Array) -> Array:
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def luma(rgb: Array) -> Array:
+    return rgb @ np.array([0.299, 0.587, 0.114])
+
+
+def exif(orientation: int) -> Image.Exif:
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    return tags
+
+
+def jpeg(values: Array, **options: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "JPEG", quality=100, subsampling=0, **options)
+    return file.getvalue()
+
+
+def decoded(path: Path, *input_size: int) -> Array:
+    """Height, width, channels of the picture as the package reads it."""
+    files = ImageFiles(path.parent, (path.name,), torch.tensor([0]), input_size)
+    return files.load().images[0].permute(1, 2, 0).numpy().astype(float)
+
+
+KINDS: dict[str, tuple[str, Image.Image, Array, float, bool, dict[str, Any]]] = {
+    # name: suffix, picture, its values as RGB, tolerance, is it grey, options
+    "grey": ("png", Image.fromarray(GREY), grey_as_rgb(GREY), 0, True, {}),
+    "grey with transparency": ("png", Image.fromarray(np.dstack([GREY, ALPHA])), grey_as_rgb(GREY), 0, True, {}),
+    "one bit": ("png", Image.fromarray(INDEX % 3 > 0), grey_as_rgb((INDEX % 3 > 0) * 255), 0, True, {}),
+    "palette": ("png", in_palette(), PALETTE[INDEX], 0, False, {}),
+    "palette, one colour transparent": ("png", in_palette(), PALETTE[INDEX], 0, False, {"transparency": 3}),
+    "palette, shades of transparent": (
+        "png",
+        in_palette(),
+        PALETTE[INDEX],
+        0,
+        False,
+        {"transparency": bytes(range(16))},
+    ),
+    "colour": ("png", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
+    "colour with transparency": ("png", Image.fromarray(np.dstack([COLOUR, ALPHA])), COLOUR, 0, False, {}),
+    "16 bits": ("png", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
+    "16 bits TIFF": ("tif", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
+    "16 bits PGM": ("pgm", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
+    "32 bits TIFF": ("tif", Image.fromarray(DEEP.astype(np.int32)), grey_as_rgb(GREY), 0, True, {}),
+    "JPEG": ("jpg", Image.fromarray(COLOUR), COLOUR, 6, False, {"quality": 100, "subsampling": 0}),
+    "grey JPEG": ("jpg", Image.fromarray(GREY), grey_as_rgb(GREY), 3, True, {"quality": 100}),
+    "CMYK JPEG": ("jpg", Image.frombytes("CMYK", (10, 8), CMYK.tobytes()), CMYK_AS_RGB, 4, False, {"quality": 100}),
+    "GIF": ("gif", in_palette(), PALETTE[INDEX], 0, False, {}),
+    "GIF with transparency": ("gif", in_palette(), PALETTE[INDEX], 0, False, {"transparency": 3}),
+    "WEBP": ("webp", Image.fromarray(COLOUR), COLOUR, 0, False, {"lossless": True}),
+    "BMP": ("bmp", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
+    "TIFF": ("tif", Image.fromarray(COLOUR), COLOUR, 0, False, {"compression": "tiff_lzw"}),
+    "PPM": ("ppm", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_is_decoded(tmp_path: Path, kind: str) -> None:
+    suffix, picture, values, tolerance, is_grey, options = KINDS[kind]
+    path = tmp_path / f"picture.{suffix}"
+    picture.save(path, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Pillow warns about palettes with several transparent colours
+        assert survey(tmp_path, [path.name]) == Survey(Counter({(10, 8): 1}), int(is_grey), {})
+        assert np.abs(decoded(path, 3, 8, 10) - values).max() <= tolerance
+        assert np.abs(decoded(path, 1, 8, 10)[..., 0] - luma(values)).max() <= tolerance + 1
+
+
+UPRIGHT: dict[int, Callable[[Array], Array]] = {
+    1: lambda stored: stored,
+    2: np.fliplr,
+    3: lambda stored: np.rot90(stored, 2),
+    4: np.flipud,
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: np.rot90(stored, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_a_picture_on_its_side_is_put_upright(tmp_path: Path, suffix: str, orientation: int) -> None:
+    options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
+    for label in "ab":
+        (tmp_path / label).mkdir()
+        Image.fromarray(COLOUR).save(tmp_path / label / f"1.{suffix}", exif=exif(orientation), **options)
+    upright = UPRIGHT[orientation](COLOUR).astype(float)
+    data = load_dataset("folder", Source(root=tmp_path, stream=True))
+    assert data.info.input_size == (3, *upright.shape[:2])
+    image = next(iter(data.train.batches([torch.tensor([0])])))[0].permute(1, 2, 0).numpy()
+    assert np.abs(image - upright).max() <= (6 if suffix == "jpg" else 0)
+
+
+def raw_exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF from (tag, type, count, four bytes), to say what Pillow would not."""
+    body = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + body + bytes(4)
+
+
+SIDEWAYS = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+ODD_EXIF = {
+    "orientation 0": (raw_exif((0x0112, 3, 1, bytes(4))), 1),
+    "orientation 9": (raw_exif((0x0112, 3, 1, b"\x09\0\0\0")), 1),
+    "orientation as text": (raw_exif((0x0112, 2, 2, b"6\0\0\0")), 1),
+    "orientation as a byte": (raw_exif((0x0112, 1, 1, b"\x06\0\0\0")), 1),
+    "on its side, resolution as text": (raw_exif(SIDEWAYS, (0x011A, 2, 3, b"72\0\0")), 6),
+    "on its side, date as a number": (raw_exif(SIDEWAYS, (0x0132, 11, 1, bytes(4))), 6),
+    "no EXIF at all": (b"Exif\0\0rubbish, rubbish", 1),
+    "cut": (b"Exif\0\0II*\0", 1),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("odd", ODD_EXIF)
+def test_odd_exif_does_not_matter(tmp_path: Path, odd: str, stream: bool) -> None:
+    tags, orientation = ODD_EXIF[odd]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(jpeg(COLOUR, exif=tags))
+    upright = UPRIGHT[orientation](COLOUR).astype(float)
+    data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+    assert data.info.input_size == (3, *upright.shape[:2])
+    image = next(iter(data.train.batches([torch.tensor([1])])))[0]
+    assert np.abs(image.permute(1, 2, 0).numpy() - upright).max() <= 6
+
+
+def classes_of(root: Path, pictures: dict[str, Image.Image]) -> Path:
+    for name, picture in pictures.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture.save(root / name)
+    return root
+
+
+def test_one_colour_picture_makes_a_set_colour(tmp_path: Path) -> None:
+    grey = {f"{label}/{kind}.png": KINDS[kind][1] for label in "ab" for kind in ("grey", "one bit", "16 bits")}
+    data = load_dataset("folder", Source(root=classes_of(tmp_path, grey)))
+    assert data.info.input_size == (1, 8, 10) and len(data.info.mean) == len(data.info.std) == 1
+    assert data.train.images[1, 0].numpy().tolist() == GREY.tolist()  # 16 bits, grey, one bit
+    data = load_dataset("folder", Source(root=classes_of(tmp_path, {"b/z.png": Image.fromarray(COLOUR)})))
+    assert data.info.input_size == (3, 8, 10) and len(data.info.mean) == len(data.info.std) == 3
+    assert data.train.images[1].permute(1, 2, 0).numpy().tolist() == grey_as_rgb(GREY).tolist()
+    assert data.train.images[-1].permute(1, 2, 0).numpy().tolist() == COLOUR.tolist()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("side", [8, 32])
+@pytest.mark.parametrize("size", [(20, 33), (33, 20), (100, 41), (9, 50), (8, 8), (32, 32), (5, 6), (33, 32)])
+def test_an_image_is_what_timm_would_make_of_the_picture(size: tuple[int, int], side: int, mode: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).convert(mode)
+    channels = len(picture.getbands())
+    transform = create_transform(
+        (channels, side, side),
+        interpolation="bicubic",
+        crop_pct=1.0,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        is_training=False,
+    )
+    image = to_image(picture, (channels, side, side))
+    assert image.dtype == torch.uint8 and image.is_contiguous()
+    assert (image / 255 - transform(picture)).abs().max() <= 1 / 255
+
+
+@pytest.mark.parametrize("side", [8, 9, 511, 512])
+def test_sizes_from_8_to_512(tmp_path: Path, side: int) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    classes_of(tmp_path, {f"{label}/1.bmp": Image.fromarray(values) for label in "ab"})
+    own = load_dataset("folder", Source(root=tmp_path))
+    assert own.info.input_size == (3, side, side)
+    assert own.train.images[0].permute(1, 2, 0).numpy().tolist() == values.tolist()
+    classes_of(tmp_path, {"b/2.png": Image.fromarray(values[:5, :7])})
+    assert load_dataset("folder", Source(root=tmp_path), image_size=side).train.images.shape == (3, 3, side, side)
+
+
+@pytest.fixture
+def motley(tmp_path: Path) -> Path:
+    """Pictures of all kinds and several sizes, two classes, some without a label, some for testing."""
+    for number, (suffix, picture, _, _, _, options) in enumerate(KINDS.values()):
+        place = ("labelled/a", "labelled/b", "unlabelled", "test/b")[number % 4]
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / place / f"{number}.{suffix}", **options)
+    (tmp_path / "labelled/a/on its side.jpg").write_bytes(jpeg(COLOUR, exif=exif(6)))
+    return tmp_path
+
+
+def both(root: Path, workers: int = 0, image_size: int = 12) -> tuple[DataSet, DataSet]:
+    held, streamed = (
+        load_dataset("folder", Source(root=root, stream=stream, workers=workers), image_size)
+        for stream in (False, True)
+    )
+    assert isinstance(held.train, LabelledImages) and isinstance(streamed.train, ImageFiles)
+    return held, streamed
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_streaming_equals_memory(motley: Path, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    here: list[int] = []
+    monkeypatch.setattr("muscle_zoo.data.images.to_image", lambda *given: here.append(0) or to_image(*given))
+    held, streamed = both(motley, workers)
+    assert held.info == streamed.info and held.info.train_size == len(held.train) == len(streamed.train) == 17
+    # Batches of several sizes, in no order, an image twice in one of them.
+    positions = list(torch.cat([torch.randperm(17), torch.tensor([3, 3])]).split([1, 7, 2, 9]))
+    for _ in range(2):
+        again = list(streamed.train.batches(positions))
+        assert [batch.shape for batch in again] == [(n, 3, 12, 12) for n in (1, 7, 2, 9)]
+        for one, other in zip(held.train.batches(positions), again, strict=True):
+            assert one.dtype == other.dtype == torch.uint8 and one.equal(other)
+    assert torch.cat(list(streamed.train.batches(torch.arange(17).split(5)))).equal(held.train.images)
+    for one, other in ((held.train, streamed.train), (held.test, streamed.test)):
+        assert one.labels.equal(other.labels) and one.labels.dtype == torch.int64
+        assert one.names == other.names
+    assert bool(here) == (workers == 0)  # workers decode, and only they
+
+
+def test_streaming_equals_memory_for_parts(motley: Path) -> None:
+    for images in (data.train for data in both(motley)):
+        whole = torch.cat(list(images.batches([torch.arange(17)])))
+        part = images.subset([16, 2, 2, 5])
+        assert part.names == tuple(images.names[i] for i in (16, 2, 2, 5))
+        assert part.labels.tolist() == images.labels[[16, 2, 2, 5]].tolist()
+        assert torch.cat(list(part.batches([torch.tensor([3, 0])]))).equal(whole[[5, 16]])
+        assert len(images.subset([])) == 0
+        other = images.with_labels(torch.arange(17))
+        assert other.labels.tolist() == list(range(17)) and other.names == images.names
+        assert torch.cat(list(other.batches([torch.arange(17)]))).equal(whole)
+    for data in both(motley):
+        swapped = restrict(data, [1, 0])
+        assert swapped.train.labels.tolist() == [
+            {0: 1, 1: 0}.get(label, UNKNOWN) for label in data.train.labels.tolist()
+        ]
+        assert swapped.info.class_names == ("b", "a")
+
+
+def test_no_image_is_asked_for(motley: Path) -> None:
+    for data in both(motley):
+        assert [batch.shape for batch in data.train.batches([torch.arange(0)])] == [(0, 3, 12, 12)]
+        assert list(data.train.batches([])) == []
+
+
+def test_a_set_without_test_pictures(tmp_path: Path) -> None:
+    classes_of(tmp_path, {f"{label}/1.png": Image.fromarray(COLOUR) for label in "ab"})
+    for data in both(tmp_path, image_size=0):
+        assert (len(data.train), len(data.test), data.info.test_size) == (2, 0, 0)
+
+
+def test_a_set_that_takes_more_than_half_of_the_free_memory_is_streamed(
+    motley: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 22 * 3 * 12 * 12
+    for free, expected in ((2 * size, LabelledImages), (2 * size - 2, ImageFiles)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
+        data = load_dataset("folder", Source(root=motley), image_size=12)
+        assert isinstance(data.train, expected) and isinstance(data.test, expected)
+
+
+BAD = {
+    "labelled/a/050 cut.jpg": jpeg(COLOUR.repeat(3, 0))[:-40],
+    "labelled/b/000.jpg": b"",
+    "unlabelled/x/7.jpg": b"text\n",
+}
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    """300 pictures that say which they are: all pixels have the number that is their name."""
+    for number in range(300):
+        path = tmp_path / ("labelled/a", "labelled/b", "unlabelled")[number // 100] / f"{number:03d}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 8), (number % 256, number // 256, 7)).save(path)
+    return tmp_path
+
+
+def spoil(root: Path, name: str, content: bytes) -> None:
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(content)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_few_bad_pictures_are_left_out(good: Path, stream: bool) -> None:
+    classes_of(good, {"test/b/1.bmp": Image.new("RGB", (9, 8))})
+    for name, content in BAD.items():
+        spoil(good, name, content)
+    with pytest.warns(UserWarning, match=f"3 of 303 pictures in {re.escape(str(good))} cannot be read") as caught:
+        data = load_dataset("folder", Source(root=good, stream=stream))
+    (text,) = (str(warning.message) for warning in caught)
+    assert "\n" not in text and all(name in text for name in BAD)
+    assert data.info.input_size == (3, 8, 9) and data.info.train_size == len(data.train) == 300
+    numbers = [int(Path(name).stem) for name in data.train.names]
+    assert numbers == list(range(300))
+    assert data.train.labels.tolist() == [0] * 100 + [1] * 100 + [UNKNOWN] * 100
+    images = torch.cat(list(data.train.batches(torch.arange(300).split(100)))).long()
+    assert (images[:, 0] + 256 * images[:, 1]).flatten(1).tolist() == [[number] * 72 for number in numbers]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_many_bad_pictures_are_refused(good: Path, stream: bool) -> None:
+    for name, content in {**BAD, "unlabelled/8.jpg": b"\xff\xd8\xff\xd9"}.items():
+        spoil(good, name, content)
+    with pytest.raises(InputError, match=r"4 of 304 pictures .* cannot be read.*replace or delete them") as caught:
+        load_dataset("folder", Source(root=good, stream=stream))
+    text = str(caught.value)
+    assert "050 cut.jpg" in text and "truncated" in text and "\n" not in text
+
+
+def test_one_in_a_hundred_may_be_bad(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report_unreadable(tmp_path, [], 0)
+    with pytest.warns(UserWarning, match=r"1 of 100 pictures .* the first is x\.png \(why\); left out: x\.png$"):
+        report_unreadable(tmp_path, [("x.png", "why")], 100)
+    with pytest.raises(InputError, match="1 of 99 pictures"):
+        report_unreadable(tmp_path, [("x.png", "why")], 99)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_jpeg_with_something_behind_its_end_is_good(tmp_path: Path, stream: bool) -> None:
+    """Phones put films and notes there."""
+    for name in ("a/1.jpg", "b/1.jpg"):
+        spoil(tmp_path, name, jpeg(COLOUR) + bytes(10_000))
+    data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+    assert data.info.input_size == (3, 8, 10) and len(data.train) == 2
+
+
+def cut_png() -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)).save(file, "PNG")
+    return file.getvalue()[:-60]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("content", [None, b"", b"text", jpeg(COLOUR)[:-40], cut_png()])
+def test_a_picture_that_goes_bad_later(good: Path, content: bytes | None, workers: int) -> None:
+    train = load_dataset("folder", Source(root=good, stream=True, workers=workers)).train
+    path = good / "labelled/b/123.bmp"
+    path.unlink() if content is None else path.write_bytes(content)
+    positions = [torch.tensor([5]), torch.tensor([7, 123])]
+    batches = train.batches(positions)
+    assert next(batches).shape == (1, 3, 8, 9)  # what comes before is not lost
+    with pytest.raises(
+        TrainingError, match=re.escape(str(path)) + r" cannot be read \(.*replace or delete it"
+    ) as caught:
+        next(batches)
+    assert "\n" not in str(caught.value) and str(caught.value).count(str(path)) == 1
