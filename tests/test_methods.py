@@ -10,19 +10,22 @@ from torch import Tensor, nn
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
-from muscle_zoo.engine.fit import train_step
+from muscle_zoo.engine.fit import forward, train_step
 from muscle_zoo.losses import PseudoLabelLoss
 from muscle_zoo.methods import (
     METHODS,
     Batch,
     FixMatch,
     Muscle,
+    Setting,
     Supervised,
     View,
     create_method,
     default_options,
     method_names,
+    prepare,
 )
+from muscle_zoo.methods.contract import frozen_statistics
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -94,6 +97,10 @@ def test_the_weight_ramps_up() -> None:
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
 
 
+SETTING = Setting(steps=1000, labels=10, images=1437, num_classes=10)
+EAGER = {"fixmatch": {"threshold": 0.1}, "uda": {"threshold": 0.1}}  # else no guess counts in so few steps
+
+
 class WithViews(nn.Module):
     """A base that also asks for MUSCLE's views, so that the forward is the same."""
 
@@ -101,6 +108,9 @@ class WithViews(nn.Module):
         super().__init__()
         self.base = base
         self.views = Muscle(base).views
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        return prepare(self.base, batch, model, teacher, step)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         return self.base.loss(outputs, batch, step)
@@ -111,20 +121,23 @@ def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> Non
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
     data = prepare_data(recipe)
     dataset, split = data.dataset, data.split
-    options = {"fixmatch": {"threshold": 0.1}}
     results = []
-    for method in (WithViews(create_method(base_name, options)), Muscle(create_method(base_name, options), weight=0.0)):
-        model = build_model(recipe, dataset)
+    for wrap in (WithViews, lambda base: Muscle(base, weight=0.0)):
+        method = wrap(create_method(base_name, EAGER, SETTING))
+        model, teacher = build_model(recipe, dataset), build_model(recipe, dataset).eval()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         batches = Batches(recipe, dataset.train, dataset.info, split, method.views)
         gradients = []
         for step in range(3):
-            terms = train_step(model, model, method, batches.at(step), step)
+            torch.manual_seed(step)  # as the loop does: what a method draws
+            terms = train_step(model, teacher, method, batches.at(step), step)
             optimizer.zero_grad()
             terms["loss"].backward()
             gradients += [parameter.grad.clone() for parameter in model.parameters()]
             optimizer.step()
-        results.append([*gradients, *model.state_dict().values(), terms["loss"].detach()])
+        results.append(
+            [*gradients, *model.state_dict().values(), *method.state_dict().values(), terms["loss"].detach()]
+        )
     assert all(a.equal(b) for a, b in zip(*results, strict=True))
 
 
@@ -139,15 +152,58 @@ def test_the_control_names_no_unlabelled_view() -> None:
 
 
 @pytest.mark.parametrize("name", method_names())
-def test_every_method_of_the_table(name: str) -> None:
-    method = create_method(name, default_options(name))
+def test_every_method_takes_steps(name: str) -> None:
+    method = create_method(name, default_options(name) | EAGER, SETTING)
     assert all(isinstance(view, View) for view in method.views.values())
-    outputs, batch = random_outputs(method)
-    terms = method.loss(outputs, batch, 0)
-    assert terms["loss"].requires_grad
-    assert not any(value.requires_grad for key, value in terms.items() if key != "loss")
-    assert all(value.ndim == 0 for value in terms.values())
     assert isinstance(method, Muscle) == name.startswith("muscle")
+    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
+    data = prepare_data(recipe)
+    model, teacher = build_model(recipe, data.dataset), build_model(recipe, data.dataset).eval()
+    batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model.train()
+    for step in (0, 500, 999):
+        forwards: list[int] = []
+        hook = model.register_forward_hook(lambda module, inputs, out, seen=forwards: seen.append(out.requires_grad))
+        before = {key: value.clone() for key, value in model.named_parameters()}
+        terms = train_step(model, teacher, method, batches.at(step), step)
+        hook.remove()
+        assert forwards[-1] and terms["loss"].requires_grad
+        assert not any(value.requires_grad for key, value in terms.items() if key != "loss")
+        assert all(value.ndim == 0 and bool(value.isfinite()) for value in terms.values())
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        assert not any(before[key].equal(value) for key, value in model.named_parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert not list(method.parameters())  # what a method keeps are its buffers
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("supervised", "pi_model", "vat")])
+def test_guesses_are_of_the_unlabelled_images(name: str) -> None:
+    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
+    data = prepare_data(recipe)
+    method = Muscle(create_method(name, EAGER, SETTING))
+    model = build_model(recipe, data.dataset)
+    batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
+    for step in range(2):
+        outputs, batch = forward(model, model, method, batches.at(0), step)  # again: the ensemble has seen it
+        method.loss(outputs, batch, step)
+    classes, used = method.guess(outputs, batch)
+    assert classes.shape == used.shape == (16,)
+    assert used.dtype == torch.bool and used.any() and int(classes.max()) < 10
+
+
+def test_frozen_statistics_normalise_but_leave_no_trace() -> None:
+    norm = nn.BatchNorm2d(3)
+    x = torch.randn(8, 3, 4, 4)
+    expected = nn.BatchNorm2d(3)(x)
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    with frozen_statistics(norm):
+        assert norm(x).equal(expected)
+    assert all(before[key].equal(value) for key, value in norm.state_dict().items())
+    norm(x)
+    assert not before["running_mean"].equal(norm.running_mean)
 
 
 def test_a_training_step_is_one_forward_and_moves_every_parameter() -> None:

@@ -20,7 +20,8 @@ from tqdm import tqdm
 from ..data import Batches
 from ..data.batches import step_seed
 from ..errors import InputError, TrainingError
-from ..methods import Batch, create_method, prepare
+from ..methods import Batch, Setting, create_method, prepare
+from ..methods.contract import guess
 from ..recipes import Recipe
 from .batchnorm import synchronise_batchnorm
 from .build import Data, build_model, build_optimizer, prepare_data, to_device
@@ -44,12 +45,23 @@ def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: B
     Returns:
         The method's terms; ``loss`` carries the gradient.
     """
+    outputs, batch = forward(model, teacher, method, batch, step)
+    return method.loss(outputs, batch, step)
+
+
+def forward(
+    model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int
+) -> tuple[dict[str, Tensor], Batch]:
+    """Prepares a batch and runs it: one forward on all inputs together.
+
+    Returns:
+        Logits by name of the input, and the prepared batch.
+    """
     with torch.no_grad():
-        batch = prepare(method, batch, model, teacher, step)
+        batch = prepare(method, batch, getattr(model, "module", model), teacher, step)
     images = torch.cat(list(batch.inputs.values())).contiguous(memory_format=torch.channels_last)
     logits = model(images)
-    outputs = dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True))
-    return method.loss(outputs, batch, step)
+    return dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True)), batch
 
 
 def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data: Data | None = None) -> Trained:
@@ -81,7 +93,8 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data:
 def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Trained:
     dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
-    method = create_method(recipe.method, recipe.options)
+    setting = Setting(recipe.steps, len(split.labelled), len(dataset.train), dataset.info.num_classes)
+    method = create_method(recipe.method, recipe.options, setting)
     accelerator = options.accelerator(folder, recipe.accumulate)
     device, world = accelerator.device, accelerator.num_processes
     train_images, evaluation = to_device(dataset.train, device), to_device(data.evaluation, device)
@@ -170,6 +183,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         return Trained(finished, step, seconds(), torch.get_num_threads(), world, device_name, dtype, **results)
 
     log_every = max(1, recipe.steps // LOG_ROWS)
+    true_classes = dataset.train.labels.to(device)  # for the log: no method gets them
     show = options.progress and accelerator.is_main_process
     model.train()
     with StopSignal(options.time_limit) as stop, _progress(recipe, start, show) as bar:
@@ -178,20 +192,24 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
             for group in optimizer.param_groups:
                 group["lr"] = rate
             torch.manual_seed(step_seed(recipe.seed, step, accelerator.process_index))  # dropout's
-            of_parts = []
+            done = step + 1
+            logged = done % log_every == 0 or done == recipe.steps
+            of_parts, hits = [], torch.zeros(2, device=device)
             for part in batch.parts(recipe.accumulate):
                 with accelerator.accumulate(model):  # the optimiser steps after the last part
                     with accelerator.autocast():
-                        of_parts.append(train_step(model, ema.module, method, part, step))
+                        outputs, prepared = forward(model, ema.module, method, part, step)
+                        of_parts.append(method.loss(outputs, prepared, step))
                     accelerator.backward(of_parts[-1]["loss"])
                     optimizer.step()
                     optimizer.zero_grad()
+                if logged:
+                    hits += _right_guesses(method, outputs, prepared, true_classes)
             terms = {name: torch.stack([t[name].detach() for t in of_parts]).mean(0) for name in of_parts[0]}
-            done = step + 1
             ema.update(raw, step=done)
             bar.update()
-            if done % log_every == 0 or done == recipe.steps:
-                row = _global_means(terms, accelerator)
+            if logged:
+                row = _global_means(terms, accelerator) | _guess_accuracy(hits, accelerator)
                 if not math.isfinite(row["loss"]):
                     raise TrainingError(_not_finite(done, row, folder))
                 log(done, {"lr": rate, **row})
@@ -228,6 +246,23 @@ def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[st
     if accelerator.num_processes > 1:
         values = reduce_over_processes(values, reduction="mean")
     return {name: float(f"{value:.6g}") for name, value in zip(terms, values.tolist(), strict=True)}
+
+
+def _right_guesses(method: nn.Module, outputs: dict[str, Tensor], batch: Batch, true_classes: Tensor) -> Tensor:
+    """Of the unlabelled images with a known class whose guess was used: how many are guessed right, and how many."""
+    made = guess(method, outputs, batch)
+    if made is None:
+        return torch.zeros(2, device=true_classes.device)
+    classes = true_classes[batch.indices]
+    counted = made.used & (classes >= 0)
+    return torch.stack([(counted & (made.classes == classes)).sum(), counted.sum()]).float()
+
+
+def _guess_accuracy(hits: Tensor, accelerator: Accelerator) -> dict[str, float]:
+    if accelerator.num_processes > 1:
+        hits = reduce_over_processes(hits, reduction="sum")
+    right, counted = hits.tolist()
+    return {"guess_accuracy": round(right / counted, 6)} if counted else {}
 
 
 def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:

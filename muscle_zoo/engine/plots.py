@@ -11,7 +11,7 @@ from ..recipes import Recipe
 
 # Okabe and Ito's colours, which colour-blind people tell apart.
 BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-_NOT_LOSSES = ("step", "seconds", "lr", "loss", "mi", "mi_weight", "mask")
+_NOT_LOSSES = ("step", "seconds", "lr", "loss", "mi", "mi_weight", "mask", "guess_accuracy", "threshold")
 
 LogRow = dict[str, Any]
 
@@ -32,16 +32,16 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
     losses, accuracy, rate, information = figure.subplots(2, 2, sharex=True).flat
     training = [row for row in rows if "loss" in row]
     tested = [row for row in rows if "top1_ema" in row]
-    logged = training[0].keys() if training else {}
+    logged = list(dict.fromkeys(name for row in training for name in row))
 
     terms = [name for name in logged if name not in _NOT_LOSSES]
-    for name, colour in zip(terms, (BLUE, GREEN, PINK), strict=False):
+    for name, colour in zip(terms, (BLUE, GREEN, PINK, ORANGE), strict=False):
         _line(losses, training, lambda row, name=name: row[name], name.replace("_", " "), colour)
     if "mi" in logged:
         _line(losses, training, lambda row: -row["mi_weight"] * row["mi"], "weighted MI term", YELLOW)
     if len(losses.lines) > 1:
         _line(losses, training, lambda row: row["loss"], "total loss", "black")
-    losses.set(title="Loss terms", ylabel="nats")
+    losses.set(title="Loss terms", ylabel="loss (entropies and information in nats)")
 
     _line(accuracy, tested, lambda row: 100 * row["top1_ema"], "EMA weights", BLUE)
     _line(accuracy, tested, lambda row: 100 * row["top1_raw"], "raw weights", ORANGE)
@@ -55,15 +55,19 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
         _line(information, training, lambda row: row["mi"], "mutual information of the views", GREEN)
         information.axhline(math.log(num_classes), color=GREEN, linestyle=":", label=f"its maximum, ln {num_classes}")
         information.set(ylabel="nats", ylim=(0, None))
-    if "mask" in logged:
-        share = information.twinx() if "mi" in logged else information
-        _line(share, training, lambda row: 100 * row["mask"], "guesses used (right)" if "mi" in logged else "", PINK)
-        share.set(ylabel="share of guesses used, %", ylim=(0, 105))
-        share.lines[0].set_alpha(0.6)
-        if share is not information:
-            information.plot([], [], color=PINK, alpha=0.6, label="guesses used (right axis)")
-    if not {"mi", "mask"} & set(logged):
-        information.set(title="Unlabelled images: this method sees none", yticks=[])
+    shares = {"mask": ("guesses used", PINK), "guess_accuracy": ("of these right", BLUE)}
+    shares = {name: drawn for name, drawn in shares.items() if name in logged}
+    if shares:
+        right = information.twinx() if "mi" in logged else information
+        right.set(ylabel="share of unlabelled images, %", ylim=(0, 105))
+        for name, (label, colour) in shares.items():
+            known = [row for row in training if name in row]
+            _line(right, known, lambda row, name=name: 100 * row[name], label, colour)
+            right.lines[-1].set_alpha(0.6)
+            if right is not information:
+                information.plot([], [], color=colour, alpha=0.6, label=f"{label} (right axis)")
+    elif "mi" not in logged:
+        information.set(title="Unlabelled images: nothing is logged of them", yticks=[])
     for axes in (losses, accuracy, rate, information):
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:

@@ -41,3 +41,28 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return x
     return _AllReduceSum.apply(x)
+
+
+def mean_over_processes(x: Tensor) -> Tensor:
+    """Mean of a tensor over all processes, without gradients; the tensor itself in a single process."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x.detach()
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x / dist.get_world_size()
+
+
+def rows_of_all_processes(x: Tensor) -> Tensor:
+    """The rows of a tensor on all processes, one after the other, without gradients.
+
+    Args:
+        x: ``(n, ...)``, of the same shape on every process.
+
+    Returns:
+        ``(world_size * n, ...)``, the same on every process.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)

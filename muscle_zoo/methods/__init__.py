@@ -12,18 +12,34 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, near
-from .contract import Batch, Method, View, prepare
+from .contract import Batch, Guess, Method, Setting, View, prepare
 from .fixmatch import FixMatch
+from .freematch import FreeMatch
+from .mean_teacher import MeanTeacher
+from .mixmatch import MixMatch
 from .muscle import Muscle
+from .pi_model import PiModel
 from .supervised import Supervised
+from .temporal_ensembling import TemporalEnsembling
+from .uda import UDA
+from .vat import VAT
 
 __all__ = [
     "METHODS",
+    "UDA",
+    "VAT",
     "Batch",
     "FixMatch",
+    "FreeMatch",
+    "Guess",
+    "MeanTeacher",
     "Method",
+    "MixMatch",
     "Muscle",
+    "PiModel",
+    "Setting",
     "Supervised",
+    "TemporalEnsembling",
     "View",
     "create_method",
     "default_options",
@@ -33,7 +49,14 @@ __all__ = [
 
 METHODS: dict[str, type[nn.Module]] = {
     "supervised": Supervised,
+    "pi_model": PiModel,
+    "temporal_ensembling": TemporalEnsembling,
+    "mean_teacher": MeanTeacher,
+    "vat": VAT,
+    "mixmatch": MixMatch,
+    "uda": UDA,
     "fixmatch": FixMatch,
+    "freematch": FreeMatch,
 }
 
 Options = dict[str, dict[str, Any]]
@@ -52,7 +75,7 @@ def _base_name(name: str) -> str:
 
 def _constructor_defaults(cls: type[nn.Module]) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty and p.name != "setting"}
 
 
 def default_options(name: str) -> Options:
@@ -64,12 +87,13 @@ def default_options(name: str) -> Options:
     return {part: values for part, values in options.items() if values}
 
 
-def create_method(name: str, options: Options | None = None) -> nn.Module:
+def create_method(name: str, options: Options | None = None, setting: Setting | None = None) -> nn.Module:
     """Builds a method.
 
     Args:
         name: One of :func:`method_names`.
         options: Options by part, as :func:`default_options` gives them; what is left out keeps its default.
+        setting: What a method may know of the run.
 
     Returns:
         A module that fulfils :class:`Method`.
@@ -79,5 +103,5 @@ def create_method(name: str, options: Options | None = None) -> nn.Module:
     """
     options = options or {}
     base_name = _base_name(name)
-    base = METHODS[base_name](**options.get(base_name, {}))
+    base = METHODS[base_name](**options.get(base_name, {}), setting=setting)
     return base if name == base_name else Muscle(base, **options.get("muscle", {}))

@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..errors import InputError
 from ..losses import PseudoLabelLoss
-from .contract import Batch, View
+from .contract import Batch, Guess, Setting, View, at_least, share
 from .supervised import Supervised
 
 
@@ -21,6 +20,7 @@ class FixMatch(nn.Module):
     Args:
         threshold: Least probability at which a guess counts, above 0 and at most 1.
         weight: Weight of the unlabelled loss, at least 0.
+        setting: Not used.
 
     Raises:
         InputError: An option is out of its range.
@@ -32,12 +32,10 @@ class FixMatch(nn.Module):
         "u_strong": View("unlabelled", "strong"),
     }
 
-    def __init__(self, threshold: float = 0.95, weight: float = 1.0) -> None:
+    def __init__(self, threshold: float = 0.95, weight: float = 1.0, setting: Setting | None = None) -> None:
         super().__init__()
-        if not 0.0 < threshold <= 1.0:
-            raise InputError(f"fixmatch.threshold: {threshold} is not a probability above 0 and at most 1")
-        if weight < 0.0:
-            raise InputError(f"fixmatch.weight: {weight} is negative; give 0 or more")
+        share("fixmatch.threshold", threshold)
+        at_least("fixmatch.weight", weight)
         self.supervised = Supervised()
         self.pseudo_label = PseudoLabelLoss(threshold)
         self.weight = weight
@@ -50,3 +48,8 @@ class FixMatch(nn.Module):
         terms["pseudo_label"] = unlabelled.detach()
         terms["mask"] = mask.mean()
         return terms
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The classes that the weak view is given, and where they are labels."""
+        _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
+        return Guess(outputs["u_weak"].argmax(dim=-1), mask > 0)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
-from .contract import Batch, Method, View, prepare
+from .contract import Batch, Guess, Method, View, at_least, guess, prepare
 
 
 class Muscle(nn.Module):
@@ -30,12 +30,10 @@ class Muscle(nn.Module):
 
     def __init__(self, base: Method, weight: float = 1.0, lambda_: float = 1.0, ramp_steps: int = 0) -> None:
         super().__init__()
-        if weight < 0.0:
-            raise InputError(f"muscle.weight: {weight} is negative; give 0 or more")
+        at_least("muscle.weight", weight)
+        at_least("muscle.ramp_steps", ramp_steps)
         if lambda_ <= 0.0:
             raise InputError(f"muscle.lambda_: {lambda_} is not above 0; 1 is mutual information")
-        if ramp_steps < 0:
-            raise InputError(f"muscle.ramp_steps: {ramp_steps} is negative; give 0 or more")
         self.base = base
         self.mutual_information = MutualInformationLoss(lambda_)
         self.weight = weight
@@ -53,6 +51,10 @@ class Muscle(nn.Module):
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Leaves it to the base."""
         return prepare(self.base, batch, model, teacher, step)
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess | None:
+        """Leaves it to the base."""
+        return guess(self.base, outputs, batch)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """The base's loss plus the weighted mutual information term."""

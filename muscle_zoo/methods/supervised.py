@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contract import Batch, View
+from ..losses.consistency import widen
+from .contract import Batch, Setting, View
 
 
 class Supervised(nn.Module):
     """``H(y, f(alpha(x)))`` on the labelled images; it never sees an unlabelled one.
 
     Logs nothing but the loss, in nats, a mean over the labelled batch.
+
+    Args:
+        setting: Not used.
     """
 
     views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak")}
 
+    def __init__(self, setting: Setting | None = None) -> None:
+        super().__init__()
+
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy of the labelled images' weak view."""
-        logits = outputs["x_weak"]
-        loss = F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), batch.labels)
+        loss = F.cross_entropy(widen(outputs["x_weak"]), batch.labels)
         return {"loss": loss, "cross_entropy": loss.detach()}

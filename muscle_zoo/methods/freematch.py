@@ -1,0 +1,104 @@
+"""FreeMatch: FixMatch with thresholds that the run finds for itself, one for each class."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import PseudoLabelLoss
+from ..losses.reduce import all_reduce_sum, mean_over_processes
+from .contract import Batch, Guess, Setting, View, at_least, share
+from .supervised import Supervised
+
+
+class FreeMatch(nn.Module):
+    """FixMatch with self-adaptive thresholds and a fairness term (Wang et al. 2023, arXiv 2205.07246).
+
+    ``tau``, the mean confidence on unlabelled images, and ``p``, their mean prediction, are averages over the steps
+    (eq. 5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11) pulls the mean
+    prediction of the strong views that count, divided by the histogram of their classes, towards p divided by the weak
+    views' histogram. The defaults are the paper's: momentum 0.999, weight 1, fairness 0.05 (0.01 in its runs with the
+    fewest labels). Statistics are of the global batch. Logs ``mask``, ``threshold`` (tau) and ``fairness``.
+
+    Args:
+        momentum: Of the averages, at least 0 and at most 1.
+        weight: Weight of the unlabelled loss, at least 0.
+        fairness: Weight of the fairness term, at least 0.
+        setting: Classes of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {
+        "x_weak": View("labelled", "weak"),
+        "u_weak": View("unlabelled", "weak"),
+        "u_strong": View("unlabelled", "strong"),
+    }
+
+    def __init__(
+        self,
+        momentum: float = 0.999,
+        weight: float = 1.0,
+        fairness: float = 0.05,
+        setting: Setting | None = None,
+    ) -> None:
+        super().__init__()
+        share("freematch.momentum", momentum, zero=True)
+        at_least("freematch.weight", weight)
+        at_least("freematch.fairness", fairness)
+        classes = (setting or Setting()).num_classes
+        self.supervised = Supervised()
+        self.pseudo_label = PseudoLabelLoss()
+        self.momentum, self.weight, self.fairness = momentum, weight, fairness
+        self.register_buffer("tau", torch.tensor(1.0 / classes))
+        self.register_buffer("p", torch.full((classes,), 1.0 / classes))
+        self.register_buffer("histogram", torch.full((classes,), 1.0 / classes))
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Brings the averages up to date, then cross-entropy, pseudo-label loss and fairness."""
+        terms = self.supervised.loss(outputs, batch, step)
+        self._update(outputs["u_weak"])
+        unlabelled, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
+        fairness = self._fairness(outputs["u_strong"], mask)
+        terms["loss"] = terms["loss"] + self.weight * unlabelled + self.fairness * fairness
+        terms["pseudo_label"] = unlabelled.detach()
+        terms["fairness"] = fairness.detach()
+        terms["mask"] = mask.mean()
+        terms["threshold"] = self.tau.clone()
+        return terms
+
+    def thresholds(self) -> Tensor:
+        """The threshold of each class, ``(C,)``."""
+        return self.tau * self.p / self.p.max()
+
+    @torch.no_grad()
+    def _update(self, logits: Tensor) -> None:
+        predictions = logits.to(self.p.dtype).softmax(dim=-1)
+        confidence, guess = predictions.max(dim=-1)
+        counts = F.one_hot(guess, len(self.p)).to(self.p.dtype).mean(dim=0)
+        now = mean_over_processes(torch.cat([confidence.mean().view(1), predictions.mean(dim=0), counts]))
+        tau, p, histogram = now.split([1, len(self.p), len(self.p)])
+        self.tau.lerp_(tau[0], 1.0 - self.momentum)
+        self.p.lerp_(p, 1.0 - self.momentum)
+        self.histogram.lerp_(histogram, 1.0 - self.momentum)
+
+    def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
+        predictions = logits.to(mask.dtype).softmax(dim=-1)
+        counts = F.one_hot(predictions.argmax(dim=-1), len(self.p)).to(mask.dtype)
+        sums = all_reduce_sum(torch.cat([mask @ predictions, mask @ counts]))
+        mean, of_class = sums.split(len(self.p))
+        # A class that no counted image has is left out of both sides' scaling, as in the authors' code.
+        scaled = torch.where(of_class > 0, mean / of_class.detach().clamp(min=1.0), torch.zeros_like(mean))
+        now = scaled / scaled.sum().clamp(min=1e-12)
+        before = self.p / self.histogram.clamp(min=1e-12)
+        before = before / before.sum()
+        return (before * (now + 1e-12).log()).sum() * (sums.detach().sum() > 0)
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The classes that the weak view is given, and where they are labels."""
+        _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
+        return Guess(outputs["u_weak"].argmax(dim=-1), mask > 0)

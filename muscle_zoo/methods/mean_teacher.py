@@ -1,0 +1,65 @@
+"""Mean Teacher: the network should predict what its averaged weights predict."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..losses import SquaredDifference
+from .contract import Batch, Guess, Setting, View, at_least, rising, share
+from .supervised import Supervised
+
+
+class MeanTeacher(nn.Module):
+    """``H(y, f(x)) + w(t) * squared difference to the teacher`` (Tarvainen and Valpola 2017, arXiv 1703.01780).
+
+    The teacher is the run's EMA model (the recipe's ``ema_decay``), which sees its own weak view in evaluation mode.
+    The weight rises as ``exp(-5 (1 - t)^2)``. The defaults are those of the authors' CIFAR-10 experiments
+    (github.com/CuriousAI/mean-teacher): ``weight`` 100 times the share of labelled images, over 40,000 of 150,000
+    steps. Logs ``consistency``.
+
+    Args:
+        weight: Highest weight, times the share of labelled images, at least 0.
+        ramp: Share of the steps over which the weight rises, 0 to 1.
+        setting: Steps, labels and images of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {
+        "x_weak": View("labelled", "weak"),
+        "u_weak": View("unlabelled", "weak"),
+        "u_teacher": View("unlabelled", "weak", 1),
+    }
+
+    def __init__(self, weight: float = 100.0, ramp: float = 40 / 150, setting: Setting | None = None) -> None:
+        super().__init__()
+        at_least("mean_teacher.weight", weight)
+        share("mean_teacher.ramp", ramp, zero=True)
+        self.setting = setting or Setting()
+        self.supervised = Supervised()
+        self.difference = SquaredDifference()
+        self.weight = weight * self.setting.labels / self.setting.images
+        self.ramp = ramp
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Asks the teacher; its view needs no forward of the network."""
+        inputs = dict(batch.inputs)
+        target = teacher(inputs.pop("u_teacher")).float().softmax(dim=-1)
+        return Batch(inputs, batch.labels, batch.indices, {**batch.targets, "teacher": target})
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the labels plus the weighted difference."""
+        terms = self.supervised.loss(outputs, batch, step)
+        consistency = self.difference(batch.targets["teacher"], outputs["u_weak"])
+        weight = self.weight * rising(step, self.setting.steps, self.ramp)
+        terms["loss"] = terms["loss"] + weight * consistency
+        terms["consistency"] = consistency.detach()
+        return terms
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The teacher's classes, all of which count."""
+        classes = batch.targets["teacher"].argmax(dim=-1)
+        return Guess(classes, classes >= 0)

@@ -1,0 +1,87 @@
+"""MixMatch: labelled and unlabelled images with guessed labels are mixed with each other."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..losses import SoftCrossEntropy, SquaredDifference, sharpen
+from .contract import Batch, Guess, Setting, View, at_least, frozen_statistics, linear, share
+
+
+class MixMatch(nn.Module):
+    """``H(p', f(x')) + w(t) * squared difference of q' and f(u')`` (Berthelot et al. 2019, arXiv 1905.02249).
+
+    Labels of unlabelled images are guessed from two weak views and sharpened; then every image is mixed with one drawn
+    from all. The defaults are the paper's (section 4): two views, temperature 0.5, alpha 0.75, weight 75 (CIFAR-10),
+    which rises linearly over 16,000 of 2^20 steps. Permutation and mixing weights are drawn in each process for its own
+    images: N processes draw others than one. Logs ``cross_entropy`` and ``consistency``.
+
+    Args:
+        alpha: Both parameters of the beta distribution, above 0.
+        temperature: Of the sharpening, above 0.
+        weight: Highest weight of the unlabelled loss, at least 0.
+        ramp: Share of the steps over which the weight rises, 0 to 1.
+        setting: Steps and classes of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {
+        "x_clean": View("labelled", "weak"),
+        "u_clean": View("unlabelled", "weak"),
+        "u_clean_2": View("unlabelled", "weak", 1),
+    }
+
+    def __init__(
+        self,
+        alpha: float = 0.75,
+        temperature: float = 0.5,
+        weight: float = 75.0,
+        ramp: float = 16000 / 2**20,
+        setting: Setting | None = None,
+    ) -> None:
+        super().__init__()
+        at_least("mixmatch.alpha", alpha, 1e-3)
+        at_least("mixmatch.temperature", temperature, 1e-3)
+        at_least("mixmatch.weight", weight)
+        share("mixmatch.ramp", ramp, zero=True)
+        self.setting = setting or Setting()
+        self.cross_entropy = SoftCrossEntropy()
+        self.difference = SquaredDifference()
+        self.alpha, self.temperature, self.weight, self.ramp = alpha, temperature, weight, ramp
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Guesses labels and mixes; the clean images need no forward of their own."""
+        inputs = dict(batch.inputs)
+        x, u, u_2 = (inputs.pop(name) for name in self.views)
+        with frozen_statistics(model):
+            both = model(torch.cat([u, u_2])).float().softmax(dim=-1)
+        guess = sharpen((both[: len(u)] + both[len(u) :]) / 2, self.temperature)
+        images = torch.cat([x, u, u_2])
+        labels = torch.cat([F.one_hot(batch.labels, guess.shape[1]).to(guess.dtype), guess, guess])
+        beta = torch.distributions.Beta(self.alpha, self.alpha).sample((len(images),)).to(images)
+        beta = torch.maximum(beta, 1.0 - beta)
+        order = torch.randperm(len(images), device=images.device)
+        share_of_own = beta.view(-1, 1, 1, 1)
+        mixed = share_of_own * images + (1.0 - share_of_own) * images[order]
+        mixed_labels = beta[:, None] * labels + (1.0 - beta[:, None]) * labels[order]
+        inputs["x_mixed"], inputs["u_mixed"] = mixed.split([len(x), 2 * len(u)])
+        targets = dict(zip(("x_mixed", "u_mixed"), mixed_labels.split([len(x), 2 * len(u)]), strict=True))
+        return Batch(inputs, batch.labels, batch.indices, {**batch.targets, **targets, "guess": guess})
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the mixed labelled images plus the weighted difference on the others."""
+        cross_entropy = self.cross_entropy(batch.targets["x_mixed"], outputs["x_mixed"])
+        consistency = self.difference(batch.targets["u_mixed"], outputs["u_mixed"])
+        loss = cross_entropy + self.weight * linear(step, self.setting.steps, self.ramp) * consistency
+        return {"loss": loss, "cross_entropy": cross_entropy.detach(), "consistency": consistency.detach()}
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The guessed classes, all of which count."""
+        classes = batch.targets["guess"].argmax(dim=-1)
+        return Guess(classes, classes >= 0)

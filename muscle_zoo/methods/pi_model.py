@@ -1,0 +1,53 @@
+"""The Pi-model: two noisy passes over an image should agree."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..losses import SquaredDifference
+from .contract import Batch, Setting, View, at_least, rising, share
+from .supervised import Supervised
+
+
+class PiModel(nn.Module):
+    """``H(y, f(x)) + w(t) * squared difference of two passes`` (Laine and Aila 2017, arXiv 1610.02242, algorithm 1).
+
+    Both passes carry gradients; each has its own weak view (and its own dropout). The weight rises as ``exp(-5 (1 -
+    t)^2)``. The defaults are the paper's (section 3): ``weight`` 100 times the share of labelled images, over 80 of 300
+    epochs. Logs ``consistency``.
+
+    Args:
+        weight: Highest weight, times the share of labelled images, at least 0.
+        ramp: Share of the steps over which the weight rises, 0 to 1.
+        setting: Steps, labels and images of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {
+        "x_weak": View("labelled", "weak"),
+        "u_weak": View("unlabelled", "weak"),
+        "u_second": View("unlabelled", "weak", 1),
+    }
+
+    def __init__(self, weight: float = 100.0, ramp: float = 80 / 300, setting: Setting | None = None) -> None:
+        super().__init__()
+        at_least("pi_model.weight", weight)
+        share("pi_model.ramp", ramp, zero=True)
+        self.setting = setting or Setting()
+        self.supervised = Supervised()
+        self.difference = SquaredDifference()
+        self.weight = weight * self.setting.labels / self.setting.images
+        self.ramp = ramp
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the labels plus the weighted difference."""
+        terms = self.supervised.loss(outputs, batch, step)
+        consistency = self.difference(outputs["u_second"].float().softmax(dim=-1), outputs["u_weak"])
+        weight = self.weight * rising(step, self.setting.steps, self.ramp)
+        terms["loss"] = terms["loss"] + weight * consistency
+        terms["consistency"] = consistency.detach()
+        return terms

@@ -1,0 +1,81 @@
+"""Temporal ensembling: an image should be predicted as it was, on average, before."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import SquaredDifference
+from ..losses.reduce import rows_of_all_processes
+from .contract import Batch, Guess, Setting, View, at_least, rising, share
+from .supervised import Supervised
+
+
+class TemporalEnsembling(nn.Module):
+    """``H(y, f(x)) + w(t) * squared difference to the ensemble`` (Laine and Aila 2017, arXiv 1610.02242, alg. 2).
+
+    A table keeps ``Z_i = momentum Z_i + (1 - momentum) z_i`` for every training image; the target is ``Z_i / (1 -
+    momentum^k)`` after k visits. An image that was not seen before does not count. The table has a row for each
+    training image: 4 bytes times the classes. The defaults are the paper's (section 3): momentum 0.6, ``weight`` 30
+    times the share of labelled images, rising over 80 of 300 epochs. Logs ``consistency`` and ``mask``, the share of
+    images seen before.
+
+    Args:
+        weight: Highest weight, times the share of labelled images, at least 0.
+        momentum: Of the table, at least 0 and below 1.
+        ramp: Share of the steps over which the weight rises, 0 to 1.
+        setting: Steps, labels, images and classes of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak"), "u_weak": View("unlabelled", "weak")}
+
+    def __init__(
+        self, weight: float = 30.0, momentum: float = 0.6, ramp: float = 80 / 300, setting: Setting | None = None
+    ) -> None:
+        super().__init__()
+        at_least("temporal_ensembling.weight", weight)
+        share("temporal_ensembling.momentum", momentum, zero=True)
+        share("temporal_ensembling.ramp", ramp, zero=True)
+        self.setting = setting or Setting()
+        self.supervised = Supervised()
+        self.difference = SquaredDifference()
+        self.weight = weight * self.setting.labels / self.setting.images
+        self.momentum = momentum
+        self.ramp = ramp
+        self.register_buffer("table", torch.zeros(self.setting.images, self.setting.num_classes))
+        self.register_buffer("visits", torch.zeros(self.setting.images, dtype=torch.int64))
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Looks the targets up."""
+        visits = self.visits[batch.indices]
+        scale = 1.0 - self.momentum ** visits.clamp(min=1).to(self.table.dtype)
+        target = self.table[batch.indices] / scale.unsqueeze(1)
+        seen = (visits > 0).to(target.dtype)
+        return Batch(batch.inputs, batch.labels, batch.indices, {**batch.targets, "ensemble": target, "seen": seen})
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the labels plus the weighted difference; then the table is brought up to date."""
+        terms = self.supervised.loss(outputs, batch, step)
+        consistency = self.difference(batch.targets["ensemble"], outputs["u_weak"], batch.targets["seen"])
+        weight = self.weight * rising(step, self.setting.steps, self.ramp)
+        terms["loss"] = terms["loss"] + weight * consistency
+        terms["consistency"] = consistency.detach()
+        terms["mask"] = batch.targets["seen"].mean()
+        self._update(batch.indices, outputs["u_weak"])
+        return terms
+
+    @torch.no_grad()
+    def _update(self, indices: Tensor, logits: Tensor) -> None:
+        rows = rows_of_all_processes(indices)
+        now = rows_of_all_processes(logits.to(self.table.dtype).softmax(dim=-1))
+        self.table[rows] = self.momentum * self.table[rows] + (1.0 - self.momentum) * now
+        self.visits[rows] = self.visits[rows] + 1
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The ensemble's classes, of the images seen before."""
+        return Guess(batch.targets["ensemble"].argmax(dim=-1), batch.targets["seen"] > 0)

@@ -1,0 +1,65 @@
+"""UDA: a sharpened prediction of the weak view is the target of the strong view."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..losses import Divergence
+from .contract import Batch, Guess, Setting, View, at_least, share
+from .supervised import Supervised
+
+
+class UDA(nn.Module):
+    """``H(y, f(alpha(x))) + weight * KL(sharpened f(alpha(u)) || f(A(u)))`` (Xie et al. 2020, arXiv 1904.12848).
+
+    The defaults are the paper's for CIFAR-10 (section 2.2 and appendix): weight 1, temperature 0.4, confidence above
+    0.8. Training signal annealing, which the paper uses for some sets, is left out. Logs ``consistency`` and ``mask``,
+    the share of unlabelled images that count.
+
+    Args:
+        threshold: Least probability at which an image counts, 0 to 1.
+        temperature: Of the softmax that sharpens, above 0.
+        weight: Weight of the unlabelled loss, at least 0.
+        setting: Not used.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {
+        "x_weak": View("labelled", "weak"),
+        "u_weak": View("unlabelled", "weak"),
+        "u_strong": View("unlabelled", "strong"),
+    }
+
+    def __init__(
+        self, threshold: float = 0.8, temperature: float = 0.4, weight: float = 1.0, setting: Setting | None = None
+    ) -> None:
+        super().__init__()
+        share("uda.threshold", threshold, zero=True)
+        at_least("uda.temperature", temperature, 1e-3)
+        at_least("uda.weight", weight)
+        self.supervised = Supervised()
+        self.divergence = Divergence()
+        self.threshold, self.temperature, self.weight = threshold, temperature, weight
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the labels plus the weighted divergence."""
+        terms = self.supervised.loss(outputs, batch, step)
+        logits = outputs["u_weak"].detach().float()
+        mask = self._mask(logits)
+        consistency = self.divergence((logits / self.temperature).softmax(dim=-1), outputs["u_strong"], mask)
+        terms["loss"] = terms["loss"] + self.weight * consistency
+        terms["consistency"] = consistency.detach()
+        terms["mask"] = mask.mean()
+        return terms
+
+    def _mask(self, logits: Tensor) -> Tensor:
+        return (logits.softmax(dim=-1).amax(dim=-1) > self.threshold).to(logits.dtype)
+
+    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+        """The classes of the weak view, and where they count."""
+        logits = outputs["u_weak"].detach().float()
+        return Guess(logits.argmax(dim=-1), self._mask(logits) > 0)

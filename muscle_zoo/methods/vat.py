@@ -1,0 +1,100 @@
+"""VAT: the prediction should not change in the direction in which it would change most."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..losses import Divergence, Entropy
+from .contract import Batch, Setting, View, at_least, frozen_statistics
+from .supervised import Supervised
+
+
+class VAT(nn.Module):
+    """``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (Miyato et al. 2018, arXiv 1704.03976).
+
+    ``r`` has length ``epsilon`` (of the normalised image) and the direction that power iteration finds (section 3.3),
+    with entropy minimisation (eq. 10). Defaults: weight 1, one iteration and xi 1e-6 are the paper's (section 4);
+    epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170, table 5) found for CIFAR-10, whose images are normalised as
+    here. The first direction is drawn in each process for its own images: N processes draw others than one. Logs
+    ``consistency`` and ``entropy``, in nats.
+
+    Args:
+        epsilon: Length of the perturbation, at least 0.
+        weight: Of the divergence, at least 0.
+        entropy_weight: Of the entropy, at least 0; 0 is VAT without it.
+        xi: Length of the step from which the direction is estimated, above 0.
+        iterations: Of the power method, at least 1.
+        setting: Not used.
+
+    Raises:
+        InputError: An option is out of its range.
+    """
+
+    views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak"), "u_weak": View("unlabelled", "weak")}
+
+    def __init__(
+        self,
+        epsilon: float = 6.0,
+        weight: float = 1.0,
+        entropy_weight: float = 1.0,
+        xi: float = 1e-6,
+        iterations: int = 1,
+        setting: Setting | None = None,
+    ) -> None:
+        super().__init__()
+        at_least("vat.epsilon", epsilon)
+        at_least("vat.weight", weight)
+        at_least("vat.entropy_weight", entropy_weight)
+        at_least("vat.xi", xi, 1e-12)
+        at_least("vat.iterations", iterations, 1)
+        self.supervised = Supervised()
+        self.divergence = Divergence()
+        self.entropy = Entropy()
+        self.epsilon, self.weight, self.entropy_weight = epsilon, weight, entropy_weight
+        self.xi, self.iterations = xi, iterations
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Adds the perturbed images."""
+        images = batch.inputs["u_weak"]
+        with (
+            torch.autocast(images.device.type, enabled=False),
+            frozen_statistics(model),
+        ):  # xi is lost in half precision
+            direction = self.direction(images, model)
+        return Batch(
+            {**batch.inputs, "u_adversarial": images + self.epsilon * direction},
+            batch.labels,
+            batch.indices,
+            batch.targets,
+        )
+
+    def direction(self, images: Tensor, model: nn.Module) -> Tensor:
+        """The direction, of length 1 for each image, in which the prediction changes most (algorithm 1)."""
+        target = model(images).softmax(dim=-1).detach()
+        direction = _of_length_1(torch.randn_like(images))
+        for _ in range(self.iterations):
+            with torch.enable_grad():
+                probe = (self.xi * direction).requires_grad_()
+                apart = self.divergence(target, model(images + probe))
+                direction = _of_length_1(torch.autograd.grad(apart, probe)[0])
+        return direction
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        """Cross-entropy on the labels plus the weighted divergence and entropy."""
+        terms = self.supervised.loss(outputs, batch, step)
+        consistency = self.divergence(outputs["u_weak"].float().softmax(dim=-1), outputs["u_adversarial"])
+        entropy = self.entropy(outputs["u_weak"])
+        terms["loss"] = terms["loss"] + self.weight * consistency + self.entropy_weight * entropy
+        terms["consistency"] = consistency.detach()
+        terms["entropy"] = entropy.detach()
+        return terms
+
+
+def _of_length_1(vectors: Tensor) -> Tensor:
+    flat = vectors.flatten(1)
+    # Scaled by the largest number first: the squares of gradients of 1e-20 would vanish.
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=1e-30)
+    return (flat / flat.norm(dim=1, keepdim=True).clamp(min=1e-12)).view_as(vectors)
