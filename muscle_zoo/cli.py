@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .commands import bench, data, zoo
+from .commands import bench, data, study, zoo
 from .commands import eval as eval_command
 from .commands import train as train_command
 from .errors import InputError, MuscleZooError
@@ -22,6 +22,7 @@ COMMANDS: dict[str, Command] = {
     "list": ("list checkpoints and recipes", zoo.add_list_arguments, zoo.run_list),
     "info": ("say what is known of a model", zoo.add_info_arguments, zoo.run_info),
     "data": ("show a data set's split and its views", data.add_arguments, data.run),
+    "study": ("run methods with and without MUSCLE, compare", study.add_arguments, study.run),
     "bench": ("measure speed", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and to hub_cards/", zoo.add_export_arguments, zoo.run_export),
     "cards": ("render cards and README tables from the ledger", zoo.add_cards_arguments, zoo.run_cards),

@@ -24,10 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change the recipe: seed=1 lr=0.1 muscle.weight=0.5"
     )
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/NAME/seedS, runs/quickstart)")
     parser.add_argument(
         "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
     )
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares how runs are carried out."""
+    parser.add_argument("--out", type=Path, help="run folder (default: below runs/)")
     parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
     parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
     parser.add_argument(
@@ -91,13 +96,14 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if finished else STOPPED
 
 
-def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
+def train(recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = True) -> bool:
     """Trains and exports a recipe in a folder, unless that is done already.
 
     Args:
         recipe: The recipe.
         out: The run folder.
         args: How, as :func:`add_arguments` declares it.
+        progress: Show it.
 
     Returns:
         False when the run was stopped before its end.
@@ -114,7 +120,8 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace) -> bool:
     from ..export import export_run
 
     options = Options(
-        args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, data=source_of(args)
+        *(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, progress),
+        source_of(args),
     )
     folder = RunFolder(out)
     if args.fresh:

@@ -1,0 +1,150 @@
+"""`study`: many paired runs, one command that can be stopped and continued."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import queue
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..engine.stop import StopSignal
+from ..engine.track import RunFolder
+from ..errors import InputError, MuscleZooError
+from ..ledger import Row, write_ledger
+from ..recipes import Recipe, parse_name
+from ..study import draw, plan, table
+from .train import STOPPED, add_run_arguments, parse_overrides, train
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `study`."""
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="change every recipe: steps=1000 ...")
+    parser.add_argument("--methods", nargs="+", required=True, metavar="X", help="base methods; each also with MUSCLE")
+    parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME")
+    parser.add_argument("--labels", nargs="+", required=True, metavar="N", help="label budgets")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds, from 0 on (3)")
+    parser.add_argument("--bias", nargs="+", default=["none"], metavar="B", help="none imbalance:5 ...")
+    parser.add_argument("--arch", default="cnn4", help="backbone (cnn4)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on CPUs (1)")
+    add_run_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs what is not done yet; then writes results.csv, table.md and a figure for each data set and bias."""
+    if args.seeds < 1 or args.jobs < 1:
+        raise InputError(f"--seeds {args.seeds} --jobs {args.jobs}: give 1 or more")
+    overrides = parse_overrides(args.overrides)
+    if "seed" in overrides or "bias" in overrides:
+        raise InputError("override seed or bias: say --seeds N and --bias B ...")
+    recipes = plan(args.arch, args.methods, args.datasets, args.labels, range(args.seeds), args.bias, overrides)
+    out: Path = args.out or Path("runs") / "study"
+    folders = [out / "runs" / _folder(recipe) for recipe in recipes]
+    for recipe, folder in zip(recipes, folders, strict=True):
+        RunFolder(folder).check(recipe)
+    todo = [job for job in zip(recipes, folders, strict=True) if _row(job[1]) is None]
+    print(f"{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}", flush=True)
+    whole, failed = _work(todo, args) if todo else (True, [])
+    rows = [row for folder in folders if (row := _row(folder)) is not None]
+    if rows:
+        write(rows, out)
+        print(f"\n{table(rows)}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
+    for text in failed:
+        print(f"failed: {text}", file=sys.stderr)
+    if not whole:
+        print(f"stopped with {len(rows)} of {len(recipes)} runs done; the same command goes on")
+        return STOPPED
+    return 1 if failed else 0
+
+
+def write(rows: Sequence[Row], out: Path) -> None:
+    """Writes a study's ledger, table and figures into a folder."""
+    write_ledger(out / "results.csv", rows)
+    (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
+    for dataset, bias in sorted({(_dataset(row), row.bias) for row in rows}):
+        part = [row for row in rows if (_dataset(row), row.bias) == (dataset, bias)]
+        name = dataset if bias == "none" else f"{dataset}-{bias}"
+        draw(part, out / f"{name.replace(':', '_')}.png")
+
+
+def _dataset(row: Row) -> str:
+    return parse_name(row.name)["dataset"]
+
+
+def _folder(recipe: Recipe) -> str:
+    bias = "" if recipe.bias == "none" else f"-{recipe.bias.replace(':', '_')}"
+    return f"{recipe.name.replace(':', '_')}{bias}/seed{recipe.seed}"
+
+
+def _row(folder: Path) -> Row | None:
+    status = RunFolder(folder).read_status()
+    row = status.get("row", {})
+    return Row(**row) if status.get("status") == "finished" and set(row) == {f.name for f in fields(Row)} else None
+
+
+def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tuple[bool, list[str]]:
+    """Runs the jobs in processes of their own, each of which imports once.
+
+    Returns:
+        False when it was stopped before their end; and what went wrong.
+    """
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    began = time.monotonic()
+    workers = [
+        context.Process(target=_work_through, args=(todo[i :: args.jobs], args, results)) for i in range(args.jobs)
+    ]
+    ended, done, whole, failed = 0, 0, True, []
+    with StopSignal(None) as stop:  # Ctrl-C reaches the workers too: they save and end
+        for worker in workers:
+            worker.start()
+        told = False
+        while ended < len(workers):
+            if stop.requested and not told:
+                told = True
+                for worker in workers:
+                    worker.terminate()
+            try:
+                recipe, result = results.get(timeout=1.0)
+            except queue.Empty:
+                if not any(worker.is_alive() for worker in workers):
+                    return False, [*failed, "a process ended without a word; the same command goes on"]
+                continue
+            if recipe is None:
+                ended += 1
+            elif result is False:
+                whole = False
+            else:
+                done += 1
+                failed += [result] if isinstance(result, str) else []
+                left = (time.monotonic() - began) / done * (len(todo) - done)
+                shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
+                print(f"{done}/{len(todo)} {shown}; about {_time(left)} left", flush=True)
+    for worker in workers:
+        worker.join()
+    return whole, failed
+
+
+def _work_through(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace, results: Any) -> None:
+    """What a worker does: its jobs, until it is told to stop."""
+    deadline = None if args.time_limit is None else time.monotonic() + args.time_limit
+    for recipe, folder in todo:
+        here = argparse.Namespace(**vars(args), fresh=False)
+        if deadline is not None:
+            here.time_limit = max(deadline - time.monotonic(), 1e-6)
+        try:
+            result: bool | str = train(recipe, folder, here, progress=False)
+        except MuscleZooError as error:
+            result = f"{folder}: {error}"
+        results.put((recipe, result))
+        if result is False:
+            break
+    results.put((None, None))
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(seconds / 60, 0):.0f} min"

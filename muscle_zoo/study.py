@@ -1,0 +1,196 @@
+"""A study: the same runs with and without MUSCLE, and what comes of them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import InputError
+from .ledger import Row
+from .methods import METHODS, method_names
+from .recipes import Recipe, get_recipe, parse_name
+
+# Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
+COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
+# Half the width of a 95 % interval, in standard errors, by the number of seeds (Student's t).
+_T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+
+
+def with_muscle(method: str) -> str:
+    """The name of a method with MUSCLE: ``supervised`` becomes ``muscle``."""
+    return "muscle" if method == "supervised" else f"muscle_{method}"
+
+
+def plan(
+    arch: str,
+    methods: Sequence[str],
+    datasets: Sequence[str],
+    labels: Sequence[str],
+    seeds: Sequence[int],
+    biases: Sequence[str] = ("none",),
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Recipe]:
+    """The runs of a study, seed by seed, so that one that is stopped has whole seeds.
+
+    Args:
+        arch: Backbone.
+        methods: Base methods; each runs alone and with MUSCLE.
+        datasets: Data sets.
+        labels: Label budgets.
+        seeds: Seeds; every method gets the same labelled images, initial weights and views at a seed.
+        biases: Values of the recipe's ``bias``.
+        overrides: Other changes to every recipe.
+
+    Returns:
+        The recipes.
+
+    Raises:
+        InputError: A name or value is wrong.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"--methods {method} is no base method; give some of {', '.join(METHODS)}")
+    return [
+        get_recipe(f"{arch}.{method}_{dataset}_{budget}", {**(overrides or {}), "seed": seed, "bias": bias})
+        for seed in seeds
+        for dataset in datasets
+        for bias in biases
+        for budget in labels
+        for base in methods
+        for method in (base, with_muscle(base))
+    ]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one method does at one budget, alone and with MUSCLE: accuracies by seed, 0 to 1."""
+
+    dataset: str
+    bias: str
+    labels: int
+    base: str
+    alone: dict[int, float]
+    muscle: dict[int, float]
+
+    @property
+    def gains(self) -> list[float]:
+        """Paired gains in points, seed by seed."""
+        return [100 * (self.muscle[seed] - self.alone[seed]) for seed in sorted(self.alone.keys() & self.muscle.keys())]
+
+
+def cells(rows: Iterable[Row]) -> list[Cell]:
+    """Sorts a study's rows by data set, bias, budget and base method.
+
+    Raises:
+        InputError: Runs of more than one recipe stand under one name and bias.
+    """
+    found: dict[tuple[str, str, int, str], dict[bool, dict[int, float]]] = {}
+    hashes: dict[tuple[str, str], str] = {}
+    for row in rows:
+        if hashes.setdefault((row.name, row.bias), row.recipe_sha256) != row.recipe_sha256:
+            raise InputError(
+                f"{row.name} (bias {row.bias}) was run with different overrides; give each study its own --out"
+            )
+        parts = parse_name(row.name)
+        method = parts["method"]
+        base = "supervised" if method == "muscle" else method.removeprefix("muscle_")
+        cell = found.setdefault((parts["dataset"], row.bias, parts["labels"], base), {False: {}, True: {}})
+        cell[method != base][row.seed] = row.top1_ema
+    order = method_names()
+    keys = sorted(found, key=lambda key: (key[0], key[1], key[2], order.index(key[3])))
+    return [Cell(*key, alone=found[key][False], muscle=found[key][True]) for key in keys]
+
+
+def interval(gains: Sequence[float]) -> tuple[float, float] | None:
+    """95 % interval of the mean of paired gains (Student's t); None for fewer than two."""
+    if len(gains) < 2:
+        return None
+    half = _T95.get(len(gains), 2.262) * statistics.stdev(gains) / math.sqrt(len(gains))
+    mean = statistics.fmean(gains)
+    return mean - half, mean + half
+
+
+def table(rows: Iterable[Row]) -> str:
+    """A Markdown table of a study: mean, standard deviation and worst seed in per cent, and MUSCLE's paired gain."""
+    made = cells(rows)
+    several = {"data set": len({c.dataset for c in made}) > 1, "bias": len({c.bias for c in made}) > 1}
+    extra = [name for name, wanted in several.items() if wanted]
+    head = [*extra, "labels", "method", "alone", "worst", "with MUSCLE", "worst", "gain, 95 % interval", "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for cell in made:
+        values = {"data set": cell.dataset, "bias": cell.bias}
+        gains, bounds = cell.gains, interval(cell.gains)
+        gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
+        gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
+        words = [*(values[name] for name in extra), str(cell.labels), cell.base]
+        words += [*_accuracy(cell.alone), *_accuracy(cell.muscle), gain, str(len(gains))]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def _accuracy(by_seed: Mapping[int, float]) -> tuple[str, str]:
+    values = [100 * value for value in by_seed.values()]
+    if not values:
+        return "", ""
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.1f}{spread}", f"{min(values):.1f}"
+
+
+def draw(rows: Iterable[Row], path: Path) -> None:
+    """Draws accuracy against label budget: a panel for each method, dashed without MUSCLE and solid with it.
+
+    Error bars are standard deviations over seeds; the grey line in every panel is the supervised control.
+
+    Args:
+        rows: Of one data set and one bias.
+        path: The file to write.
+
+    Raises:
+        InputError: The rows are of several data sets or biases.
+    """
+    from matplotlib.figure import Figure
+
+    made = cells(rows)
+    if len({(cell.dataset, cell.bias) for cell in made}) != 1:
+        raise InputError("a figure is of one data set and one bias")
+    bases = list(dict.fromkeys(cell.base for cell in made))
+    columns = min(3, len(bases))
+    height = math.ceil(len(bases) / columns)
+    figure = Figure(figsize=(3.6 * columns + 0.6, 2.9 * height + 0.7), layout="constrained")
+    axes = figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)
+    control = {cell.labels: cell.alone for cell in made if cell.base == "supervised"}
+    for panel, base in zip(axes.flat, bases, strict=False):
+        colour = COLOURS[list(METHODS).index(base) % len(COLOURS)]
+        mine = [cell for cell in made if cell.base == base]
+        if base != "supervised":
+            _curve(panel, control, "#999999", ":", "supervised")
+        _curve(panel, {cell.labels: cell.alone for cell in mine}, colour, "--", base.replace("_", " "))
+        _curve(panel, {cell.labels: cell.muscle for cell in mine}, colour, "-", "with MUSCLE")
+        budgets = sorted({cell.labels for cell in made})
+        panel.set_xscale("log")
+        panel.set_xticks(budgets, [str(budget) for budget in budgets])
+        panel.minorticks_off()
+        panel.set_title(base.replace("_", " "), fontsize=13)
+        panel.tick_params(labelsize=11)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=10, loc="lower right")
+    for panel in axes.flat[len(bases) :]:
+        panel.set_visible(False)
+    bias = "" if made[0].bias == "none" else f", bias {made[0].bias}"
+    figure.supxlabel("labels", fontsize=13)
+    figure.supylabel("top-1, %", fontsize=13)
+    figure.suptitle(f"{made[0].dataset}{bias}", fontsize=14)
+    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+
+
+def _curve(panel: Any, by_budget: Mapping[int, Mapping[int, float]], colour: str, style: str, label: str) -> None:
+    known = {budget: [100 * v for v in values.values()] for budget, values in sorted(by_budget.items()) if values}
+    means = [statistics.fmean(values) for values in known.values()]
+    spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in known.values()]
+    panel.errorbar(
+        list(known), means, yerr=spread, color=colour, linestyle=style, label=label, capsize=3, linewidth=1.8
+    )
