@@ -112,7 +112,7 @@ def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tupl
                 recipe, result = results.get(timeout=1.0)
             except queue.Empty:
                 if not any(worker.is_alive() for worker in workers):
-                    return False, [*failed, "a process ended without a word; the same command goes on"]
+                    return False, failed if told else [*failed, "a process ended without a word"]
                 continue
             if recipe is None:
                 ended += 1

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.ledger import Row, read_ledger
+from muscle_zoo.methods import METHODS
+from muscle_zoo.study import COLOURS, cells, draw, interval, plan, table, with_muscle
+from tests.conftest import listing, run
+
+ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
+
+
+def row(method: str, labels: int, seed: int, top1: float, **more: object) -> Row:
+    return dataclasses.replace(ROW, name=f"cnn4.{method}_digits_{labels}", seed=seed, top1_ema=top1, **more)
+
+
+def test_a_plan_is_paired_and_seed_by_seed() -> None:
+    recipes = plan(
+        "cnn4", ["supervised", "vat"], ["digits"], ["10", "20"], [0, 1], ["none", "imbalance:5"], {"steps": 7}
+    )
+    assert len(recipes) == 2 * 2 * 2 * 2 * 2
+    assert [recipe.seed for recipe in recipes] == [0] * 16 + [1] * 16
+    for alone, muscle in zip(recipes[::2], recipes[1::2], strict=True):
+        assert muscle.method == with_muscle(alone.method)
+        changed = dataclasses.replace(muscle, method=alone.method, options=alone.options)
+        assert changed == alone
+    assert {recipe.steps for recipe in recipes} == {7}
+    with pytest.raises(InputError, match="--methods muscle is no base method"):
+        plan("cnn4", ["muscle"], ["digits"], ["10"], [0])
+
+
+ROWS = [
+    *(row("supervised", 10, seed, top1) for seed, top1 in enumerate((0.60, 0.64, 0.50))),
+    *(row("muscle", 10, seed, top1) for seed, top1 in enumerate((0.70, 0.66, 0.62))),
+    *(row("fixmatch", 10, seed, top1) for seed, top1 in enumerate((0.80, 0.82, 0.84))),
+    *(row("muscle_fixmatch", 10, seed, top1) for seed, top1 in enumerate((0.81, 0.80))),
+]
+
+
+def test_gains_are_paired_by_seed() -> None:
+    supervised, fixmatch = cells(ROWS)
+    assert (supervised.base, fixmatch.base) == ("supervised", "fixmatch")
+    assert supervised.gains == pytest.approx([10.0, 2.0, 12.0])
+    assert fixmatch.gains == pytest.approx([1.0, -2.0])
+
+
+def test_the_interval_is_students() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for n in (2, 3, 5, 10):
+        gains = [1.0, 2.5, -0.5, 4.0, 3.0, 2.0, 2.2, 0.1, 1.9, 2.7][:n]
+        expected = stats.t.interval(0.95, n - 1, statistics.fmean(gains), stats.sem(gains))
+        assert interval(gains) == pytest.approx(expected, abs=0.005)
+    assert interval([1.0]) is None
+
+
+def test_the_table_leaves_no_cell_out() -> None:
+    lines = table(ROWS).splitlines()
+    assert lines[0] == "| labels | method | alone | worst | with MUSCLE | worst | gain, 95 % interval | seeds |"
+    assert lines[2].startswith("| 10 | supervised | 58.0 ± 7.2 | 50.0 | 66.0 ± 4.0 | 62.0 | +8.0 (")
+    assert lines[3].endswith("| 2 |") and "| 82.0 ± 2.0 | 80.0 | 80.5 ± 0.7 | 80.0 | -0.5 (" in lines[3]
+    biased = [*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")]
+    assert "| imbalance:5 | 10 | supervised | 30.0 | 30.0 |  |  |  | 0 |" in table(biased)
+
+
+def test_runs_of_two_recipes_do_not_mix() -> None:
+    with pytest.raises(InputError, match="different overrides"):
+        table([*ROWS, row("supervised", 10, 4, 0.9, recipe_sha256="other")])
+
+
+def test_the_figure(tmp_path: Path) -> None:
+    more = [dataclasses.replace(r, name=r.name.replace("_10", "_40")) for r in ROWS]
+    draw([*ROWS, *more], tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="one data set and one bias"):
+        draw([*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")], tmp_path / "y.png")
+    assert len(COLOURS) >= len(METHODS) and len(set(COLOURS)) == len(COLOURS)
+
+
+@pytest.mark.slow
+def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "study"
+    words = ["study", "steps=30", "eval_every=10", "batch_size=8", "mu=2", "--methods", "supervised", "fixmatch"]
+    words += ["--datasets", "digits", "--labels", "10", "--seeds", "2", "--jobs", "2", "--cpu", "--out", str(out)]
+    assert run([*words, "--time-limit", "0.000001"], capsys)[0] == 75
+    code, text, _ = run(words, capsys)
+    assert code == 0 and "8 runs" in text and "8/8" in text
+    rows = read_ledger(out / "results.csv")
+    assert len(rows) == 8 and {r.seed for r in rows} == {0, 1}
+    for r in rows:
+        method = r.name.split(".")[1].removesuffix("_digits_10")
+        recipe = get_recipe(r.name, {"steps": 30, "eval_every": 10, "batch_size": 8, "mu": 2})
+        assert (r.recipe_sha256, recipe.method) == (recipe.sha256, method)
+        status = json.loads((out / "runs" / r.name / f"seed{r.seed}" / "status.json").read_text())
+        assert status["row"]["top1_ema"] == r.top1_ema
+    assert (out / "table.md").read_text() == table(rows) + "\n"
+    assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
+    before = {name for name, _ in listing(out)}
+    code, again, _ = run(words, capsys)
+    assert code == 0 and "8 of them done" in again and {name for name, _ in listing(out)} == before
