@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..losses import SquaredDifference
+from ..losses.consistency import widen
 from .contract import Batch, Guess, Setting, View, at_least, rising, share
 from .supervised import Supervised
 
@@ -47,7 +48,7 @@ class MeanTeacher(nn.Module):
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Asks the teacher; its view needs no forward of the network."""
         inputs = dict(batch.inputs)
-        target = teacher(inputs.pop("u_teacher")).float().softmax(dim=-1)
+        target = widen(teacher(inputs.pop("u_teacher"))).softmax(dim=-1)
         return Batch(inputs, batch.labels, batch.indices, {**batch.targets, "teacher": target})
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:

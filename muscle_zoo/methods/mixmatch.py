@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import SoftCrossEntropy, SquaredDifference, sharpen
+from ..losses.consistency import widen
 from .contract import Batch, Guess, Setting, View, at_least, frozen_statistics, linear, share
 
 
@@ -60,7 +61,7 @@ class MixMatch(nn.Module):
         inputs = dict(batch.inputs)
         x, u, u_2 = (inputs.pop(name) for name in self.views)
         with frozen_statistics(model):
-            both = model(torch.cat([u, u_2])).float().softmax(dim=-1)
+            both = widen(model(torch.cat([u, u_2]))).softmax(dim=-1)
         guess = sharpen((both[: len(u)] + both[len(u) :]) / 2, self.temperature)
         images = torch.cat([x, u, u_2])
         labels = torch.cat([F.one_hot(batch.labels, guess.shape[1]).to(guess.dtype), guess, guess])

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..losses import SquaredDifference
+from ..losses.consistency import widen
 from .contract import Batch, Setting, View, at_least, rising, share
 from .supervised import Supervised
 
@@ -46,7 +47,7 @@ class PiModel(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted difference."""
         terms = self.supervised.loss(outputs, batch, step)
-        consistency = self.difference(outputs["u_second"].float().softmax(dim=-1), outputs["u_weak"])
+        consistency = self.difference(widen(outputs["u_second"]).softmax(dim=-1), outputs["u_weak"])
         weight = self.weight * rising(step, self.setting.steps, self.ramp)
         terms["loss"] = terms["loss"] + weight * consistency
         terms["consistency"] = consistency.detach()

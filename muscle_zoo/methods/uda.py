@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..losses import Divergence
+from ..losses.consistency import widen
 from .contract import Batch, Guess, Setting, View, at_least, share
 from .supervised import Supervised
 
@@ -48,7 +49,7 @@ class UDA(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted divergence."""
         terms = self.supervised.loss(outputs, batch, step)
-        logits = outputs["u_weak"].detach().float()
+        logits = widen(outputs["u_weak"].detach())
         mask = self._mask(logits)
         consistency = self.divergence((logits / self.temperature).softmax(dim=-1), outputs["u_strong"], mask)
         terms["loss"] = terms["loss"] + self.weight * consistency
@@ -61,5 +62,5 @@ class UDA(nn.Module):
 
     def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
         """The classes of the weak view, and where they count."""
-        logits = outputs["u_weak"].detach().float()
+        logits = widen(outputs["u_weak"].detach())
         return Guess(logits.argmax(dim=-1), self._mask(logits) > 0)

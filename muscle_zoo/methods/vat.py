@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..losses import Divergence, Entropy
+from ..losses.consistency import widen
 from .contract import Batch, Setting, View, at_least, frozen_statistics
 from .supervised import Supervised
 
@@ -85,7 +86,7 @@ class VAT(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted divergence and entropy."""
         terms = self.supervised.loss(outputs, batch, step)
-        consistency = self.divergence(outputs["u_weak"].float().softmax(dim=-1), outputs["u_adversarial"])
+        consistency = self.divergence(widen(outputs["u_weak"]).softmax(dim=-1), outputs["u_adversarial"])
         entropy = self.entropy(outputs["u_weak"])
         terms["loss"] = terms["loss"] + self.weight * consistency + self.entropy_weight * entropy
         terms["consistency"] = consistency.detach()
