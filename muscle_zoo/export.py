@@ -69,18 +69,20 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data |
     weights = part / WEIGHTS_FILE
     metadata = {"format": "pt", "name": recipe.name, "step": str(trained.step), "split_sha256": split.sha256}
 
-    half = {key: _half(key, value, model) for key, value in model.state_dict().items()}
-    full_top1 = evaluate(model, evaluation, info).top1
-    model.load_state_dict(half)
-    tensors = half
-    if abs(evaluate(model, evaluation, info).top1 - full_top1) > HALF_TOLERANCE:
-        tensors = loaded[0]["ema"]
-    weights.write_bytes(pack_safetensors(tensors, metadata))
-    block: dict[str, Any] = {"weights_sha256": file_sha256(weights)}
-    _write_config(model, recipe, info, block, part)
+    block: dict[str, Any] = {}
 
-    published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
-    metrics = evaluate(published, evaluation, info)
+    def publish(tensors: dict[str, Tensor]) -> tuple[nn.Module, Metrics]:
+        """Writes the weights, and evaluates what was written."""
+        weights.write_bytes(pack_safetensors(tensors, metadata))
+        block["weights_sha256"] = file_sha256(weights)
+        _write_config(model, recipe, info, block, part)
+        published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
+        return published, evaluate(published, evaluation, info)
+
+    assert trained.ema is not None
+    published, metrics = publish({key: _half(key, value, model) for key, value in model.state_dict().items()})
+    if abs(metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
+        published, metrics = publish(loaded[0]["ema"])
     if not math.isfinite(metrics.nll):
         raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
     row = _row(recipe, trained, metrics, split, block["weights_sha256"])
@@ -103,13 +105,13 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data |
         "hours": row.hours,
     }
     _write_config(model, recipe, info, block, part)
-    write_json(part / "split.json", split.to_dict(dataset.train.names))
+    write_json(part / "split.json", split.to_dict(dataset.train.names, dataset.test.names))
     shutil.copyfile(folder.curves_file, part / "curves.png")
     config = json.loads((part / CONFIG_FILE).read_text(encoding="utf-8"))
     (part / "README.md").write_text(cards.render_card(config, info, [row]), encoding="utf-8")
     shutil.rmtree(folder.export_dir, ignore_errors=True)
     part.rename(folder.export_dir)
-    folder.write_status("finished", trained.step, recipe.steps, row=asdict(row))
+    folder.write_status("finished", trained.step, recipe.steps, row=asdict(row), data=data.source)
     return row
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import timm
@@ -14,6 +15,7 @@ from torch import nn
 
 from . import registry, weights
 from .data.datasets import dataset_info
+from .data.images import upright
 from .errors import WeightsError, near
 from .recipes import parse_name, recipe_names
 
@@ -146,7 +148,9 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
-    """The preprocessing a model expects: a PIL image in, a normalised tensor ``(C, H, W)`` out.
+    """The preprocessing a model expects: a PIL image of any mode in, a normalised tensor ``(C, H, W)`` out.
+
+    The image is turned upright as its EXIF says and made grey or RGB, as in training.
 
     Args:
         model: A name, or a model made by :func:`create_model`.
@@ -167,11 +171,9 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
         pretrained_cfg = _describe(model)[1]
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     transform = timm_transform(**{**cfg, **kwargs}, is_training=is_training)
-    if cfg["input_size"][0] != 1:
-        return transform
-    from torchvision.transforms import Compose, Grayscale  # pictures from disk are often RGB, whatever they show
+    from torchvision.transforms import Compose  # pictures from disk are of any mode, and some lie on their side
 
-    return Compose([Grayscale(), *transform.transforms])
+    return Compose([partial(upright, channels=cfg["input_size"][0]), *transform.transforms])
 
 
 def model_info(name: str) -> ModelInfo:

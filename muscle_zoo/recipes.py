@@ -229,10 +229,32 @@ def parse_name(name: str) -> dict[str, Any]:
     )
     match = re.fullmatch(grammar, name)
     if match is None or match["arch"] not in _ARCHS or (match["variant"] and name not in _VARIANTS):
-        hint = near(name, recipe_names())
-        raise InputError(f"recipe {name!r} is unknown; {hint} (a name is ARCH.METHOD_DATASET_LABELS)")
+        raise InputError(f"recipe {name!r} is unknown: {_wrong_part(name)} (a name is ARCH.METHOD_DATASET_LABELS)")
     labels = match["labels"]
     return {**match.groupdict(default=""), "labels": int(labels) if labels.isdecimal() else labels}
+
+
+def _wrong_part(name: str) -> str:
+    """Which part of a name that is none is wrong, and what is near it."""
+    arch, dot, tag = name.partition(".")
+    if not dot or not tag:
+        return near(name, recipe_names())
+    if arch not in _ARCHS:
+        return f"arch {arch!r}; {near(arch, _ARCHS)}"
+    methods = [method for method in method_names() if tag.startswith(f"{method}_")]
+    if not methods:
+        return f"method in {tag!r}; {near(tag.partition('_')[0], method_names())}"
+    rest = tag.removeprefix(max(methods, key=len) + "_")
+    dataset = next((known for known in sorted(_DATASETS, key=len, reverse=True) if rest.startswith(f"{known}_")), None)
+    if rest in _DATASETS:
+        return "the label budget is missing, such as _10"
+    if dataset is None:
+        word = rest.rpartition("_")[0] or rest
+        return f"data set {word!r}; {near(word, _DATASETS)}"
+    labels, _, variant = rest.removeprefix(f"{dataset}_").partition("_")
+    return (
+        f"variant {variant!r}; there is none" if labels.isdecimal() and variant else f"labels {labels!r}; give a number"
+    )
 
 
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:

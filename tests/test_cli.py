@@ -103,7 +103,11 @@ def test_eval_reproduces_what_a_run_measured(finished_run: Path, capsys: pytest.
     code, out, _ = run(["eval", str(finished_run), "--json"], capsys)
     report = json.loads(out)
     row = json.loads((finished_run / "status.json").read_text())["row"]
-    assert code == 0 and report["published"] == {"top1": pytest.approx(row["top1_ema"], abs=1e-6), "reproduced": True}
+    assert code == 0 and report["published"] == {
+        "top1": pytest.approx(row["top1_ema"], abs=1e-6),
+        "n": 360,
+        "reproduced": True,
+    }
     assert report["top1"] == pytest.approx(row["top1_ema"], abs=1e-6)
     assert report["nll"] == pytest.approx(row["nll"], abs=1e-4)
     assert set(report["per_class"]) == set("0123456789") and report["n"] == 360

@@ -211,7 +211,7 @@ BAD_CSVS = {
     "not UTF-8": ("path,label\n1.png,café\n2.png,dog\n".encode("latin-1"), ["cannot be read", "path,label in UTF-8"]),
     "UTF-16": ("path,label\n1.png,cat\n2.png,dog\n".encode("utf-16"), ["cannot be read", "path,label in UTF-8"]),
     "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
-    "no class": ("path,label\n", ["has no", "two or more"]),
+    "no class": ("path,label\n", ["has no rows"]),
     "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
 }
 
@@ -255,11 +255,11 @@ WRONG_FOLDERS = {
     "an empty test class": (["train/a/1.png", "train/b/1.png", "val/b/1.txt"], ["val/b holds no pictures"]),
     "an unknown class": (
         ["labelled/cat/1.png", "labelled/dog/1.png", "test/cta/1.png"],
-        ["test/cta is no class of", "did you mean 'cat'?"],
+        ["test: 'cta' is no class of", "did you mean 'cat'?"],
     ),
     "an unknown class, nothing near": (
         ["labelled/cat/1.png", "labelled/dog/1.png", "test/zebra/1.png"],
-        ["test/zebra is no class of", "known: cat, dog"],
+        ["test: 'zebra' is no class of", "known: cat, dog"],
     ),
     "unlabelled alone": (["unlabelled/1.png", "cat/1.png", "dog/1.png"], ["has unlabelled/ and no labelled/"]),
     "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labelled/", "it must hold labelled/CLASS/"]),

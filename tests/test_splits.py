@@ -229,6 +229,7 @@ def test_wrong_tasks(classes: list[int]) -> None:
         (Budget(3, given=(1, 2, 400)), "position 400 does not exist"),
         (Budget(3, given=(1, 2, 2)), "listed twice"),
         (Budget(4, given=(1, 2, 3)), "lists 3 images, labels=4; give labels=3"),
+        (Budget(3, given=(1, 2, 3)), "no image of class 1 is listed"),
         (Budget(400, fold="dev", given=tuple(range(400))), "is in the dev fold"),
         (Budget("101pct"), "give a number, or 1pct to 100pct"),
     ],
@@ -274,9 +275,9 @@ def test_wrong_lists(text: str, says: str) -> None:
 
 
 def test_a_given_list_is_the_split() -> None:
-    split = make_split("toy", TOY, 4, Budget(3, given=(399, 5, 150)))
-    assert split.labelled == (5, 150, 399) and split.bias == "given"
-    assert split.sha256 == hashlib.sha256(b"[5,150,399]").hexdigest()
+    split = make_split("toy", TOY, 4, Budget(4, given=(399, 5, 150, 250)))
+    assert split.labelled == (5, 150, 250, 399) and split.bias == "given"
+    assert split.sha256 == hashlib.sha256(b"[5,150,250,399]").hexdigest()
 
 
 def test_names_of_the_labelled_files_are_written() -> None:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, ImageFiles, Source
@@ -46,8 +48,6 @@ def test_a_folder_of_pictures_becomes_a_model(folder: Path, tmp_path: Path, caps
     # What the transform makes of a picture is what the training saw.
     model = create_model(f"local-dir:{out / 'export'}", pretrained=True).eval()
     prepared = prepare_data(get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:])), Source(folder))
-    from PIL import Image
-
     from muscle_zoo.data import normalise
 
     name = prepared.dataset.test.names[3]
@@ -87,8 +87,22 @@ def test_a_run_does_not_go_on_with_other_pictures(
     picture(folder / "unlabelled" / "new.png", "cat", 1)
     before = listing(out)
     code, _, err = run(train(folder, out), capsys)
-    assert code == 2 and "the data are not those the run was begun with (unlabelled, names_sha256 changed)" in err
+    assert (
+        code == 2
+        and "the data are not those the run was begun with (unlabelled: 43 images, 42 then, other file names)" in err
+    )
     assert listing(out) == before
+
+
+def test_a_finished_run_is_not_taken_for_one_on_other_pictures(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(train(folder, out), capsys)[0] == 0
+    assert run(train(folder, out), capsys)[0] == 0
+    for other in (make_folder(tmp_path / "other"), tmp_path / "gone"):
+        code, _, err = run(train(other, out), capsys)
+        assert code == 2 and f"is a finished run on {folder.resolve()}, not on {other.resolve()}" in err
 
 
 def test_a_corrupt_picture_among_many_is_left_out_with_a_warning(
@@ -121,6 +135,33 @@ def test_a_folder_without_a_test_part_is_evaluated_on_validation_images(
     row = json.loads((tmp_path / "run" / "status.json").read_text())["row"]
     assert row["n_test"] == 4
     assert len(json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]) == 8
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16"])
+@pytest.mark.parametrize("name", ["cnn4.muscle_digits_10", "wrn_28_2.fixmatch_cifar10_40"])
+def test_the_transform_takes_pictures_of_any_mode(name: str, mode: str) -> None:
+    picture = Image.new("RGB", (40, 30), (200, 30, 60)).convert("L" if mode == "I;16" else mode)
+    made = create_transform(name)(picture.convert(mode) if mode == "I;16" else picture)
+    assert made.shape == create_model(name).pretrained_cfg["input_size"]
+
+
+def test_the_transform_turns_pictures_upright(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    upright = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.png", exif=exif)
+    transform = create_transform("wrn_28_2.fixmatch_cifar10_40")
+    assert transform(Image.open(tmp_path / "x.png")).equal(transform(upright))
+
+
+def test_eval_on_other_pictures_compares_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(train(folder, tmp_path / "run"), capsys)[0] == 0
+    other = make_folder(tmp_path / "other", test=3)
+    code, text, _ = run(["eval", str(tmp_path / "run"), "--data", str(other)], capsys)
+    assert code == 0 and "of 10 other images: not compared" in text
 
 
 def test_a_csv_is_a_data_set(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

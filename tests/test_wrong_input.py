@@ -159,13 +159,15 @@ WRONG_DATA = {
     "no list": (nothing, ["train", NAME, "split=list.txt"], "split=list.txt cannot be read"),
     "wrong list": (digits_list("3", "cat"), ["train", NAME, "split=list.txt"], "'cat' is not among the training"),
     "short list": (digits_list("3", "4"), ["train", NAME, "split=list.txt"], "lists 2 images, labels=10; give"),
+    "list of another": (lambda f, r: shutil.copy(r / "split.json", f) and None,
+                        ["train", "cnn4.muscle_synthetic:1x8x8x10_10", "split=split.json"], "is a split of digits"),
     "sheet": (nothing, ["data", "show", "digits", "--out", "sheet"], "--out sheet: write a name that ends in .png"),
     "bench what": (nothing, ["bench", "date"], "date"),
 }  # fmt: skip
 
 WRONG_INPUT = {
-    "unknown recipe": (nothing, ["train", "cnn4.muscle_digit_10"], "did you mean 'cnn4.muscle_digits_10'"),
-    "unknown arch": (nothing, ["train", "cnn3.muscle_digits_10"], "did you mean 'cnn4.muscle_digits_10'"),
+    "unknown recipe": (nothing, ["train", "cnn4.muscle_digit_10"], "data set 'digit'; did you mean 'digits'"),
+    "unknown arch": (nothing, ["train", "cnn3.muscle_digits_10"], "arch 'cnn3'; did you mean 'cnn"),
     "unknown override": (nothing, ["train", NAME, "learning_rate=1"], "'learning_rate' does not exist"),
     "unknown option": (nothing, ["train", NAME, "fixmatch.threshold=1"], "'fixmatch.threshold' does not exist"),
     "wrong type": (nothing, ["train", NAME, "steps=many"], "'many' is not a whole number"),
@@ -214,7 +216,7 @@ WRONG_INPUT = {
     "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "arch=cnn13 takes images of 12x12 and more"),
     "fp16 on a CPU": (nothing, ["train", NAME, "--cpu", "--mixed-precision", "fp16"], "fp16 does not run on a CPU"),
     "huge seed": (nothing, ["train", NAME, "seed=99999999999999999999"], "seed=99999999999999999999"),
-    "variant": (nothing, ["train", f"{NAME}_typo"], "did you mean 'cnn4.muscle_digits_10'"),
+    "variant": (nothing, ["train", f"{NAME}_typo"], "variant 'typo'; there is none"),
     "damaged block": (cards(damaged_block), ["eval", "card"], "the muscle_zoo block of config.json is damaged"),
     "foreign row": (foreign_row, ["export", "out", "--to", "out"], "has no ledger row"),
     "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),

@@ -63,32 +63,39 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
 
     seconds = _median_seconds(one, device)
     result |= {"pairs_per_s": round(size / seconds, 1), "ms_per_step": round(1000 * seconds, 3)}
-    result["share"] = {name: round(s / seconds, 3) for name, s in _parts(batches, recipe, device).items()}
+    parts = _parts(batches, recipe, device)
+    result["share"] = {name: round(s / sum(parts.values()), 3) for name, s in parts.items()}
     return result
 
 
 def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, float]:
-    """Seconds of each part of a step, measured one by one."""
-    positions = torch.cat(list(batches.positions(0).values()))
-    raw = next(batches.images.batches([positions])).to(device)[recipe.batch_size :]
-    numbers = {
-        name: draws(recipe.seed, 0, view, len(raw), batches.policies[name].draws) for name, view in _VIEWS.items()
-    }
-    view = batches.policies["strong"](raw, numbers["strong"])
+    """Median seconds of each part of a step, one after the other."""
+    seconds: dict[str, list[float]] = {}
+    clock = [time.perf_counter()]
 
-    def draw() -> None:
-        batches.positions(0)
-        for name, one in _VIEWS.items():
-            draws(recipe.seed, 0, one, len(raw), batches.policies[name].draws)
+    def lap(name: str) -> None:
+        _wait(device)
+        seconds.setdefault(name, []).append(time.perf_counter() - clock[0])
+        clock[0] = time.perf_counter()
 
-    parts: dict[str, Callable[[], object]] = {
-        "draw": draw,
-        "gather": lambda: next(batches.images.batches([positions])).to(device),
-        "weak": lambda: batches.policies["weak"](raw, numbers["weak"]),
-        "strong": lambda: batches.policies["strong"](raw, numbers["strong"]),
-        "normalise": lambda: (normalise(view, batches.info), normalise(view, batches.info)),
-    }
-    return {name: _median_seconds(part, device) for name, part in parts.items()}
+    for step in range(3 * RUNS):
+        clock[0] = time.perf_counter()
+        positions = torch.cat(list(batches.positions(step).values()))
+        numbers = {
+            name: draws(recipe.seed, step, view, recipe.batch_size * recipe.mu, batches.policies[name].draws)
+            for name, view in _VIEWS.items()
+        }
+        lap("draw")
+        raw = next(batches.images.batches([positions])).to(device)[recipe.batch_size :]
+        lap("gather")
+        views = []
+        for name in _VIEWS:
+            views.append(batches.policies[name](raw, numbers[name]))
+            lap(name)
+        for view in views:
+            normalise(view, batches.info)
+        lap("normalise")
+    return {name: statistics.median(values[RUNS:]) for name, values in seconds.items()}
 
 
 def _median_seconds(work: Callable[[], object], device: torch.device) -> float:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import Source
+from ..data.splits import names_sha256
 from ..errors import InputError
 from ..recipes import Recipe, get_recipe
 
@@ -99,6 +100,7 @@ def describe(recipe: Recipe, data: Data) -> str:
         f"  unlabelled   {len(split.unlabelled)}, the labelled ones included",
         f"  evaluated on {len(data.evaluation)} images of the {split.fold} fold",
         f"  split sha256 {split.sha256}",
+        *([f"  names sha256 {names_sha256(train.names)}"] if train.names else []),
         f"  weak view    {recipe.weak}",
         f"  strong view  {recipe.strong}",
         f"  {'class':<{width}}  labelled" + ("  unlabelled" if known else ""),

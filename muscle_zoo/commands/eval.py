@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, prints, and compares with the published figure."""
     report = evaluate_target(args.target, args.source, source_of(args))
     print(json.dumps(report, indent=2) if args.json else render(report))
-    return 0 if report["published"]["reproduced"] else 1
+    return 1 if report["published"]["reproduced"] is False else 0
 
 
 def evaluate_target(target: str, source: str | None = None, data: Source | None = None) -> dict[str, Any]:
@@ -81,7 +81,8 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
         "per_class": dict(zip(info.class_names, metrics.per_class, strict=True)),
         "published": {
             "top1": published,
-            "reproduced": metrics.n == n and abs(metrics.top1 - published) <= tolerance,
+            "n": n,
+            "reproduced": abs(metrics.top1 - published) <= tolerance if metrics.n == n else None,
         },
     }
 
@@ -117,6 +118,7 @@ def render(report: dict[str, Any]) -> str:
     ]
     for label, accuracy in report["per_class"].items():
         lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
-    verdict = "reproduced" if report["published"]["reproduced"] else "NOT reproduced"
-    lines.append(f"figure in config.json: {100 * report['published']['top1']:.2f} %, {verdict}")
+    figure = report["published"]
+    verdict = {True: "reproduced", False: "NOT reproduced", None: f"of {figure['n']} other images: not compared"}
+    lines.append(f"figure in config.json: {100 * figure['top1']:.2f} %, {verdict[figure['reproduced']]}")
     return "\n".join(lines)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import time
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import torch
 
 from ..engine.track import RunFolder
@@ -88,7 +91,8 @@ def _run(args: argparse.Namespace) -> int:
         return quickstart(args)
     recipe = get_recipe(args.name, parse_overrides(args.overrides))
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
-    finished = train(recipe, out, args)
+    process_age = time.time() - psutil.Process().create_time()  # the imports take their time too
+    finished = train(recipe, out, args, began=time.monotonic() - process_age)
     if not finished and is_main():
         print(f"stopped, the state is saved in {out}; the same command goes on")
     elif is_main():
@@ -96,7 +100,9 @@ def _run(args: argparse.Namespace) -> int:
     return 0 if finished else STOPPED
 
 
-def train(recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = True) -> bool:
+def train(
+    recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = True, began: float | None = None
+) -> bool:
     """Trains and exports a recipe in a folder, unless that is done already.
 
     Args:
@@ -104,6 +110,7 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = 
         out: The run folder.
         args: How, as :func:`add_arguments` declares it.
         progress: Show it.
+        began: When the time limit began to count, as time.monotonic() tells it; now, by default.
 
     Returns:
         False when the run was stopped before its end.
@@ -114,11 +121,12 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = 
     """
     from accelerate import PartialState  # slow to import, like what stands on it
 
-    from ..engine.build import prepare_data
+    from ..engine.build import own_folder, prepare_data
     from ..engine.fit import fit
     from ..engine.options import Options
     from ..export import export_run
 
+    began = time.monotonic() if began is None else began
     options = Options(
         *(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, progress),
         source_of(args),
@@ -128,12 +136,21 @@ def train(recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = 
         folder.check_kind()
     else:
         folder.check(recipe)
-        finished = folder.read_status().get("status") == "finished" and _is_whole(folder.export_dir)
+        status = folder.read_status()
+        finished = status.get("status") == "finished" and _is_whole(folder.export_dir)
+        here = own_folder(recipe, options.data)
+        if finished and status.get("data", "") != here:
+            raise InputError(
+                f"out={out} is a finished run on {status.get('data') or 'other data'}, not on {here or 'these'}; "
+                "give another --out, or --fresh"
+            )
         PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
         if finished:
             return True
     try:
         data = prepare_data(recipe, options.data)
+        if args.time_limit is not None:  # it counts from the start of the command
+            options = replace(options, time_limit=max(args.time_limit - (time.monotonic() - began), 1e-6))
         trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
             export_run(recipe, folder, trained, data)
@@ -169,7 +186,7 @@ def summary(out: Path) -> str:
     row = RunFolder(out).read_status()["row"]
     return (
         f"{row['name']}, seed {row['seed']}: top-1 {100 * row['top1_ema']:.2f} % of {row['n_test']} images "
-        f"({row['hours'] * 3600:.0f} s of training)\n"
+        f"({row['hours'] * 3600:.0f} s of training and evaluation)\n"
         f"run folder: {out}\n"
         f"load it:    {load_line(out)}"
     )

@@ -79,9 +79,11 @@ def list_folder(root: Path) -> Listing:
 
 def _list_folders(root: Path) -> Listing:
     inside: dict[str, Path] = {}
+    others = []
     for path in sorted(root.iterdir()):
         part = _PARTS.get(path.name.casefold())
         if part is None or not path.is_dir():
+            others += [path.name] if path.is_dir() and not path.name.startswith(".") else []
             continue
         if part in inside:
             raise InputError(f"--data {root} has {inside[part].name}/ and {path.name}/, which are the same; keep one")
@@ -90,6 +92,8 @@ def _list_folders(root: Path) -> Listing:
         raise InputError(
             f"--data {root} has {next(iter(inside.values())).name}/ and no labelled/; it must hold {LAYOUT}"
         )
+    if inside and others:
+        warnings.warn(f"--data {root}: folders {', '.join(others)} are not used; {LAYOUT}", stacklevel=4)
     labelled = inside.get("labelled", root)
     class_names = class_folders(labelled)
     listing = Listing(root, class_names, pictures_of_classes(root, labelled, class_names))
@@ -101,7 +105,7 @@ def _list_folders(root: Path) -> Listing:
         there = class_folders(test)
         for name in there:
             if name not in class_names:
-                raise InputError(f"{test / name} is no class of {labelled}; {near(name, class_names)}")
+                raise InputError(f"{test}: {name!a} is no class of {labelled}; {near(name, class_names)}")
         listing.test = pictures_of_classes(root, test, class_names, there)
     return listing
 
@@ -194,12 +198,16 @@ def list_csv(path: Path) -> Listing:
             rows = [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label in UTF-8") from None
+    if not rows:
+        raise InputError(f"{path} has no rows; write one for each picture below path,label")
     class_names = tuple(sorted({row["label"] for _, row in rows if row["label"]}))
     trained = {row["label"] for _, row in rows if row["label"] and row.get("split") != "test"}
     listing = Listing(root, class_names)
     seen: set[str] = set()
     for line, row in rows:
         name, part = Path(row["path"]).as_posix(), row.get("split", "")
+        if "\\" in name and not (root / name).is_file():  # written on Windows
+            name = name.replace("\\", "/")
         if not (root / name).is_file():
             raise InputError(f"{path} line {line}: {row['path']!r} does not exist; paths are relative to {root}")
         if name in seen:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import InputError
 
 
-def parse_given(field: str, text: str, names: Sequence[str]) -> tuple[int, ...]:
+def parse_given(field: str, text: str, names: Sequence[str], dataset: str = "") -> tuple[int, ...]:
     """Reads a published list of labelled images.
 
     Args:
@@ -18,6 +18,7 @@ def parse_given(field: str, text: str, names: Sequence[str]) -> tuple[int, ...]:
             its first word, as Label Propagation's lists. An image is a position among the training images, a file name
             (whole, or the last part of it), or ``POSITION_anything.png`` where the data set has no file names.
         names: File names of the training images, if they have any.
+        dataset: Name of the data set; a split.json of another one is refused.
 
     Returns:
         Positions, in the order given.
@@ -28,6 +29,8 @@ def parse_given(field: str, text: str, names: Sequence[str]) -> tuple[int, ...]:
     try:
         values = json.loads(text)
         if isinstance(values, Mapping):
+            if dataset and values.get("dataset", dataset) != dataset:
+                raise InputError(f"{field} is a split of {values['dataset']}, not of {dataset}; give one of {dataset}")
             values = (
                 values.get("names") if names and values.get("names") else values.get("labelled", values.get("label"))
             )

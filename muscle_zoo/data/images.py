@@ -228,14 +228,20 @@ def open_picture(path: Path, channels: int) -> Image.Image:
     """
     with Image.open(path) as file:
         file.load()
-        method = _UPRIGHT.get(orientation(file))
-        picture = file.transpose(method) if method is not None else file
-        if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip, not scale
-            values = np.asarray(picture, dtype=np.float64)
-            picture = Image.fromarray((values / 256).clip(0, 255).astype(np.uint8))
-        elif "transparency" in picture.info and picture.mode == "P":
-            picture = picture.convert("RGBA")
-        return picture.convert("L" if channels == 1 else "RGB")
+        return upright(file, channels)
+
+
+def upright(picture: Image.Image, channels: int) -> Image.Image:
+    """Turns a picture of any mode upright and makes it grey (1 channel) or RGB (3), see :func:`open_picture`."""
+    method = _UPRIGHT.get(orientation(picture))
+    if method is not None:
+        picture = picture.transpose(method)
+    if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip, not scale
+        values = np.asarray(picture, dtype=np.float64)
+        picture = Image.fromarray((values / 256).clip(0, 255).astype(np.uint8))
+    elif "transparency" in picture.info and picture.mode == "P":
+        picture = picture.convert("RGBA")
+    return picture.convert("L" if channels == 1 else "RGB")
 
 
 def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:

@@ -86,11 +86,12 @@ class Split:
         """Hash of the labelled positions."""
         return indices_sha256(self.labelled)
 
-    def to_dict(self, names: Sequence[str] = ()) -> dict[str, Any]:
+    def to_dict(self, names: Sequence[str] = (), test_names: Sequence[str] = ()) -> dict[str, Any]:
         """What split.json holds.
 
         Args:
             names: Of all training images, where they have names: those of the labelled ones are written too.
+            test_names: Of the test images, likewise.
         """
         values = {
             "dataset": self.dataset,
@@ -105,13 +106,19 @@ class Split:
         }
         if names:
             values["names"] = [names[index] for index in self.labelled]
-            values["names_sha256"] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+            values["names_sha256"] = names_sha256(names)
+            values["test"] = {"count": len(test_names), "names_sha256": names_sha256(test_names)}
         return values
 
 
 def indices_sha256(indices: Sequence[int]) -> str:
     """Hash of positions: of their JSON list without spaces."""
     return hashlib.sha256(json.dumps(list(indices), separators=(",", ":")).encode()).hexdigest()
+
+
+def names_sha256(names: Sequence[str]) -> str:
+    """Hash of file names: of their lines."""
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def hash_order(key: str, indices: Iterable[int]) -> list[int]:
@@ -191,7 +198,7 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     counts = [len(of_class) for of_class in members]
     labels = _number(budget.labels, sum(counts))
     if budget.given is not None:
-        labelled = _check_given(budget.given, labels, classes, set(dev))
+        labelled = _check_given(budget.given, labels, classes, num_classes, set(dev))
     else:
         wanted = _wanted(dataset, labels, counts, budget)
         labelled = [i for ids, k in zip(members, wanted, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
@@ -239,7 +246,9 @@ def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) ->
     return wanted
 
 
-def _check_given(given: Sequence[int], labels: int, classes: Sequence[int], dev: set[int]) -> list[int]:
+def _check_given(
+    given: Sequence[int], labels: int, classes: Sequence[int], num_classes: int, dev: set[int]
+) -> list[int]:
     for index in given:
         if not 0 <= index < len(classes):
             raise InputError(f"split: position {index} does not exist; there are {len(classes)} training images")
@@ -251,6 +260,8 @@ def _check_given(given: Sequence[int], labels: int, classes: Sequence[int], dev:
         raise InputError("split: an image is listed twice; keep one")
     if len(given) != labels:
         raise InputError(f"split lists {len(given)} images, labels={labels}; give labels={len(given)}")
+    if missing := set(range(num_classes)) - {classes[index] for index in given}:
+        raise InputError(f"split: no image of class {min(missing)} is listed; list one of each class or more")
     return list(given)
 
 
@@ -310,6 +321,8 @@ def _pool(
                 f"mismatch={budget.mismatch}: no image is of a class outside the task; name its classes (classes=2+3+4)"
             )
         return tuple(sorted(inside))
+    if budget.mismatch and any(classes[i] < 0 for i in inside):
+        raise InputError(f"mismatch={budget.mismatch}: {dataset} has images of unknown class; leave it out")
     size = min(len(inside), len(outside))
     foreign = first(outside, round(budget.mismatch * size))
     return tuple(sorted([*first(inside, max(size - len(foreign), len(labelled))), *foreign]))

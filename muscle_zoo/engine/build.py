@@ -23,6 +23,7 @@ from ..data import (
     make_split,
     restrict,
 )
+from ..data.catalog import FOLDER
 from ..data.given import parse_given
 from ..errors import InputError, near
 from ..recipes import Recipe
@@ -38,11 +39,20 @@ class Data:
         dataset: The data set, restricted to the task's classes.
         split: Which images are labelled, and which form the unlabelled pool.
         evaluation: The images it is evaluated on: those of the recipe's fold.
+        source: The user's folder or CSV, if that is what the data are; empty for a data set with a name.
     """
 
     dataset: DataSet
     split: Split
     evaluation: ImageSource
+    source: str = ""
+
+
+def own_folder(recipe: Recipe, source: Source | None) -> str:
+    """The whole path of the user's folder or CSV, if the recipe is one for it; empty for a data set with a name."""
+    if recipe.dataset != FOLDER or source is None or source.root is None:
+        return ""
+    return str(Path(source.root).expanduser().resolve())
 
 
 def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
@@ -68,16 +78,16 @@ def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
         unlabelled_bias=recipe.unlabelled_bias,
         mismatch=recipe.mismatch,
         validation=recipe.validation,
-        given=_read_given(recipe.split, train.names) if recipe.split else None,
+        given=_read_given(recipe.split, train.names, recipe.dataset) if recipe.split else None,
     )
     split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
     evaluation = dataset.test if recipe.fold == "test" else _with_known_class(train, split.held_out)
     if not len(evaluation):
         raise InputError(
-            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/, or give "
-            "fold=validation validation=0.2 to hold out a part of the labelled ones"
+            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or train "
+            "with fold=dev, which holds out a fifth of all pictures"
         )
-    return Data(dataset, split, evaluation)
+    return Data(dataset, split, evaluation, own_folder(recipe, source))
 
 
 def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
@@ -102,12 +112,12 @@ def _with_known_class(train: ImageSource, held_out: Sequence[int]) -> ImageSourc
     return train.subset([index for index in held_out if train.labels[index] >= 0])
 
 
-def _read_given(path: str, names: Sequence[str]) -> tuple[int, ...]:
+def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...]:
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"split={path} cannot be read ({error}); give a file that lists the labelled images") from None
-    return parse_given(f"split={path}", text, names)
+    return parse_given(f"split={path}", text, names, dataset)
 
 
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:

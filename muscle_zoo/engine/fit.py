@@ -99,7 +99,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
     device, world = accelerator.device, accelerator.num_processes
     train_images, evaluation = to_device(dataset.train, device), to_device(data.evaluation, device)
     batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world, device)
-    chosen = split.to_dict(dataset.train.names)
+    chosen = split.to_dict(dataset.train.names, dataset.test.names)
 
     ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(device)
     if world > 1:
@@ -127,9 +127,8 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
                 f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
             )
         if (before := folder.read_split()) not in (None, chosen):
-            changed = [key for key in chosen if before.get(key) != chosen[key]]
             raise InputError(
-                f"{folder.split_file}: the data are not those the run was begun with ({', '.join(changed)} changed); "
+                f"{folder.split_file}: the data are not those the run was begun with ({_changes(before, chosen)}); "
                 "restore them, or give --fresh"
             )
     elif done_before := folder.read_status().get("step", 0):
@@ -232,7 +231,8 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         plot_curves(folder.read_log(), recipe, dataset.info.num_classes, folder.curves_file)
     accelerator.wait_for_everyone()
     rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
-    return ended(True, recipe.steps, raw=measure(raw), median20=statistics.median(rows[-20:]))
+    last = metrics if start < recipe.steps else {"raw": measure(raw), "ema": measure(ema.module)}
+    return ended(True, recipe.steps, **last, median20=statistics.median(rows[-20:]))
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
@@ -246,6 +246,18 @@ def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[st
     if accelerator.num_processes > 1:
         values = reduce_over_processes(values, reduction="mean")
     return {name: float(f"{value:.6g}") for name, value in zip(terms, values.tolist(), strict=True)}
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What is different about two split.json, in words."""
+    said = []
+    for key in now:
+        old, new = before.get(key), now[key]
+        if old != new and isinstance(new, dict) and isinstance(old, dict) and old.get("count") != new["count"]:
+            said.append(f"{key}: {new['count']} images, {old.get('count')} then")
+        elif old != new:
+            said.append({"names_sha256": "other file names", "sha256": "other labelled images"}.get(key, key))
+    return ", ".join(said)
 
 
 def _right_guesses(method: nn.Module, outputs: dict[str, Tensor], batch: Batch, true_classes: Tensor) -> Tensor:

@@ -79,6 +79,7 @@ class Trained:
         device: Where it ran: the GPU's name, or the kind of processor.
         dtype: ``float32``, or the mixed precision.
         raw: Metrics of the raw weights after the last step; None when stopped.
+        ema: Metrics of the averaged weights.
         median20: Median top-1 of the averaged weights over the last 20 evaluations.
     """
 
@@ -90,4 +91,5 @@ class Trained:
     device: str
     dtype: str
     raw: Metrics | None = None
+    ema: Metrics | None = None
     median20: float | None = None

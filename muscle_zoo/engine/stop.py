@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -39,6 +40,9 @@ class StopSignal:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._signal is None:
+            # os.write: print is not allowed in a signal handler that may interrupt a print
+            os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once and saves nothing\n")
         self._signal = signal.Signals(number).name
 
     def __enter__(self) -> StopSignal:
