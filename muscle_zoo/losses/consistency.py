@@ -18,8 +18,7 @@ def widen(x: Tensor) -> Tensor:
 
 def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
     """``p^(1/T) / sum p^(1/T)`` along the last dimension (MixMatch, Berthelot et al. 2019, arXiv 1905.02249, eq. 7)."""
-    powered = probabilities ** (1.0 / temperature)
-    return powered / powered.sum(dim=-1, keepdim=True)
+    return (probabilities.log() / temperature).softmax(dim=-1)  # the powers themselves may all underflow
 
 
 class PseudoLabelLoss(nn.Module):

@@ -89,7 +89,8 @@ class FreeMatch(nn.Module):
     def _fairness(self, logits: Tensor, mask: Tensor) -> Tensor:
         predictions = logits.to(mask.dtype).softmax(dim=-1)
         counts = F.one_hot(predictions.argmax(dim=-1), len(self.p)).to(mask.dtype)
-        sums = all_reduce_sum(torch.cat([mask @ predictions, mask @ counts]))
+        mask = mask.unsqueeze(1)
+        sums = all_reduce_sum(torch.cat([(mask * predictions).sum(dim=0), (mask * counts).sum(dim=0)]))
         mean, of_class = sums.split(len(self.p))
         # A class that no counted image has is left out of both sides' scaling, as in the authors' code.
         scaled = torch.where(of_class > 0, mean / of_class.detach().clamp(min=1.0), torch.zeros_like(mean))

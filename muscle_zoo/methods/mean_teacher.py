@@ -17,13 +17,14 @@ class MeanTeacher(nn.Module):
 
     The teacher is the run's EMA model (the recipe's ``ema_decay``), which sees its own weak view in evaluation mode.
     The weight rises as ``exp(-5 (1 - t)^2)``. The defaults are those of the authors' CIFAR-10 experiments
-    (github.com/CuriousAI/mean-teacher): ``weight`` 100 times the share of labelled images, over 40,000 of 150,000
-    steps. Logs ``consistency``.
+    (github.com/CuriousAI/mean-teacher): weight 100 over 40,000 of 150,000 steps. There the cross-entropy is divided by
+    all images of a batch, labelled or not, and the weight is 100 times the share of labelled ones: so against a mean
+    over the labelled images, as here, it is 100. Logs ``consistency``.
 
     Args:
-        weight: Highest weight, times the share of labelled images, at least 0.
+        weight: Highest weight, at least 0.
         ramp: Share of the steps over which the weight rises, 0 to 1.
-        setting: Steps, labels and images of the run.
+        setting: Steps of the run.
 
     Raises:
         InputError: An option is out of its range.
@@ -42,7 +43,7 @@ class MeanTeacher(nn.Module):
         self.setting = setting or Setting()
         self.supervised = Supervised()
         self.difference = SquaredDifference()
-        self.weight = weight * self.setting.labels / self.setting.images
+        self.weight = weight
         self.ramp = ramp
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:

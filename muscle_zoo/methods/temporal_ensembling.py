@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..losses import SquaredDifference
 from ..losses.reduce import rows_of_all_processes
 from .contract import Batch, Guess, Setting, View, at_least, rising, share
@@ -18,15 +19,16 @@ class TemporalEnsembling(nn.Module):
 
     A table keeps ``Z_i = momentum Z_i + (1 - momentum) z_i`` for every training image; the target is ``Z_i / (1 -
     momentum^k)`` after k visits. An image that was not seen before does not count. The table has a row for each
-    training image: 4 bytes times the classes. The defaults are the paper's (section 3): momentum 0.6, ``weight`` 30
-    times the share of labelled images, rising over 80 of 300 epochs. Logs ``consistency`` and ``mask``, the share of
-    images seen before.
+    training image: 4 bytes times the classes. The defaults are the paper's (section 3): momentum 0.6, weight 30, rising
+    over 80 of 300 epochs. In the paper the cross-entropy is divided by all images of a batch, labelled or not, and the
+    weight is 30 times the share of labelled ones: so against a mean over the labelled images, as here, it is 30. Logs
+    ``consistency`` and ``mask``, the share of images seen before.
 
     Args:
-        weight: Highest weight, times the share of labelled images, at least 0.
+        weight: Highest weight, at least 0.
         momentum: Of the table, at least 0 and below 1.
         ramp: Share of the steps over which the weight rises, 0 to 1.
-        setting: Steps, labels, images and classes of the run.
+        setting: Steps, images and classes of the run.
 
     Raises:
         InputError: An option is out of its range.
@@ -40,11 +42,13 @@ class TemporalEnsembling(nn.Module):
         super().__init__()
         at_least("temporal_ensembling.weight", weight)
         share("temporal_ensembling.momentum", momentum, zero=True)
+        if momentum == 1.0:
+            raise InputError("temporal_ensembling.momentum: 1.0 never learns; give at least 0 and less than 1")
         share("temporal_ensembling.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.supervised = Supervised()
         self.difference = SquaredDifference()
-        self.weight = weight * self.setting.labels / self.setting.images
+        self.weight = weight
         self.momentum = momentum
         self.ramp = ramp
         self.register_buffer("table", torch.zeros(self.setting.images, self.setting.num_classes))

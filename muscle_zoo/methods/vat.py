@@ -17,10 +17,10 @@ class VAT(nn.Module):
     """``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (Miyato et al. 2018, arXiv 1704.03976).
 
     ``r`` has length ``epsilon`` (of the normalised image) and the direction that power iteration finds (section 3.3),
-    with entropy minimisation (eq. 10). Defaults: weight 1, one iteration and xi 1e-6 are the paper's (section 4);
-    epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170, table 5) found for CIFAR-10, whose images are normalised as
-    here. The first direction is drawn in each process for its own images: N processes draw others than one. Logs
-    ``consistency`` and ``entropy``, in nats.
+    with entropy minimisation (eq. 10). Weight 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
+    in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170, table 5) found for CIFAR-10,
+    whose images are normalised as here. The first direction is drawn in each process for its own images: N processes
+    draw others than one. Logs ``consistency`` and ``entropy``, in nats.
 
     Args:
         epsilon: Length of the perturbation, at least 0.
@@ -41,7 +41,7 @@ class VAT(nn.Module):
         epsilon: float = 6.0,
         weight: float = 1.0,
         entropy_weight: float = 1.0,
-        xi: float = 1e-6,
+        xi: float = 1e-3,
         iterations: int = 1,
         setting: Setting | None = None,
     ) -> None:
