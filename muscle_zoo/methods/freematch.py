@@ -18,10 +18,11 @@ class FreeMatch(nn.Module):
     """FixMatch with self-adaptive thresholds and a fairness term (Wang et al. 2023, arXiv 2205.07246).
 
     ``tau``, the mean confidence on unlabelled images, and ``p``, their mean prediction, are averages over the steps
-    (eq. 5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11) pulls the mean
-    prediction of the strong views that count, divided by the histogram of their classes, towards p divided by the weak
-    views' histogram. The defaults are the paper's: momentum 0.999, weight 1, fairness 0.05 (0.01 in its runs with the
-    fewest labels). Statistics are of the global batch. Logs ``mask``, ``threshold`` (tau) and ``fairness``.
+    (eq. 5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
+    sign) compares the mean prediction of the strong views that count, divided by the histogram of their classes, with p
+    divided by the weak views' histogram. The defaults are the paper's: momentum 0.999, weight 1, fairness 0.05 (0.01 in
+    its runs with the fewest labels). Statistics are of the global batch; under accumulation they are brought up to date
+    with every part. Logs ``mask``, ``threshold`` (tau) and ``fairness``.
 
     Args:
         momentum: Of the averages, at least 0 and at most 1.
@@ -92,7 +93,7 @@ class FreeMatch(nn.Module):
         mask = mask.unsqueeze(1)
         sums = all_reduce_sum(torch.cat([(mask * predictions).sum(dim=0), (mask * counts).sum(dim=0)]))
         mean, of_class = sums.split(len(self.p))
-        # A class that no counted image has is left out of both sides' scaling, as in the authors' code.
+        # A class that no counted image has gets 0 here, as in the authors' code.
         scaled = torch.where(of_class > 0, mean / of_class.detach().clamp(min=1.0), torch.zeros_like(mean))
         now = scaled / scaled.sum().clamp(min=1e-12)
         before = self.p / self.histogram.clamp(min=1e-12)

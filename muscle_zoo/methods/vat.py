@@ -17,10 +17,11 @@ class VAT(nn.Module):
     """``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (Miyato et al. 2018, arXiv 1704.03976).
 
     ``r`` has length ``epsilon`` (of the normalised image) and the direction that power iteration finds (section 3.3),
-    with entropy minimisation (eq. 10). Weight 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
-    in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170, table 5) found for CIFAR-10,
-    whose images are normalised as here. The first direction is drawn in each process for its own images: N processes
-    draw others than one. Logs ``consistency`` and ``entropy``, in nats.
+    with entropy minimisation (eq. 10). Weights 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
+    in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170) found for CIFAR-10 after
+    whitening, which is another scale than mean and deviation. The direction is found with the BatchNorm statistics of
+    these images, the loss is part of the one forward. The first direction is drawn in each process for its own images:
+    N processes draw others than one. Logs ``consistency`` and ``entropy``, in nats.
 
     Args:
         epsilon: Length of the perturbation, at least 0.

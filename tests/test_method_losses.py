@@ -1,0 +1,397 @@
+"""Each method's loss, gradients and memory against loops written from its paper."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from muscle_zoo import InputError
+from muscle_zoo.losses import sharpen
+from muscle_zoo.methods import Batch, Setting, create_method
+from muscle_zoo.methods.contract import linear, rising
+
+Arrays = dict[str, np.ndarray]
+Naive = Callable[[Arrays, Arrays], float]  # of the outputs, and of what stands where no gradient flows
+
+SETTING = Setting(steps=1000, labels=20, images=50, num_classes=4)
+STEPS = [(0, 0.0), (100, 0.5), (150, 0.75), (200, 1.0), (900, 1.0)]  # step, and how much of a ramp of 0.2 is over
+TOP = {t: 20.0 * math.exp(-5.0 * (1.0 - t) * (1.0 - t)) for _, t in STEPS}  # of a weight of 20
+LABELLED, UNLABELLED, CLASSES = 3, 7, 4
+WEAK, STRONG = ("x_weak", "u_weak"), ("x_weak", "u_weak", "u_strong")
+OUTPUTS = {"pi_model": (*WEAK, "u_second"), "temporal_ensembling": WEAK, "mean_teacher": WEAK}
+OUTPUTS |= {"vat": (*WEAK, "u_adversarial"), "mixmatch": ("x_mixed", "u_mixed"), "uda": STRONG, "freematch": STRONG}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def linear_model(pixels: int, classes: int = CLASSES) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes)).double()
+
+
+def build(name: str, **options: Any) -> Any:
+    return create_method(name, {name: options}, SETTING)
+
+
+def draw_outputs(name: str, seed: int = 0, scale: float = 2.0) -> tuple[dict[str, Tensor], Batch]:
+    rng = np.random.default_rng(seed)
+    size = {view: LABELLED if view.startswith("x") else UNLABELLED for view in ("ensemble", "teacher", *OUTPUTS[name])}
+    logits = {view: scale * rng.normal(size=(size[view], CLASSES)) for view in OUTPUTS[name]}
+    targets = {key: torch.from_numpy(rng.dirichlet(np.ones(CLASSES), size=n)) for key, n in size.items()}
+    targets["seen"] = torch.tensor([1.0, 0, 1, 1, 0, 1, 1])
+    labels = torch.from_numpy(rng.integers(CLASSES, size=LABELLED))
+    outputs = {view: torch.from_numpy(array).requires_grad_() for view, array in logits.items()}
+    return outputs, Batch({}, labels, torch.arange(UNLABELLED), targets)
+
+
+def softmax(logits: np.ndarray) -> list[np.ndarray]:
+    powers = [[math.exp(z - max(row)) for z in row] for row in logits]
+    return [np.array(row) / sum(row) for row in powers]
+
+
+def cross_entropy(logits: np.ndarray, labels: Tensor) -> float:
+    return sum(-math.log(p[int(y)]) for p, y in zip(softmax(logits), labels, strict=True)) / len(logits)
+
+
+def divergence(p: np.ndarray, q: np.ndarray) -> float:
+    return sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True))
+
+
+def supervised_plus(labels: Tensor, weight: float, term: Naive) -> Naive:
+    return lambda live, stopped: cross_entropy(live["x_weak"], labels) + weight * term(live, stopped)
+
+
+def apart_from(p: Any, counts: Any = (1.0,) * UNLABELLED, view: str = "u_weak") -> Naive:
+    def term(live: Arrays, stopped: Arrays) -> float:
+        cells = [(i, c, q) for i, row in enumerate(softmax(live[view])) for c, q in enumerate(row)]
+        return sum(counts[i] * (p[i][c] - q) ** 2 for i, c, q in cells) / len(cells)
+
+    return term
+
+
+def check(method: Any, outputs: dict[str, Tensor], batch: Batch, step: int, naive: Naive, silent: Any = ()) -> Any:
+    """The loss equals the loop's, and each output's gradient its difference quotient: none for the silent ones."""
+    arrays = {name: value.detach().numpy().copy() for name, value in outputs.items()}
+    terms = method.loss(outputs, batch, step)
+    assert terms["loss"].item() == pytest.approx(naive(arrays, arrays), abs=1e-9)
+    terms["loss"].backward()
+    for name, value in outputs.items():
+        expected = np.zeros(value.shape)
+        for at in np.ndindex(*value.shape):
+            for h in (1e-5, -1e-5):
+                moved = {key: array.copy() for key, array in arrays.items()}
+                moved[name][at] += h
+                expected[at] += naive(moved, arrays) / (2 * h)
+        got = np.zeros(value.shape) if value.grad is None else value.grad.numpy()
+        np.testing.assert_allclose(got, expected, atol=1e-8, err_msg=name)
+        assert (name in silent) == (abs(expected).max() < 1e-9) == (not got.any())
+    return {name: value.item() for name, value in terms.items()}
+
+
+@pytest.mark.parametrize(("step", "t"), STEPS)
+def test_pi_model_against_loops(step: int, t: float) -> None:
+    outputs, batch = draw_outputs("pi_model")
+    naive = supervised_plus(batch.labels, TOP[t], lambda live, _: apart_from(softmax(live["u_second"]))(live, live))
+    check(build("pi_model", weight=20.0, ramp=0.2), outputs, batch, step, naive)
+
+
+@pytest.mark.parametrize(("step", "t"), STEPS)
+def test_mean_teacher_against_loops(step: int, t: float) -> None:
+    method = build("mean_teacher", weight=20.0, ramp=0.2)
+    outputs, batch = draw_outputs("mean_teacher")
+    teacher = linear_model(12).eval()
+    views = {name: torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64) for name in ("u_weak", "u_teacher")}
+    with torch.no_grad():
+        prepared = method.prepare(Batch(views, batch.labels, batch.indices), None, teacher, step)
+        target = softmax(teacher(views["u_teacher"]).numpy())
+    assert list(prepared.inputs) == ["u_weak"] and len(views) == 2
+    np.testing.assert_allclose(prepared.targets["teacher"].numpy(), target, atol=1e-9)
+    assert method.guess(outputs, prepared).classes.tolist() == [int(np.argmax(p)) for p in target]
+    check(method, outputs, prepared, step, supervised_plus(batch.labels, TOP[t], apart_from(target)))
+
+
+def test_temporal_ensembling_against_a_dictionary() -> None:
+    method = build("temporal_ensembling", weight=20.0, momentum=0.7, ramp=0.2).double()
+    visits = [[0, 1, 2, 3, 4, 5, 6], [6, 5, 7, 8, 1, 49, 9], [1, 6, 10, 8, 11, 12, 2], [6, 1, 5, 8, 49, 3, 0]]
+    table, times = {}, {}
+    for seed, (indices, (step, t)) in enumerate(zip([*visits, visits[3]], STEPS, strict=True)):
+        outputs, batch = draw_outputs("temporal_ensembling", seed)
+        batch = method.prepare(Batch({}, batch.labels, torch.tensor(indices)), None, None, step)
+        counts = [i in times for i in indices]
+        target = [table[i] / (1.0 - 0.7 ** times[i]) if i in times else np.zeros(CLASSES) for i in indices]
+        naive = supervised_plus(batch.labels, TOP[t], apart_from(target, counts))
+        terms = check(method, outputs, batch, step, naive, silent=() if seed else ("u_weak",))
+        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
+        classes, used = method.guess(outputs, batch)
+        assert used.tolist() == counts and classes[used].tolist() == [np.argmax(p) for p in target if p.any()]
+        for i, z in zip(indices, softmax(outputs["u_weak"].detach().numpy()), strict=True):
+            table[i] = 0.7 * table.get(i, np.zeros(CLASSES)) + 0.3 * z
+            times[i] = times.get(i, 0) + 1
+    assert set(times.values()) == {1, 2, 3, 4, 5} and set(method.state_dict()) == {"table", "visits"}
+    assert method.visits.tolist() == [times.get(i, 0) for i in range(50)]
+    np.testing.assert_allclose(method.table.numpy(), [table.get(i, np.zeros(CLASSES)) for i in range(50)], atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["pi_model", "temporal_ensembling", "mean_teacher"])
+def test_the_weight_is_the_papers_whatever_the_share_of_labels(name: str) -> None:
+    # Theirs is weight * labelled / images, against a sum over the labelled divided by all images of the batch.
+    setting = Setting(steps=1000, labels=2, images=50, num_classes=CLASSES)
+    outputs, batch = draw_outputs(name)
+    terms = create_method(name, {name: {"weight": 20.0}}, setting).loss(outputs, batch, 1000)
+    theirs = 2 / 50 * terms["cross_entropy"] + 20.0 * 2 / 50 * terms["consistency"]
+    assert terms["consistency"] > 0.01 and terms["loss"].item() * 2 / 50 == pytest.approx(theirs.item())
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
+def test_vat_against_loops(entropy_weight: float) -> None:
+    outputs, batch = draw_outputs("vat")
+
+    def term(live: Arrays, stopped: Arrays) -> float:
+        pairs = zip(softmax(stopped["u_weak"]), softmax(live["u_adversarial"]), strict=True)
+        entropy = -sum(a * math.log(a) for p in softmax(live["u_weak"]) for a in p)
+        return 1.3 * sum(divergence(p, q) for p, q in pairs) + entropy_weight * entropy
+
+    method, naive = build("vat", weight=1.3, entropy_weight=entropy_weight), supervised_plus(batch.labels, 1 / 7, term)
+    check(method, outputs, batch, 0, naive, silent=() if entropy_weight else ("u_weak",))
+
+
+def directions(images: Tensor, model: nn.Sequential, **options: Any) -> list[tuple[np.ndarray, ...]]:
+    """For each image the first direction, that found, and the Hessian of ``KL(f(x) || f(x + r))`` at r = 0."""
+    first = torch.randn(images.shape, dtype=images.dtype, generator=torch.Generator().manual_seed(1)).double()
+    torch.manual_seed(1)
+    method, batch = build("vat", epsilon=1.0, **options), Batch({"u_weak": images}, images, images)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # in which the step would be lost
+        moved = method.prepare(batch, model.to(images), None, 0).inputs["u_adversarial"]
+        predictions = softmax(model.double()(images.double()).numpy())
+    weight = model[1].weight.detach().numpy()
+    hessians = [weight.T @ (np.diag(p) - np.outer(p, p)) @ weight for p in predictions]
+    return list(zip(first.flatten(1).numpy(), (moved - images).flatten(1).numpy(), hessians, strict=True))
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 300])
+def test_vat_direction_is_that_of_the_power_method(iterations: int) -> None:
+    images = torch.randn(5, 3, 2, 2, dtype=torch.float64)
+    for expected, found, hessian in directions(images, linear_model(12), iterations=iterations, xi=1e-6):
+        for _ in range(iterations):
+            expected = hessian @ expected / np.linalg.norm(hessian @ expected)
+        assert expected @ found > 1.0 - 1e-8
+        assert iterations < 300 or abs(np.linalg.eigh(hessian)[1][:, -1] @ found) > 1.0 - 1e-6
+
+
+@pytest.mark.parametrize("options", [{}, {"xi": 1e-2}])
+def test_vat_direction_in_float32_is_that_in_float64(options: dict[str, float]) -> None:
+    model, images = linear_model(3 * 16 * 16, 10), torch.randn(16, 3, 16, 16)
+    pairs = [(hessian @ first, found) for first, found, hessian in directions(images, model, **options)]
+    assert np.median([exact @ single / np.linalg.norm(exact) for exact, single in pairs]) > 0.95
+
+
+def test_vat_prepare_moves_by_epsilon_and_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 4)).double()
+    images = torch.randn(6, 3, 4, 4, dtype=torch.float64) * torch.tensor([0.01, 0.1, 1, 1, 10, 100]).view(-1, 1, 1, 1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    batch = Batch({"x_weak": images[:2], "u_weak": images}, torch.zeros(2), torch.arange(6))
+    with torch.no_grad():
+        prepared = build("vat", epsilon=2.5).prepare(batch, model, None, 0)
+    assert list(prepared.inputs) == ["x_weak", "u_weak", "u_adversarial"] and prepared.inputs["u_weak"] is images
+    lengths = (prepared.inputs["u_adversarial"] - images).flatten(1).norm(dim=1)
+    assert lengths.tolist() == pytest.approx([2.5] * 6, rel=1e-9)
+    assert model.training and all(parameter.grad is None for parameter in model.parameters())
+    assert all(before[key].equal(value) for key, value in model.state_dict().items())
+    model(images)
+    assert not before["1.running_mean"].equal(model[1].running_mean)
+
+
+def test_vat_direction_has_length_1_where_the_network_is_sure_and_0_where_it_is_constant() -> None:
+    model, images = linear_model(12), torch.randn(3, 3, 2, 2, dtype=torch.float64)
+    model[1].bias.data[0] = 30.0  # the other classes have about 1e-13
+    assert [np.linalg.norm(found) for _, found, _ in directions(images, model, xi=1e-2)] == pytest.approx([1.0] * 3)
+    model[1].weight.data.zero_()
+    assert not any(found.any() for _, found, _ in directions(images, model))
+
+
+@pytest.mark.parametrize(("step", "t"), STEPS)
+def test_mixmatch_against_loops(step: int, t: float) -> None:
+    outputs, batch = draw_outputs("mixmatch")
+
+    def naive(live: Arrays, stopped: Arrays) -> float:
+        pairs = zip(batch.targets["x_mixed"].flatten(), np.concatenate(softmax(live["x_mixed"])), strict=True)
+        consistency = apart_from(batch.targets["u_mixed"].tolist(), view="u_mixed")(live, stopped)
+        return -sum(float(a) * math.log(b) for a, b in pairs) / LABELLED + 20.0 * t * consistency
+
+    check(build("mixmatch", weight=20.0, ramp=0.2), outputs, batch, step, naive, silent=() if t else ("u_mixed",))
+
+
+def mixed(method: Any, seed: int, n_x: int, n_u: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mixes images that are unit vectors: a mixed one tells its share and its partner. Labels before and after."""
+    n = n_x + 2 * n_u
+    model, labels = linear_model(n), torch.arange(n_x) % CLASSES
+    clean = torch.eye(n, dtype=torch.float64).view(n, 1, 1, n).split([n_x, n_u, n_u])
+    views = dict(zip(("x_clean", "u_clean", "u_clean_2"), clean, strict=True)) | {"u_weak": clean[1]}  # another's
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        prepared = method.prepare(Batch(views, labels, torch.arange(n_u)), model, None, 0)
+        pairs = zip(*(softmax(model(images).numpy()) for images in clean[1:]), strict=True)
+    assert list(prepared.inputs) == ["u_weak", "x_mixed", "u_mixed"]
+    powers = [[((a + b) / 2) ** (1.0 / method.temperature) for a, b in zip(p, q, strict=True)] for p, q in pairs]
+    guesses = [[power / sum(row) for power in row] for row in powers]
+    np.testing.assert_allclose(prepared.targets["guess"].numpy(), guesses, atol=1e-9)
+    assert method.guess({}, prepared).classes.tolist() == [np.argmax(guess) for guess in guesses]
+    own = np.array([[float(c == y) for c in range(CLASSES)] for y in labels] + guesses + guesses)
+    assert len(prepared.inputs["x_mixed"]) == len(prepared.targets["x_mixed"]) == n_x
+    images, targets = (torch.cat([part["x_mixed"], part["u_mixed"]]) for part in (prepared.inputs, prepared.targets))
+    return images.flatten(1).numpy(), own, targets.numpy()
+
+
+def test_mixmatch_mixes_each_image_and_its_label_with_one_other() -> None:
+    shares, pairs = set(), set()
+    for seed in range(10):
+        images, own, targets = mixed(build("mixmatch", temperature=0.3), seed, 3, 4)
+        partners = []
+        for i, image in enumerate(images):
+            others = [j for j in range(len(image)) if j != i and image[j] > 0]
+            assert len(others) <= 1 and image.sum() == pytest.approx(1.0) and image[i] >= 0.5
+            partners.append(others[0] if others else i)
+            shares.add(round(image[i], 9))
+            assert targets[i] == pytest.approx(image[i] * own[i] + (1.0 - image[i]) * own[partners[-1]], abs=1e-9)
+            assert targets[i].min() >= 0.0 and targets[i].sum() == pytest.approx(1.0)
+        assert sorted(partners) == list(range(11))
+        pairs |= {(i < 3, partner) for i, partner in enumerate(partners)}
+    assert len(pairs) == 2 * 11 and len(shares) > 80  # partners from both sources; a share for each image
+
+
+@pytest.mark.parametrize("alpha", [0.75, 4.0])
+def test_mixmatch_draws_its_shares_from_the_beta_distribution(alpha: float) -> None:
+    images = mixed(build("mixmatch", alpha=alpha), 0, 300, 150)[0]
+    drawn = [image[i] for i, image in enumerate(images) if image[i] < 1.0]
+    assert stats.kstest(drawn, lambda x: 2.0 * stats.beta(alpha, alpha).cdf(x) - 1.0).pvalue > 0.01
+
+
+def test_mixmatch_guesses_with_the_statistics_of_the_batch_and_leaves_no_trace() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, CLASSES)).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    views = {name: torch.randn(5, 3, 2, 2) + 4.0 for name in ("x_clean", "u_clean", "u_clean_2")}
+    with torch.no_grad():
+        prepared = build("mixmatch").prepare(Batch(views, torch.arange(5) % 4, torch.arange(5)), model, None, 0)
+        assert all(before[key].equal(value) for key, value in model.state_dict().items())
+        both = model(torch.cat([views["u_clean"], views["u_clean_2"]])).softmax(dim=1)
+    torch.testing.assert_close(prepared.targets["guess"], sharpen((both[:5] + both[5:]) / 2, 0.5))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 0.1, 0.001])
+def test_sharpened_labels_are_distributions(temperature: float) -> None:
+    sharp = sharpen(torch.tensor([[0.1] * 10, [0.28] + [0.08] * 9, [1.0] + [0.0] * 9]), temperature)
+    assert sharp.sum(dim=1).tolist() == pytest.approx([1.0] * 3)
+
+
+def test_uda_against_loops() -> None:
+    method = build("uda", threshold=0.6, temperature=0.4, weight=1.7)
+    outputs, batch = draw_outputs("uda", scale=1.2)
+    weak = outputs["u_weak"].detach().numpy()
+    counted = [max(p) > 0.6 for p in softmax(weak)]
+    assert 1 < sum(counted) < sum(max(p) > 0.6 for p in softmax(weak / 0.4))  # the plain probability is compared
+
+    def term(live: Arrays, stopped: Arrays) -> float:
+        pairs = zip(counted, softmax(stopped["u_weak"] / 0.4), softmax(live["u_strong"]), strict=True)
+        return sum(divergence(p, q) for counts, p, q in pairs if counts) / UNLABELLED
+
+    terms = check(method, outputs, batch, 0, supervised_plus(batch.labels, 1.7, term), silent=("u_weak",))
+    assert terms["mask"] == pytest.approx(sum(counted) / UNLABELLED)
+    classes, used = method.guess(outputs, batch)
+    assert used.tolist() == counted and classes.tolist() == weak.argmax(axis=1).tolist()
+
+
+def test_freematch_against_loops() -> None:
+    method = build("freematch", momentum=0.6, weight=1.7, fairness=0.9).double()
+    tau, p, histogram = 1 / CLASSES, [1 / CLASSES] * CLASSES, [1 / CLASSES] * CLASSES
+    between = absent = 0
+    for step in range(6):
+        outputs, batch = draw_outputs("freematch", step, scale=1.0)
+        with torch.no_grad():
+            outputs["u_weak"][:, 0] += 1.5  # the classes differ
+            outputs["u_strong"][:, 3] -= 9.0 * (step > 3)
+        weak = softmax(outputs["u_weak"].detach().numpy())
+        guess = [int(np.argmax(q)) for q in weak]
+        tau = 0.6 * tau + 0.4 * sum(max(q) for q in weak) / UNLABELLED
+        p = [0.6 * p[c] + 0.4 * sum(q[c] for q in weak) / UNLABELLED for c in range(CLASSES)]
+        histogram = [0.6 * histogram[c] + 0.4 * guess.count(c) / UNLABELLED for c in range(CLASSES)]
+        thresholds = [tau * p[c] / max(p) for c in range(CLASSES)]
+        counted = [i for i, q in enumerate(weak) if max(q) >= thresholds[guess[i]]]
+        before = np.divide(p, histogram)
+
+        def term(live: Arrays, _: Arrays, of=counted, guess=guess, before=before) -> float:
+            strong = softmax(live["u_strong"])
+            unlabelled = -sum(math.log(strong[i][guess[i]]) for i in of) / UNLABELLED
+            classes = [int(np.argmax(strong[i])) for i in of]
+            now = [sum(strong[i][c] for i in of if c in classes) / max(classes.count(c), 1) for c in range(CLASSES)]
+            fairness = sum(before[c] / sum(before) * math.log(now[c] / sum(now) + 1e-12) for c in range(CLASSES))
+            return 1.7 * unlabelled + 0.9 * fairness  # -H(., .): eq. 11; absent classes and 1e-12: the authors' code
+
+        terms = check(method, outputs, batch, step, supervised_plus(batch.labels, 1.0, term), silent=("u_weak",))
+        assert terms["mask"] == pytest.approx(len(counted) / UNLABELLED)
+        kept = torch.cat([method.tau.view(1), method.thresholds(), method.p, method.histogram]).tolist()
+        assert [terms["threshold"], *kept] == pytest.approx([tau, tau, *thresholds, *p, *histogram])
+        assert method.guess(outputs, batch).used.nonzero().flatten().tolist() == counted
+        between += any(max(weak[i]) < tau for i in counted) * (len(counted) < UNLABELLED)  # tau alone would differ
+        absent += len({int(outputs["u_strong"][i].argmax()) for i in counted}) < CLASSES
+    assert between and absent and set(method.state_dict()) == {"tau", "p", "histogram"}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 1.0])
+def test_freematch_where_a_class_was_never_given_or_no_image_counts(momentum: float) -> None:
+    method = build("freematch", momentum=momentum, fairness=1.0)
+    outputs, batch = draw_outputs("freematch")
+    outputs["u_weak"].data[:, 2] = -9.0
+    method.tau.fill_(1.0)  # with momentum 1 it stays, and p is uniform: only a probability of 1 counts
+    terms = method.loss(outputs, batch, 0)
+    terms["loss"].backward()
+    assert all(value.isfinite() for value in terms.values()) and outputs["u_strong"].grad.isfinite().all()
+    assert outputs["u_strong"].grad.any() == (terms["mask"] > 0) == (momentum == 0.0)
+    assert momentum == 0.0 or (terms["fairness"] == 0.0 and terms["loss"].equal(terms["cross_entropy"]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_half_precision_outputs_give_the_loss_of_float32(name: str, dtype: torch.dtype) -> None:
+    outputs, batch = draw_outputs(name)
+    rare = torch.tensor([0.0, 0.0, 0.0, 9.0])  # a class of no image
+    halves = {view: (value.detach() - rare).to(dtype).requires_grad_() for view, value in outputs.items()}
+    expected = build(name).loss({view: value.float() for view, value in halves.items()}, batch, 900)
+    with torch.autocast("cpu", dtype=dtype):
+        terms = build(name).loss(halves, batch, 900)
+    terms["loss"].backward()
+    assert {key: v.item() for key, v in terms.items()} == pytest.approx({key: v.item() for key, v in expected.items()})
+    assert all(value.grad is None or value.grad.isfinite().all() for value in halves.values())
+
+
+def test_ramps() -> None:
+    over = (0, 50, 100, 200, 201, 1000)
+    assert [linear(step, 1000, 0.2) for step in over] == pytest.approx([0, 0.25, 0.5, 1, 1, 1])
+    assert [math.log(rising(step, 1000, 0.2)) for step in over] == pytest.approx([-5, -45 / 16, -5 / 4, 0, 0, 0])
+    assert linear(500, 1000, 1.0) == 0.5 and rising(500, 1000, 1.0) == pytest.approx(math.exp(-5 / 4))
+    assert [ramp(step, 1000, 0.0) for ramp in (rising, linear) for step in (0, 1, 1000)] == [1.0] * 6
+
+
+WRONG = {f"{name}.weight": [-0.1, math.nan] for name in OUTPUTS} | {
+    **{f"{name}.ramp": [-0.1, 1.1] for name in ("pi_model", "temporal_ensembling", "mean_teacher", "mixmatch")},
+    **{"temporal_ensembling.momentum": [-0.1, 1.0, 1.1, math.nan], "freematch.momentum": [-0.1, 1.1, math.nan]},
+    **{option: [0.0, -1.0] for option in ("vat.xi", "mixmatch.alpha", "mixmatch.temperature", "uda.temperature")},
+    **{option: [-0.1] for option in ("vat.epsilon", "vat.entropy_weight", "freematch.fairness")},
+    **{"vat.iterations": [0], "uda.threshold": [-0.1, 1.1]},
+}
+CASES = [(option, value) for option in WRONG for value in WRONG[option]]
+
+
+@pytest.mark.parametrize(("option", "value"), CASES)
+def test_options_out_of_range_are_refused_by_name(option: str, value: float) -> None:
+    name, key = option.split(".")
+    with pytest.raises(InputError, match=rf"^{name}\.{key}: "):
+        build(name, **{key: value})
