@@ -61,10 +61,9 @@ class VAT(nn.Module):
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Adds the perturbed images."""
         images = batch.inputs["u_weak"]
-        with (
-            torch.autocast(images.device.type, enabled=False),
-            frozen_statistics(model),
-        ):  # xi is lost in half precision
+        # xi needs float32: neither half precision nor a GPU's 10-bit convolutions tell so near points apart.
+        precise = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+        with torch.autocast(images.device.type, enabled=False), precise, frozen_statistics(model):
             direction = self.direction(images, model)
         return Batch(
             {**batch.inputs, "u_adversarial": images + self.epsilon * direction},
