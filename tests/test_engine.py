@@ -220,8 +220,9 @@ def test_learning_rates() -> None:
     assert learning_rate(constant, 0) == learning_rate(constant, 599) == 0.2
 
 
-def test_hidden_labels_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = short("muscle_fixmatch")
+@pytest.mark.parametrize("method", method_names())
+def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = short(method)
     seen, _ = run(recipe, tmp_path / "seen")
 
     def permuted(name: Recipe, source: Source | None) -> Data:
