@@ -20,7 +20,7 @@ from muscle_zoo.methods.contract import linear, rising
 Arrays = dict[str, np.ndarray]
 Naive = Callable[[Arrays, Arrays], float]  # of the outputs, and of what stands where no gradient flows
 
-SETTING = Setting(steps=1000, labels=20, images=50, num_classes=4)
+SETTING = Setting(steps=1000, images=50, num_classes=4)
 STEPS = [(0, 0.0), (100, 0.5), (150, 0.75), (200, 1.0), (900, 1.0)]  # step, and how much of a ramp of 0.2 is over
 TOP = {t: 20.0 * math.exp(-5.0 * (1.0 - t) * (1.0 - t)) for _, t in STEPS}  # of a weight of 20
 LABELLED, UNLABELLED, CLASSES = 3, 7, 4
@@ -144,7 +144,7 @@ def test_temporal_ensembling_against_a_dictionary() -> None:
 @pytest.mark.parametrize("name", ["pi_model", "temporal_ensembling", "mean_teacher"])
 def test_the_weight_is_the_papers_whatever_the_share_of_labels(name: str) -> None:
     # Theirs is weight * labelled / images, against a sum over the labelled divided by all images of the batch.
-    setting = Setting(steps=1000, labels=2, images=50, num_classes=CLASSES)
+    setting = Setting(steps=1000, images=50, num_classes=CLASSES)
     outputs, batch = draw_outputs(name)
     terms = create_method(name, {name: {"weight": 20.0}}, setting).loss(outputs, batch, 1000)
     theirs = 2 / 50 * terms["cross_entropy"] + 20.0 * 2 / 50 * terms["consistency"]

@@ -97,7 +97,7 @@ def test_the_weight_ramps_up() -> None:
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
 
 
-SETTING = Setting(steps=1000, labels=10, images=1437, num_classes=10)
+SETTING = Setting(steps=1000, images=1437, num_classes=10)
 EAGER = {"fixmatch": {"threshold": 0.1}, "uda": {"threshold": 0.1}}  # else no guess counts in so few steps
 
 

@@ -40,7 +40,7 @@ def trajectory(method_name: str, rank: int, world: int) -> tuple[list[Tensor], l
     data = prepare_data(recipe)
     dataset = data.dataset
     model = build_model(recipe, dataset).double()
-    method = create_method(recipe.method, recipe.options, Setting(1000, 10, 1437, 10)).double()
+    method = create_method(recipe.method, recipe.options, Setting(1000, 1437, 10)).double()
     teacher = build_model(recipe, dataset).double()
     network: nn.Module = model
     if world > 1:

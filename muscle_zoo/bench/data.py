@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Batches, Budget, DataSet, ImageFiles, LabelledImages, make_split, normalise
+from ..data import Batches, Budget, DataSet, ImageFiles, LabelledImages, Split, make_split, normalise
 from ..data.batches import draws
 from ..errors import InputError
 from ..methods.contract import View
@@ -53,7 +53,7 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
     split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
     if isinstance(train, ImageFiles):  # the views are those of any images of this size
         here = tuple(range(len(in_memory)))
-        split = type(split)(split.dataset, 1, split.seed, "test", here[:1], here, ())
+        split = Split(split.dataset, 1, split.seed, "test", here[:1], here, ())
     batches = Batches(recipe, in_memory, dataset.info, split, _VIEWS, device=device)
     size = recipe.batch_size * recipe.mu
     steps = iter(range(10**9))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..data import Source
+from ..data.images import OUTSIDE, UNKNOWN
 from ..data.splits import names_sha256
 from ..errors import InputError
 from ..recipes import Recipe, get_recipe
@@ -111,8 +112,8 @@ def describe(recipe: Recipe, data: Data) -> str:
         lines.append(f"  {info.class_names[label]:<{width}}  {in_labels[label]:>8}{pool}")
     if len(shown) < info.num_classes:
         lines.append(f"  ... and {info.num_classes - len(shown)} classes more")
-    if in_pool[-1]:
-        lines.append(f"  {'of unknown class':<{width}}  {'':>8}  {in_pool[-1]:>10}")
-    if in_pool[-2]:
-        lines.append(f"  {'outside the task':<{width}}  {'':>8}  {in_pool[-2]:>10}")
+    if in_pool[UNKNOWN]:
+        lines.append(f"  {'of unknown class':<{width}}  {'':>8}  {in_pool[UNKNOWN]:>10}")
+    if in_pool[OUTSIDE]:
+        lines.append(f"  {'outside the task':<{width}}  {'':>8}  {in_pool[OUTSIDE]:>10}")
     return "\n".join(lines)

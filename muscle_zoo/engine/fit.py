@@ -93,7 +93,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data:
 def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Trained:
     dataset, split = data.dataset, data.split
     model = build_model(recipe, dataset)
-    setting = Setting(recipe.steps, len(split.labelled), len(dataset.train), dataset.info.num_classes)
+    setting = Setting(recipe.steps, len(dataset.train), dataset.info.num_classes)
     method = create_method(recipe.method, recipe.options, setting)
     accelerator = options.accelerator(folder, recipe.accumulate)
     device, world = accelerator.device, accelerator.num_processes

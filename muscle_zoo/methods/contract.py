@@ -51,17 +51,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a method may know of the run it is part of. The defaults are CIFAR-10's at 250 labels.
+    """What a method may know of the run it is part of. The defaults are FixMatch's on CIFAR-10.
 
     Attributes:
         steps: Of the whole run.
-        labels: Labelled images.
         images: Training images, labelled or not: ``Batch.indices`` are below it.
         num_classes: Classes.
     """
 
     steps: int = 2**20
-    labels: int = 250
     images: int = 50000
     num_classes: int = 10
 
