@@ -5,20 +5,23 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from PIL import Image
 
 from .data.datasets import DataSetInfo
 from .errors import InputError
-from .ledger import Row, mean_std, percent, runs_of
-from .methods import method_names
+from .ledger import Row, mean_std, runs_of
 from .recipes import get_recipe
 from .registry import BLOCK
+from .study import digest, select, table
 
 CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
+STUDIES = "studies"
 PAPER = "https://arxiv.org/abs/2012.00150"
 
 
@@ -137,55 +140,81 @@ def _changed(recipe: dict[str, Any]) -> list[str]:
     return words
 
 
-def render_table(rows: Sequence[Row], dataset: str, arch: str) -> str:
-    """Renders the accuracy of every method at every label budget of a data set, with MUSCLE's paired gains.
+@dataclass(frozen=True)
+class Mark:
+    """What a page shows between ``<!-- study ARCH DATASET key=value ... -->`` and ``<!-- /study -->``.
 
-    Only runs of the recipes as they are named now count.
-
-    Args:
-        rows: The ledger.
-        dataset: The data set.
-        arch: The backbone.
-
-    Returns:
-        A Markdown table: mean and standard deviation over seeds in per cent, and the gain in points over the same
-        labels, seed by seed (mean, then the least).
-
-    Raises:
-        InputError: The ledger has no such runs.
+    ``methods``, ``labels`` and ``bias`` choose (values joined by ``+``), ``figure`` names a picture beside the page;
+    anything else is what the study changed of every recipe.
     """
-    pattern = re.compile(rf"{re.escape(arch)}\.({'|'.join(method_names())})_{re.escape(dataset)}_(\d+)")
-    runs: dict[int, dict[str, dict[int, Row]]] = {}
-    for row in rows:
-        match = pattern.fullmatch(row.name)
-        if match and row.recipe_sha256 == get_recipe(row.name).sha256:
-            runs.setdefault(int(match[2]), {}).setdefault(match[1], {})[row.seed] = row
-    methods = [m for m in method_names() if any(m in by_method for by_method in runs.values())]
-    if not methods:
-        raise InputError(f"the ledger has no runs of {arch} on {dataset}")
-    bases = {"muscle": "supervised", **{f"muscle_{m}": m for m in method_names()}}
-    pairs = [(m, bases[m]) for m in methods if bases.get(m) in methods]
-    header = ["labels", "seeds", *methods, *(f"gain of {m} over {base}" for m, base in pairs)]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for labels, by_method in sorted(runs.items()):
-        seeds = sorted({seed for by_seed in by_method.values() for seed in by_seed})
-        cells = [str(labels), str(len(seeds))]
-        cells += [percent([r.top1_ema for r in by_method[m].values()]) if m in by_method else "" for m in methods]
-        for m, base in pairs:
-            shared = sorted(by_method.get(m, {}).keys() & by_method.get(base, {}).keys())
-            gains = [100 * (by_method[m][s].top1_ema - by_method[base][s].top1_ema) for s in shared]
-            cells.append(f"{mean_std(gains)[0]:+.1f} (least {min(gains):+.1f})" if gains else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+
+    arch: str
+    dataset: str
+    words: tuple[str, ...]
+
+    def value(self, key: str) -> str:
+        """The value of a key; empty where it is not given."""
+        return dict(word.split("=", 1) for word in self.words).get(key, "")
+
+    def rows(self, rows: Sequence[Row]) -> list[Row]:
+        """The ledger's rows that are shown.
+
+        Raises:
+            InputError: There are none.
+        """
+        given = dict(word.split("=", 1) for word in self.words)
+        given.pop("figure", None)
+        methods, labels, bias = (given.pop(key, "") for key in ("methods", "labels", "bias"))
+        chosen = [text.split("+") if text else [] for text in (methods, labels, bias or "none")]
+        found = select(rows, self.arch, self.dataset, *chosen, given)
+        if not found:
+            raise InputError(f"the ledger has no runs of {' '.join((self.arch, self.dataset, *self.words))}")
+        return found
 
 
-def render_readme(text: str, rows: Sequence[Row]) -> str:
-    """Renders every ``<!-- ledger ARCH DATASET -->`` ... ``<!-- /ledger -->`` of the README anew."""
+_MARK = re.compile(r"(<!-- study (\S+) (\S+)((?: \S+=\S+)*) -->)\n.*?(<!-- /study -->)", flags=re.S)
 
-    def table(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{render_table(rows, match[3], match[2])}\n{match[4]}"
 
-    return re.sub(r"(<!-- ledger (\S+) (\S+) -->)\n.*?(<!-- /ledger -->)", table, text, flags=re.S)
+def render_page(text: str, rows: Sequence[Row]) -> str:
+    """Renders every marked table of a page anew, see :class:`Mark`."""
+
+    def table_of(match: re.Match[str]) -> str:
+        return f"{match[1]}\n{table(_mark(match).rows(rows))}\n{match[5]}"
+
+    return _MARK.sub(table_of, text)
+
+
+def figures_of(text: str) -> list[Mark]:
+    """The marks of a page that name a figure."""
+    return [mark for mark in map(_mark, _MARK.finditer(text)) if mark.value("figure")]
+
+
+def _mark(match: re.Match[str]) -> Mark:
+    return Mark(match[2], match[3], tuple(match[4].split()))
+
+
+def render_figures(root: Path, rows: Sequence[Row]) -> dict[Path, list[Row]]:
+    """The figures of all pages, and the rows that each shows."""
+    return {
+        page.with_name(mark.value("figure")): mark.rows(rows)
+        for page in pages(root)
+        for mark in figures_of(page.read_text(encoding="utf-8"))
+    }
+
+
+def is_of(figure: Path, rows: Sequence[Row]) -> bool:
+    """Whether a figure shows these rows."""
+    if not figure.is_file():
+        return False
+    with Image.open(figure) as picture:
+        return picture.info.get("rows") == digest(rows)
+
+
+def pages(root: Path) -> list[Path]:
+    """The checkout's pages with marked tables: the README and the studies."""
+    return [
+        page for page in (root / "README.md", *sorted((root / "hub_cards" / STUDIES).glob("*.md"))) if page.is_file()
+    ]
 
 
 def render_all(root: Path, rows: Sequence[Row], info_of: Any) -> dict[Path, str]:
@@ -196,7 +225,6 @@ def render_all(root: Path, rows: Sequence[Row], info_of: Any) -> dict[Path, str]
     for path in sorted((root / "hub_cards").glob("*/config.json")):
         config = json.loads(path.read_text(encoding="utf-8"))
         rendered[path.with_name("README.md")] = render_card(config, info_of(config[BLOCK]["dataset"]), rows)
-    readme = root / "README.md"
-    if readme.is_file():
-        rendered[readme] = render_readme(readme.read_text(encoding="utf-8"), rows)
+    for page in pages(root):
+        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows)
     return rendered

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -65,6 +66,52 @@ def plan(
     ]
 
 
+def select(
+    rows: Iterable[Row],
+    arch: str,
+    dataset: str,
+    methods: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    biases: Sequence[str] = ("none",),
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Row]:
+    """The rows of a study among a ledger's: those of its recipes as they are now, and no others.
+
+    Args:
+        rows: The ledger.
+        arch: Backbone.
+        dataset: Data set.
+        methods: Base methods; all, if there are none.
+        labels: Label budgets; all, if there are none.
+        biases: Values of the recipe's ``bias``.
+        overrides: What else the study changed of every recipe.
+
+    Returns:
+        The rows.
+    """
+    found = []
+    for row in rows:
+        parts = parse_name(row.name)
+        if (parts["arch"], parts["dataset"]) != (arch, dataset) or row.bias not in biases:
+            continue
+        if (methods and base_of(parts["method"]) not in methods) or (labels and str(parts["labels"]) not in labels):
+            continue
+        if row.recipe_sha256 == get_recipe(row.name, {**(overrides or {}), "bias": row.bias}).sha256:
+            found.append(row)
+    return found
+
+
+def base_of(method: str) -> str:
+    """The method without MUSCLE: ``muscle`` becomes ``supervised``."""
+    return "supervised" if method == "muscle" else method.removeprefix("muscle_")
+
+
+def digest(rows: Iterable[Row]) -> str:
+    """What tells one set of results from another; figures carry it."""
+    values = sorted((row.name, row.bias, row.seed, row.top1_ema) for row in rows)
+    return hashlib.sha256(repr(values).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Cell:
     """What one method does at one budget, alone and with MUSCLE: accuracies by seed, 0 to 1."""
@@ -97,7 +144,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
             )
         parts = parse_name(row.name)
         method = parts["method"]
-        base = "supervised" if method == "muscle" else method.removeprefix("muscle_")
+        base = base_of(method)
         cell = found.setdefault((parts["dataset"], row.bias, parts["labels"], base), {False: {}, True: {}})
         cell[method != base][row.seed] = row.top1_ema
     order = method_names()
@@ -149,11 +196,14 @@ def draw(rows: Iterable[Row], path: Path) -> None:
         rows: Of one data set and one bias.
         path: The file to write.
 
+    A PNG carries :func:`digest` of its rows as the text ``rows``.
+
     Raises:
         InputError: The rows are of several data sets or biases.
     """
     from matplotlib.figure import Figure
 
+    rows = list(rows)
     made = cells(rows)
     if len({(cell.dataset, cell.bias) for cell in made}) != 1:
         raise InputError("a figure is of one data set and one bias")
@@ -184,7 +234,7 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     figure.supxlabel("labels", fontsize=13)
     figure.supylabel("top-1, %", fontsize=13)
     figure.suptitle(f"{made[0].dataset}{bias}", fontsize=14)
-    figure.savefig(path, dpi=110, metadata={"Software": None} if path.suffix == ".png" else None)
+    figure.savefig(path, dpi=110, metadata={"Software": None, "rows": digest(rows)} if path.suffix == ".png" else None)
 
 
 def _curve(panel: Any, by_budget: Mapping[int, Mapping[int, float]], colour: str, style: str, label: str) -> None:

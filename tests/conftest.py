@@ -12,8 +12,11 @@ import pytest
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the internet
 
 from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 
 from muscle_zoo.cli import main
+from muscle_zoo.engine.trainer import forward
+from muscle_zoo.methods import Batch
 
 SHORT = ["cnn4.muscle_digits_10", "steps=24", "eval_every=8", "batch_size=16", "mu=2"]
 
@@ -52,6 +55,12 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
         code = int(stop.code or 0)
     out, err = capsys.readouterr()
     return code, out, err
+
+
+def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+    """A step up to its loss, without an engine around it."""
+    outputs, batch = forward(model, teacher, method, batch, step)
+    return method.loss(outputs, batch, step)
 
 
 def listing(folder: Path) -> list[tuple[str, bytes]]:

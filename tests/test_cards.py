@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from muscle_zoo import InputError, get_recipe, registry
-from muscle_zoo.cards import render_readme, render_table
+from muscle_zoo.cards import render_page
 from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
 from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
@@ -82,26 +82,47 @@ def test_percent() -> None:
     assert percent([0.5, 0.6, 0.7]) == "60.0 ± 10.0"
 
 
-def test_the_table_pairs_seeds_and_leaves_out_other_recipes() -> None:
-    control, muscle = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10"
+def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
+    control, muscle, vat = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10", "cnn4.vat_digits_10"
     rows = [row(control, s, t) for s, t in enumerate((0.5, 0.6, 0.7))]
     rows += [row(muscle, s, t) for s, t in enumerate((0.8, 0.65, 0.9))]
-    rows += [row(muscle, 9, 0.1, recipe_sha256="an older version")]
-    table = render_table(rows, "digits", "cnn4").splitlines()
-    assert len(table) == 3
-    cells = dict(zip(table[0].split(" | "), table[2].split(" | "), strict=True))
-    assert cells["supervised"] == "60.0 ± 10.0"
-    assert cells["muscle"] == "78.3 ± 12.6"
-    assert cells["gain of muscle over supervised |"] == "+18.3 (least +5.0) |"
-    with pytest.raises(InputError, match="no runs"):
-        render_table(rows, "digits", "wrn_28_2")
+    short = get_recipe(vat, {"steps": 7}).sha256
+    biased = get_recipe(control, {"bias": "imbalance:5"}).sha256
+    others = [row(muscle, 9, 0.1, recipe_sha256="an older version"), row(vat, 0, 0.2, recipe_sha256=short)]
+    others += [row(control, 0, 0.3, bias="imbalance:5", recipe_sha256=biased)]
+
+    def shown(words: str) -> list[str]:
+        text = f"a\n<!-- study cnn4 digits{words} -->\nold\n<!-- /study -->\nb\n"
+        once = render_page(text, rows + others)
+        assert render_page(once, rows + others) == once
+        lines = once.splitlines()
+        assert (lines[0], lines[1], lines[-2], lines[-1]) == ("a", text.splitlines()[1], "<!-- /study -->", "b")
+        return lines[4:-2]
+
+    (line,) = shown("")
+    assert line.startswith("| 10 | supervised | 60.0 ± 10.0 | 50.0 | 78.3 ± 12.6 | 65.0 | +18.3 (")
+    assert shown(" methods=supervised labels=10") == [line]
+    assert [cells.split(" | ")[:4] for cells in shown(" bias=imbalance:5")] == [["| 10", "supervised", "30.0", "30.0"]]
+    assert len(shown(" bias=none+imbalance:5")) == 2
+    assert [cells.split(" | ")[:3] for cells in shown(" steps=7")] == [["| 10", "vat", "20.0"]]
+    for nothing in (" methods=fixmatch", " labels=20", " steps=8"):
+        with pytest.raises(InputError, match=f"no runs of cnn4 digits{nothing}"):
+            shown(nothing)
 
 
-def test_the_readme_is_rendered_between_its_marks() -> None:
-    text = "a\n<!-- ledger cnn4 digits -->\nold\n<!-- /ledger -->\nb\n"
-    once = render_readme(text, [row()])
-    assert once.startswith("a\n<!-- ledger cnn4 digits -->\n| labels |") and once.endswith("<!-- /ledger -->\nb\n")
-    assert render_readme(once, [row()]) == once
+def test_a_figure_of_other_rows_has_drifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    studies = tmp_path / "hub_cards" / "studies"
+    studies.mkdir(parents=True)
+    page = "<!-- study cnn4 digits figure=digits.png -->\n\n<!-- /study -->\n![](digits.png)\n"
+    (studies / "digits.md").write_text(page)
+    command = ["--root", str(tmp_path)]
+    for top1 in (0.5, 0.6):
+        write_ledger(tmp_path / "hub_cards" / "results.csv", [row(top1=top1)])
+        assert main(["cards", "check", *command]) == 1
+        assert f"drifted: {studies / 'digits.png'}" in capsys.readouterr().out
+        assert main(["cards", "render", *command]) == 0
+        assert main(["cards", "check", *command]) == 0
+    assert (studies / "digits.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_cards_and_readme_agree_with_the_ledger(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from muscle_zoo import InputError, TrainingError, get_recipe
 from muscle_zoo.cli import main
 from muscle_zoo.data import Batches, Source
 from muscle_zoo.engine import fit as engine
+from muscle_zoo.engine import trainer
 from muscle_zoo.engine.build import Data, build_model, prepare_data
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options, Trained
@@ -185,7 +186,7 @@ def test_out_of_memory_names_what_to_lower(
     def full(*inputs: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(engine, "forward", full)
+    monkeypatch.setattr(trainer, "forward", full)
     command = ["train", "cnn4.muscle_digits_10", "steps=2", "--cpu", "--out", str(tmp_path / "run")]
     assert main(command) == 1
     err = capsys.readouterr().err
@@ -196,7 +197,7 @@ def test_out_of_memory_names_what_to_lower(
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short("supervised", steps=1, eval_every=1)
     # the loss of the only step is fine, its update is not
-    monkeypatch.setattr(engine, "learning_rate", lambda *_: math.inf)
+    monkeypatch.setattr(trainer, "learning_rate", lambda *_: math.inf)
     with pytest.raises(TrainingError, match="not finite at step 1"):
         run(recipe, tmp_path / "run")
     assert not (tmp_path / "run" / "state").exists()

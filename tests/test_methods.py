@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
-from muscle_zoo.engine.fit import forward, train_step
+from muscle_zoo.engine.trainer import forward
 from muscle_zoo.losses import PseudoLabelLoss
 from muscle_zoo.methods import (
     METHODS,
@@ -26,6 +26,7 @@ from muscle_zoo.methods import (
     prepare,
 )
 from muscle_zoo.methods.contract import frozen_statistics
+from tests.conftest import train_step
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -15,9 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.batchnorm import synchronise_batchnorm
 from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
-from muscle_zoo.engine.fit import train_step
 from muscle_zoo.methods import METHODS, Batch, Setting, create_method
 from muscle_zoo.recipes import get_recipe
+from tests.conftest import train_step
 
 STEPS = 20
 OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one

@@ -103,3 +103,12 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     before = {name for name, _ in listing(out)}
     code, again, _ = run(words, capsys)
     assert code == 0 and "8 of them done" in again and {name for name, _ in listing(out)} == before
+    # what stands in a ledger is not run again, in the precision it was run in
+    elsewhere = [*words[:-1], str(tmp_path / "elsewhere"), "--ledger", str(out / "results.csv")]
+    code, text, _ = run(elsewhere, capsys)
+    assert code == 0 and "8 runs, 8 of them done" in text and not (tmp_path / "elsewhere" / "runs").exists()
+    assert read_ledger(tmp_path / "elsewhere" / "results.csv") == rows
+    code, text, _ = run([*elsewhere, "--mixed-precision", "bf16", "--time-limit", "0.000001"], capsys)
+    assert code == 75 and "8 runs, 0 of them done" in text
+    code, _, err = run([*words, "--ledger", str(tmp_path / "none.csv")], capsys)
+    assert code == 2 and "none.csv is no file" in err

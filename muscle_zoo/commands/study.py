@@ -7,7 +7,7 @@ import multiprocessing
 import queue
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from ..engine.stop import StopSignal
 from ..engine.track import RunFolder
 from ..errors import InputError, MuscleZooError
-from ..ledger import Row, write_ledger
+from ..ledger import Row, read_ledger, write_ledger
 from ..recipes import Recipe, parse_name
 from ..study import draw, plan, table
 from .train import STOPPED, add_run_arguments, parse_overrides, train
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds, from 0 on (3)")
     parser.add_argument("--bias", nargs="+", default=["none"], metavar="B", help="none imbalance:5 ...")
     parser.add_argument("--arch", default="cnn4", help="backbone (cnn4)")
+    parser.add_argument(
+        "--ledger", type=Path, metavar="FILE", help="runs that are rows of this ledger are taken from it, not run again"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on CPUs (1)")
     add_run_arguments(parser)
 
@@ -46,10 +49,11 @@ def run(args: argparse.Namespace) -> int:
     folders = [out / "runs" / _folder(recipe) for recipe in recipes]
     for recipe, folder in zip(recipes, folders, strict=True):
         RunFolder(folder).check(recipe)
-    todo = [job for job in zip(recipes, folders, strict=True) if _row(job[1]) is None]
+    known = _known(args)
+    todo = [job for job in zip(recipes, folders, strict=True) if _row(*job, known) is None]
     print(f"{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}", flush=True)
     whole, failed = _work(todo, args) if todo else (True, [])
-    rows = [row for folder in folders if (row := _row(folder)) is not None]
+    rows = [row for job in zip(recipes, folders, strict=True) if (row := _row(*job, known)) is not None]
     if rows:
         write(rows, out)
         print(f"\n{table(rows)}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
@@ -63,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
 def write(rows: Sequence[Row], out: Path) -> None:
     """Writes a study's ledger, table and figures into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
     write_ledger(out / "results.csv", rows)
     (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
     for dataset, bias in sorted({(_dataset(row), row.bias) for row in rows}):
@@ -80,7 +85,19 @@ def _folder(recipe: Recipe) -> str:
     return f"{recipe.name.replace(':', '_')}{bias}/seed{recipe.seed}"
 
 
-def _row(folder: Path) -> Row | None:
+def _known(args: argparse.Namespace) -> dict[tuple[str, str, int], Row]:
+    """The rows of --ledger that were run in this precision, by key."""
+    if args.ledger is None:
+        return {}
+    if not args.ledger.is_file():
+        raise InputError(f"--ledger {args.ledger} is no file; give a results.csv")
+    dtype = {"no": "float32"}.get(args.mixed_precision or "no", args.mixed_precision)
+    return {row.key: row for row in read_ledger(args.ledger) if row.dtype == dtype}
+
+
+def _row(recipe: Recipe, folder: Path, known: Mapping[tuple[str, str, int], Row]) -> Row | None:
+    if (row := known.get((recipe.name, recipe.sha256, recipe.seed))) is not None:
+        return row
     status = RunFolder(folder).read_status()
     row = status.get("row", {})
     return Row(**row) if status.get("status") == "finished" and set(row) == {f.name for f in fields(Row)} else None

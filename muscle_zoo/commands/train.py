@@ -43,6 +43,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    parser.add_argument(
+        "--compile", nargs="?", const="default", default="none", metavar="MODE", help="torch.compile the network"
+    )
     add_source_arguments(parser)
 
 
@@ -129,7 +132,7 @@ def train(
     began = time.monotonic() if began is None else began
     options = Options(
         *(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, progress),
-        source_of(args),
+        *(source_of(args), args.compile),
     )
     folder = RunFolder(out)
     if args.fresh:

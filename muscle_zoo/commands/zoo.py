@@ -136,8 +136,9 @@ def add_cards_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_cards(args: argparse.Namespace) -> int:
     """Renders cards and README from the ledger, or checks that they are up to date."""
-    from ..cards import render_all
+    from ..cards import is_of, render_all, render_figures
     from ..data import dataset_info
+    from ..study import draw
 
     root = args.root or checkout()
     rows = read_ledger(root / "hub_cards" / registry.LEDGER_FILE)
@@ -149,5 +150,10 @@ def run_cards(args: argparse.Namespace) -> int:
     for path, text in drifted:
         if args.action == "render":
             path.write_text(text, encoding="utf-8")
+    old = {path: shown for path, shown in render_figures(root, rows).items() if not is_of(path, shown)}
+    for path, shown in old.items():
+        if args.action == "render":
+            draw(shown, path)
+    for path in (*(path for path, _ in drifted), *old):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
-    return 1 if drifted and args.action == "check" else 0
+    return 1 if (drifted or old) and args.action == "check" else 0

@@ -13,55 +13,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce as reduce_over_processes
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ..data import Batches
-from ..data.batches import step_seed
 from ..errors import InputError, TrainingError
-from ..methods import Batch, Setting, create_method, prepare
-from ..methods.contract import guess
 from ..recipes import Recipe
-from .batchnorm import synchronise_batchnorm
-from .build import Data, build_model, build_optimizer, prepare_data, to_device
+from .build import Data, prepare_data, to_device
 from .evaluate import Metrics, evaluate
 from .options import Options, Trained
 from .plots import plot_curves
-from .schedule import learning_rate
 from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state, saved_step
 from .stop import StopSignal
 from .track import RunFolder, write_json
+from .trainer import Trainer
 
-__all__ = ["fit", "train_step"]
+__all__ = ["fit"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them was told to stop
-
-
-def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
-    """The forward half of a step: prepare, one forward on all inputs together, the loss by view.
-
-    Returns:
-        The method's terms; ``loss`` carries the gradient.
-    """
-    outputs, batch = forward(model, teacher, method, batch, step)
-    return method.loss(outputs, batch, step)
-
-
-def forward(
-    model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int
-) -> tuple[dict[str, Tensor], Batch]:
-    """Prepares a batch and runs it: one forward on all inputs together.
-
-    Returns:
-        Logits by name of the input, and the prepared batch.
-    """
-    with torch.no_grad():
-        batch = prepare(method, batch, getattr(model, "module", model), teacher, step)
-    images = torch.cat(list(batch.inputs.values())).contiguous(memory_format=torch.channels_last)
-    logits = model(images)
-    return dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True)), batch
 
 
 def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data: Data | None = None) -> Trained:
@@ -92,47 +61,20 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data:
 
 def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Trained:
     dataset, split = data.dataset, data.split
-    model = build_model(recipe, dataset)
-    setting = Setting(recipe.steps, len(dataset.train), dataset.info.num_classes)
-    method = create_method(recipe.method, recipe.options, setting)
     accelerator = options.accelerator(folder, recipe.accumulate)
     device, world = accelerator.device, accelerator.num_processes
-    train_images, evaluation = to_device(dataset.train, device), to_device(data.evaluation, device)
-    batches = Batches(recipe, train_images, dataset.info, split, method.views, accelerator.process_index, world, device)
+    trainer = Trainer(recipe, data, accelerator, options.compile)
+    network, averaged = trainer.network, trainer.ema.module
+    optimizer = trainer.optimizer.optimizer
+    evaluation = to_device(data.evaluation, device)
     chosen = split.to_dict(dataset.train.names, dataset.test.names)
-
-    ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(device)
-    if world > 1:
-        synchronise_batchnorm(model)
-    optimizer = build_optimizer(recipe, model)
-    method = method.to(device)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    raw = accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # evaluated in float32; the loop turns autocast on
     dtype = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
-    start, seconds_before = 0, 0.0
     if options.fresh:
         if accelerator.is_main_process:
             folder.set_aside()
         accelerator.wait_for_everyone()
-    if (loaded := load_state(folder.state_dir)) is not None:
-        parts, values = loaded
-        raw.load_state_dict(parts["model"])
-        ema.module.load_state_dict(parts["ema"])
-        method.load_state_dict(parts["method"])
-        load_optimizer_tensors(optimizer.optimizer, parts["optimizer"])
-        start, seconds_before = values["step"], values["seconds"]
-        if values["dtype"] != dtype:
-            raise InputError(
-                f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
-            )
-        if (before := folder.read_split()) not in (None, chosen):
-            raise InputError(
-                f"{folder.split_file}: the data are not those the run was begun with ({_changes(before, chosen)}); "
-                "restore them, or give --fresh"
-            )
-    elif done_before := folder.read_status().get("step", 0):
-        raise InputError(f"{folder.state_dir} is gone, and {done_before} steps were done; restore it or give --fresh")
+    start, seconds_before = _resume(trainer, folder, dtype, chosen)
     if accelerator.is_main_process:
         folder.open(recipe)
         write_json(folder.split_file, chosen)
@@ -156,23 +98,23 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
             accelerator.log(row, step=step)
 
     def save(step: int, terms: dict[str, Tensor]) -> None:
-        tensors = [terms["loss"], *raw.state_dict().values(), *ema.module.state_dict().values()]
+        tensors = [terms["loss"], *network.state_dict().values(), *averaged.state_dict().values()]
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise TrainingError(_not_finite(step, {name: value.item() for name, value in terms.items()}, folder))
         if accelerator.is_main_process:
             parts = {
-                "model": raw.state_dict(),
-                "ema": ema.module.state_dict(),
-                "method": method.state_dict(),
-                "optimizer": optimizer_tensors(optimizer.optimizer),
+                "model": network.state_dict(),
+                "ema": averaged.state_dict(),
+                "method": trainer.method.state_dict(),
+                "optimizer": optimizer_tensors(optimizer),
             }
             save_state(folder.state_dir, step, parts, {"seconds": round(seconds(), 3), "dtype": dtype})
         accelerator.wait_for_everyone()
 
-    def measure(network: nn.Module) -> Metrics:
+    def measure(weights: nn.Module) -> Metrics:
         total = partial(reduce_over_processes, reduction="sum") if world > 1 else None
         return evaluate(
-            network, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total
+            weights, evaluation, dataset.info, rank=accelerator.process_index, world_size=world, reduce=total
         )
 
     def ended(finished: bool, step: int, **results: Any) -> Trained:
@@ -182,38 +124,21 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         return Trained(finished, step, seconds(), torch.get_num_threads(), world, device_name, dtype, **results)
 
     log_every = max(1, recipe.steps // LOG_ROWS)
-    true_classes = dataset.train.labels.to(device)  # for the log: no method gets them
     show = options.progress and accelerator.is_main_process
-    model.train()
+    trainer.model.train()
     with StopSignal(options.time_limit) as stop, _progress(recipe, start, show) as bar:
-        for step, batch in enumerate(batches.steps(start, recipe.steps), start):
-            rate = learning_rate(recipe, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            torch.manual_seed(step_seed(recipe.seed, step, accelerator.process_index))  # dropout's
+        for step, batch in enumerate(trainer.batches.steps(start, recipe.steps), start):
             done = step + 1
             logged = done % log_every == 0 or done == recipe.steps
-            of_parts, hits = [], torch.zeros(2, device=device)
-            for part in batch.parts(recipe.accumulate):
-                with accelerator.accumulate(model):  # the optimiser steps after the last part
-                    with accelerator.autocast():
-                        outputs, prepared = forward(model, ema.module, method, part, step)
-                        of_parts.append(method.loss(outputs, prepared, step))
-                    accelerator.backward(of_parts[-1]["loss"])
-                    optimizer.step()
-                    optimizer.zero_grad()
-                if logged:
-                    hits += _right_guesses(method, outputs, prepared, true_classes)
-            terms = {name: torch.stack([t[name].detach() for t in of_parts]).mean(0) for name in of_parts[0]}
-            ema.update(raw, step=done)
+            terms, hits = trainer.step(step, batch, count_guesses=logged)
             bar.update()
             if logged:
-                row = _global_means(terms, accelerator) | _guess_accuracy(hits, accelerator)
+                row = trainer.row(terms, hits)
                 if not math.isfinite(row["loss"]):
                     raise TrainingError(_not_finite(done, row, folder))
-                log(done, {"lr": rate, **row})
+                log(done, {"lr": optimizer.param_groups[0]["lr"], **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
-                metrics = {"raw": measure(raw), "ema": measure(ema.module)}
+                metrics = {"raw": measure(network), "ema": measure(averaged)}
                 log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})
                 accuracy = f"accuracy {100 * metrics['ema'].top1:.1f} %"
                 bar.set_postfix_str(accuracy)
@@ -231,21 +156,42 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         plot_curves(folder.read_log(), recipe, dataset.info.num_classes, folder.curves_file)
     accelerator.wait_for_everyone()
     rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
-    last = metrics if start < recipe.steps else {"raw": measure(raw), "ema": measure(ema.module)}
+    last = metrics if start < recipe.steps else {"raw": measure(network), "ema": measure(averaged)}
     return ended(True, recipe.steps, **last, median20=statistics.median(rows[-20:]))
+
+
+def _resume(trainer: Trainer, folder: RunFolder, dtype: str, chosen: dict[str, Any]) -> tuple[int, float]:
+    """Loads the folder's state, if there is one.
+
+    Returns:
+        Steps done, and the seconds that they took.
+    """
+    loaded = load_state(folder.state_dir)
+    if loaded is None:
+        if done := folder.read_status().get("step", 0):
+            raise InputError(f"{folder.state_dir} is gone, and {done} steps were done; restore it or give --fresh")
+        return 0, 0.0
+    parts, values = loaded
+    trainer.network.load_state_dict(parts["model"])
+    trainer.ema.module.load_state_dict(parts["ema"])
+    trainer.method.load_state_dict(parts["method"])
+    load_optimizer_tensors(trainer.optimizer.optimizer, parts["optimizer"])
+    if values["dtype"] != dtype:
+        raise InputError(
+            f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"
+        )
+    if (before := folder.read_split()) not in (None, chosen):
+        raise InputError(
+            f"{folder.split_file}: the data are not those the run was begun with ({_changes(before, chosen)}); "
+            "restore them, or give --fresh"
+        )
+    return values["step"], values["seconds"]
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
     # None: a bar on a terminal only
     disable = None if show else True
     return tqdm(total=recipe.steps, initial=start, desc=recipe.name, unit="step", disable=disable, dynamic_ncols=True)
-
-
-def _global_means(terms: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    values = torch.stack([value.detach().float() for value in terms.values()])
-    if accelerator.num_processes > 1:
-        values = reduce_over_processes(values, reduction="mean")
-    return {name: float(f"{value:.6g}") for name, value in zip(terms, values.tolist(), strict=True)}
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -258,23 +204,6 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
         elif old != new:
             said.append({"names_sha256": "other file names", "sha256": "other labelled images"}.get(key, key))
     return ", ".join(said)
-
-
-def _right_guesses(method: nn.Module, outputs: dict[str, Tensor], batch: Batch, true_classes: Tensor) -> Tensor:
-    """Of the unlabelled images with a known class whose guess was used: how many are guessed right, and how many."""
-    made = guess(method, outputs, batch)
-    if made is None:
-        return torch.zeros(2, device=true_classes.device)
-    classes = true_classes[batch.indices]
-    counted = made.used & (classes >= 0)
-    return torch.stack([(counted & (made.classes == classes)).sum(), counted.sum()]).float()
-
-
-def _guess_accuracy(hits: Tensor, accelerator: Accelerator) -> dict[str, float]:
-    if accelerator.num_processes > 1:
-        hits = reduce_over_processes(hits, reduction="sum")
-    right, counted = hits.tolist()
-    return {"guess_accuracy": round(right / counted, 6)} if counted else {}
 
 
 def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:

@@ -13,6 +13,8 @@ from ..errors import InputError, near
 from .evaluate import Metrics
 from .track import RunFolder
 
+COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+
 
 @dataclass(frozen=True)
 class Options:
@@ -28,6 +30,8 @@ class Options:
         fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
         progress: Show a progress bar.
         data: Where the data are, and how they are read.
+        compile: torch.compile's mode, one of :data:`COMPILE`; ``reduce-overhead`` uses CUDA graphs. The same
+            experiment, but not the same bits.
 
     Raises:
         InputError: A value is out of range, or the tracker is not available.
@@ -41,10 +45,13 @@ class Options:
     fresh: bool = False
     progress: bool = True
     data: Source | None = None
+    compile: str = "none"
 
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
+        if self.compile not in COMPILE:
+            raise InputError(f"--compile {self.compile} is unknown; {near(self.compile, COMPILE)}")
         available = [tracker.value for tracker in get_available_trackers()]
         if self.tracker not in ("none", *available):
             known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
