@@ -244,22 +244,3 @@ def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[s
     assert code == 0 and "outside the task" in out
     code, out, _ = run(["data", "show", "cnn4.muscle_digits_20", "bias=imbalance:4"], capsys)
     assert code == 0 and "bias imbalance:4" in out
-
-
-def test_bench_data(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from muscle_zoo.bench import data as bench
-
-    monkeypatch.setattr(bench, "SECONDS", 0.0)
-    small = ["batch_size=4", "mu=2", "cpu_threads=1", "--cpu", "--json"]
-    code, out, _ = run(["bench", "data", "cnn4.fixmatch_digits_10", *small], capsys)
-    result = json.loads(out)
-    assert code == 0 and result["bytes_resident"] == (1437 + 360) * 64
-    assert {"pairs_per_s", "threads", "device", "versions", "share"} <= set(result)
-    assert result["threads"] == 1
-    code, out, _ = run(["bench", "data", "cnn4.fixmatch_cifar100_400", *small, "--data", str(folder)], capsys)
-    assert code == 0 and json.loads(out)["dataset"] == "synthetic:3x32x32x100"  # not on disk
-    stream = ["--data", str(folder / "labelled"), "--stream", "--workers", "0"]
-    code, out, _ = run(["bench", "data", "cnn4.fixmatch_folder_4", *small, *stream], capsys)
-    result = json.loads(out)
-    assert code == 0 and result["bytes_resident"] == 0
-    assert {"pictures_per_s", "bare_pictures_per_s", "fraction_of_bare", "workers"} <= set(result)

@@ -1,5 +1,8 @@
 """Speed, measured: warmed up, medians of several runs, with the shares that say what bounds it."""
 
+from .cost import bench_methods
 from .data import bench_data
+from .evaluation import bench_eval
+from .step import bench_step
 
-__all__ = ["bench_data"]
+__all__ = ["bench_data", "bench_eval", "bench_methods", "bench_step"]

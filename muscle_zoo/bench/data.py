@@ -17,9 +17,8 @@ from ..data.batches import draws
 from ..errors import InputError
 from ..methods.contract import View
 from ..recipes import Recipe
+from .clock import RUNS, Laps, median_seconds
 
-RUNS = 7
-SECONDS = 0.5  # each run takes at least so long
 PICTURE_RUNS = 3
 _VIEWS = {"weak": View("unlabelled", "weak"), "strong": View("unlabelled", "strong")}
 
@@ -61,7 +60,7 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
     def one() -> None:
         batches.at(next(steps))
 
-    seconds = _median_seconds(one, device)
+    seconds = median_seconds({"pairs": one}, device)["pairs"]
     result |= {"pairs_per_s": round(size / seconds, 1), "ms_per_step": round(1000 * seconds, 3)}
     parts = _parts(batches, recipe, device)
     result["share"] = {name: round(s / sum(parts.values()), 3) for name, s in parts.items()}
@@ -70,53 +69,25 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
 
 def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, float]:
     """Median seconds of each part of a step, one after the other."""
-    seconds: dict[str, list[float]] = {}
-    clock = [time.perf_counter()]
-
-    def lap(name: str) -> None:
-        _wait(device)
-        seconds.setdefault(name, []).append(time.perf_counter() - clock[0])
-        clock[0] = time.perf_counter()
-
+    laps = Laps(device)
     for step in range(3 * RUNS):
-        clock[0] = time.perf_counter()
+        laps.start()
         positions = torch.cat(list(batches.positions(step).values()))
         numbers = {
             name: draws(recipe.seed, step, view, recipe.batch_size * recipe.mu, batches.policies[name].draws)
             for name, view in _VIEWS.items()
         }
-        lap("draw")
+        laps.lap("draw")
         raw = next(batches.images.batches([positions])).to(device)[recipe.batch_size :]
-        lap("gather")
+        laps.lap("gather")
         views = []
         for name in _VIEWS:
             views.append(batches.policies[name](raw, numbers[name]))
-            lap(name)
+            laps.lap(name)
         for view in views:
             normalise(view, batches.info)
-        lap("normalise")
-    return {name: statistics.median(values[RUNS:]) for name, values in seconds.items()}
-
-
-def _median_seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Median over runs of the seconds that one call takes, after a warm-up."""
-
-    def timed(calls: int) -> float:
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(calls):
-            work()
-        _wait(device)
-        return time.perf_counter() - began
-
-    timed(2)
-    calls = max(1, int(SECONDS / max(timed(3) / 3, 1e-9)))
-    return statistics.median(timed(calls) / calls for _ in range(RUNS))
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        laps.lap("normalise")
+    return laps.medians(skip=RUNS)
 
 
 def _bench_pictures(files: ImageFiles, batch_size: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -14,49 +14,81 @@ from ..data import DataSet, dataset_info, load_dataset
 from ..errors import MissingDataError
 from ..recipes import Recipe, get_recipe
 from .data import add_source_arguments, source_of
-from .train import parse_overrides
+from .train import add_device_arguments, parse_overrides
 
 DEFAULT = "wrn_28_2.fixmatch_cifar10_250"
+WHAT = {
+    "step": "a training step next to the bare network",
+    "eval": "an evaluation",
+    "data": "how fast views are made and pictures read",
+    "all": "these three",
+    "methods": "a step of every method next to a supervised one",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `bench`."""
-    parser.add_argument("what", choices=("data",), help="data: how fast views are made and pictures read")
+    parser.add_argument("what", choices=tuple(WHAT), help="; ".join(f"{name}: {text}" for name, text in WHAT.items()))
     parser.add_argument("name", nargs="?", default=DEFAULT, help=f"a recipe (default: {DEFAULT})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change the recipe: cpu_threads=1 mu=4 ...")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    add_device_arguments(parser)
     add_source_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures and prints."""
-    from ..bench import bench_data
-
     words = args.overrides
     if "=" in args.name:
         words, args.name = [args.name, *words], DEFAULT
     recipe = get_recipe(args.name, parse_overrides(words))
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    dataset = _images(recipe, args)
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.cpu_threads or before)
     try:
-        result = {"recipe": recipe.name, **bench_data(recipe, dataset, device), **_machine(device)}
+        result = {"recipe": recipe.name, **_measure(args, recipe)}
     finally:
         torch.set_num_threads(before)
     print(json.dumps(result, indent=2) if args.json else render(result))
     return 0
 
 
-def _images(recipe: Recipe, args: argparse.Namespace) -> DataSet:
-    """The recipe's images; random ones of the same shape and number of classes where they are not on disk."""
+def _measure(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    from ..bench import bench_data, bench_eval, bench_methods, bench_step
+    from ..engine.options import Options
+
+    options = Options(mixed_precision=args.mixed_precision, cpu=args.cpu, compile=args.compile)
+    dataset, test_images = _images(recipe, args)
+    if dataset.info.name != recipe.dataset:  # random images have no 4,000 labels
+        recipe = replace(recipe, dataset=dataset.info.name, labels=dataset.info.num_classes)
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    parts = {
+        "step": lambda: bench_step(recipe, dataset, options, test_images),
+        "eval": lambda: bench_eval(recipe, dataset, options),
+        "data": lambda: bench_data(recipe, dataset, device),
+    }
+    machine = _machine(device)
+    if args.what == "all":
+        return {"images": dataset.info.name, **{name: measure() for name, measure in parts.items()}, **machine}
+    if args.what == "methods":
+        costs, mi_ms = bench_methods(recipe, dataset, options)
+        rows = {"methods": [asdict(cost) for cost in costs], "mi_ms": round(mi_ms, 3)}
+        return {"images": dataset.info.name, **rows, "precision": args.mixed_precision or "no", **machine}
+    return {"images": dataset.info.name, **parts[args.what](), **machine}
+
+
+def _images(recipe: Recipe, args: argparse.Namespace) -> tuple[DataSet, int]:
+    """The recipe's images; random ones of the same shape and number of classes where they are not on disk.
+
+    Returns:
+        The data set, and how many test images the recipe's own has.
+    """
     try:
-        return load_dataset(recipe.dataset, replace(source_of(args), download=False), recipe.image_size)
+        found = load_dataset(recipe.dataset, replace(source_of(args), download=False), recipe.image_size)
+        return found, len(found.test)
     except MissingDataError:
         info = dataset_info(recipe.dataset)
     size = (info.input_size[0], *([recipe.image_size] * 2 if recipe.image_size else info.input_size[1:]))
-    return load_dataset(f"synthetic:{'x'.join(map(str, size))}x{info.num_classes}")
+    return load_dataset(f"synthetic:{'x'.join(map(str, size))}x{info.num_classes}"), info.test_size
 
 
 def _machine(device: torch.device) -> dict[str, Any]:
@@ -65,10 +97,16 @@ def _machine(device: torch.device) -> dict[str, Any]:
     return {"threads": torch.get_num_threads(), "device": name, "versions": versions}
 
 
-def render(result: dict[str, Any]) -> str:
+def render(result: dict[str, Any], indent: str = "") -> str:
     """The result as a person reads it."""
     lines = []
     for key, value in result.items():
+        if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
+            lines += [f"{indent}{key}", render(value, indent + "  ")]
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            lines += _table(value)
+            continue
         if isinstance(value, dict):
             value = "  ".join(f"{name} {part}" for name, part in value.items())
         elif isinstance(value, list):
@@ -77,5 +115,13 @@ def render(result: dict[str, Any]) -> str:
             value = f"{value:,.3f}".rstrip("0").rstrip(".")
         elif isinstance(value, int):
             value = f"{value:,}"
-        lines.append(f"{key:<20} {value}")
+        lines.append(f"{indent}{key:<20} {value}")
     return "\n".join(lines)
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    """Rows of a Markdown table."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    for row in rows:
+        lines.append("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+    return lines

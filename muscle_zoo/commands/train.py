@@ -36,17 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares how runs are carried out."""
     parser.add_argument("--out", type=Path, help="run folder (default: below runs/)")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
+    add_device_arguments(parser)
     parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
     parser.add_argument(
         "--time-limit", type=time_limit, metavar="9m", help="save and stop with exit code 75 after this time"
     )
     parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
-    parser.add_argument(
-        "--compile", nargs="?", const="default", default="none", metavar="MODE", help="torch.compile the network"
-    )
     add_source_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares where and in which precision the network runs."""
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
+    parser.add_argument("--compile", default="none", metavar="MODE", help="torch.compile's mode: default, ...")
 
 
 def time_limit(text: str) -> float:

@@ -1,0 +1,68 @@
+"""What each method's step costs, next to a supervised step on as many images."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..data import DataSet
+from ..engine.options import Options
+from ..methods import default_options, method_names
+from ..recipes import Recipe
+from .clock import median_seconds
+from .step import Stepper, bare_step, mi_seconds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """A method's step.
+
+    Attributes:
+        method: Its name.
+        images: Images of a step that go through the gradient forward.
+        ms: Milliseconds of a step.
+        ratio: To a supervised step on as many images.
+        of_bare: To the bare network's forward and backward on as many images.
+    """
+
+    method: str
+    images: int
+    ms: float
+    ratio: float
+    of_bare: float
+
+
+def bench_methods(recipe: Recipe, dataset: DataSet, options: Options) -> tuple[list[Cost], float]:
+    """Measures a step of every method.
+
+    Args:
+        recipe: Backbone, batch size and mu are its; its method is not.
+        dataset: The images.
+        options: How.
+
+    Returns:
+        The methods in the order of their table, alone and with MUSCLE; and the milliseconds of the mutual information
+        term itself.
+    """
+    costs = []
+    device = None
+    with tempfile.TemporaryDirectory() as folder:
+        for method in method_names():
+            own = replace(recipe, method=method, options=default_options(method))
+            step = Stepper(own, dataset, options, Path(folder) / method)
+            control = replace(
+                recipe, method="supervised", options=default_options("supervised"), batch_size=step.images
+            )
+            device = step.trainer.device
+            work = {
+                "own": step,
+                "supervised": Stepper(control, dataset, options, Path(folder) / f"{method}-control"),
+                "bare": bare_step(recipe, dataset, step.trainer.accelerator, step.images),
+            }
+            seconds = median_seconds(work, device)
+            own_ms = 1000 * seconds["own"]
+            ratios = own_ms / (1000 * seconds["supervised"]), own_ms / (1000 * seconds["bare"])
+            costs.append(Cost(method, step.images, own_ms, *ratios))
+        assert device is not None
+        return costs, 1000 * mi_seconds(recipe, dataset.info.num_classes, device)

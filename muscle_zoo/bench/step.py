@@ -1,0 +1,176 @@
+"""What a training step costs, next to the bare network."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import DataSet, make_split
+from ..data.splits import Budget
+from ..engine.build import Data, build_model
+from ..engine.fit import LOG_ROWS
+from ..engine.options import Options
+from ..engine.track import RunFolder
+from ..engine.trainer import Trainer
+from ..losses import MutualInformationLoss
+from ..recipes import Recipe
+from .clock import Laps, median_seconds
+from .evaluation import bench_eval
+
+ROUNDS = 12  # of the breakdown; the first third warms up
+# What a real run has in it: long enough for the log's and the schedule's rhythm, short of its whole state.
+PARTS = ("views", "forward", "loss", "backward", "optimiser", "ema", "log")
+
+
+def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: int | None = None) -> dict[str, Any]:
+    """Measures a recipe's training step.
+
+    Args:
+        recipe: What to train.
+        dataset: On what; its images may be random ones.
+        options: How; precision, compilation and device count.
+        test_images: Images of an evaluation, for ``recipe_hours``; those of the data set by default.
+
+    Returns:
+        ``steps_per_s`` and ``images_per_s``, of the images that go through the gradient forward; the same of the bare
+        network, ``bare_images_per_s``: forward, cross-entropy and backward on as many images in the same precision,
+        channels last, in turn with the steps; ``fraction_of_bare``; ``share``: of the step, by part; ``mi_share``:
+        what the mutual information term costs of this step, whether or not the method has it; ``recipe_hours``, with
+        its evaluations; ``peak_memory_mb``: of the GPU, or of the process.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        stepper = Stepper(recipe, dataset, options, Path(folder))
+        device = stepper.trainer.device
+        images = stepper.images
+        bare = bare_step(recipe, dataset, stepper.trainer.accelerator, images)
+        stepper.breakdown(2)  # oneDNN and cuDNN choose, memory is taken, the network is compiled
+        seconds = median_seconds({"step": stepper, "bare": bare}, device)
+        parts = stepper.breakdown(ROUNDS)
+        mi = mi_seconds(recipe, dataset.info.num_classes, device)
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_bytes()
+    whole = seconds["step"]
+    rate = bench_eval(recipe, dataset, options)["images_per_s"]
+    evaluations = math.ceil(recipe.steps / recipe.eval_every) * 2 * (test_images or len(dataset.test))
+    return {
+        "images_per_step": images,
+        "images_per_s": round(images / whole, 1),
+        "steps_per_s": round(1 / whole, 3),
+        "bare_images_per_s": round(images / seconds["bare"], 1),
+        "fraction_of_bare": round(seconds["bare"] / whole, 3),
+        "share": {name: round(value / sum(parts.values()), 4) for name, value in parts.items()},
+        "mi_share": round(mi / whole, 4),
+        "recipe_hours": round((recipe.steps * whole + evaluations / rate) / 3600, 3),
+        "peak_memory_mb": round(memory / 2**20, 1),
+        "precision": stepper.trainer.accelerator.mixed_precision,
+        "compile": options.compile,
+    }
+
+
+class Stepper:
+    """A run's steps, one after the other, without its evaluations and states.
+
+    Args:
+        recipe: What to train.
+        dataset: On what.
+        options: How.
+        folder: For the log.
+
+    Attributes:
+        trainer: What takes the steps.
+        images: Images of a step that go through the gradient forward.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: DataSet, options: Options, folder: Path) -> None:
+        budget = Budget(recipe.labels, recipe.seed, bias=recipe.bias)
+        split = make_split(recipe.dataset, dataset.train.labels.tolist(), dataset.info.num_classes, budget)
+        self._folder = RunFolder(folder / "run")
+        self._folder.open(recipe)
+        accelerator = options.accelerator(self._folder, recipe.accumulate)
+        self.trainer = Trainer(recipe, Data(dataset, split, dataset.test), accelerator, options.compile)
+        self.trainer.model.train()
+        self._log_every = max(1, recipe.steps // LOG_ROWS)
+        self._steps = self._endless(recipe.steps)
+        batch = self.trainer.batches.at(0)
+        _, prepared = self.trainer.predict(batch, 0)
+        self.images = sum(len(view) for view in prepared.inputs.values())
+
+    def _endless(self, steps: int) -> Iterator[int]:
+        while True:
+            yield from range(steps)
+
+    def __call__(self) -> None:
+        """One step as a run takes it, its row of the log included."""
+        step = next(self._steps)
+        logged = (step + 1) % self._log_every == 0
+        terms, hits = self.trainer.step(step, self.trainer.batches.at(step), logged)
+        if logged:
+            self._folder.log(step, self.trainer.row(terms, hits))
+
+    def breakdown(self, rounds: int) -> dict[str, float]:
+        """Median seconds of each part of a step; a row of the log counts as one step's share of it."""
+        trainer, laps = self.trainer, Laps(self.trainer.device)
+        for _ in range(rounds):
+            step = next(self._steps)
+            laps.start()
+            batch = trainer.batches.at(step)
+            laps.lap("views")
+            trainer.begin(step)
+            outputs, prepared = trainer.predict(batch, step)
+            laps.lap("forward")
+            terms = trainer.loss(outputs, prepared, step)
+            laps.lap("loss")
+            trainer.backward(terms)
+            laps.lap("backward")
+            trainer.update()
+            laps.lap("optimiser")
+            trainer.average(step)
+            laps.lap("ema")
+            self._folder.log(step, trainer.row(terms, torch.zeros(2, device=trainer.device)))
+            laps.lap("log")
+        medians = laps.medians(skip=rounds // 3)
+        medians["log"] /= self._log_every
+        return medians
+
+
+def bare_step(recipe: Recipe, dataset: DataSet, accelerator: Any, images: int) -> Callable[[], None]:
+    """The network alone on random images: forward, cross-entropy, backward, gradients set to None."""
+    device = accelerator.device
+    model: nn.Module = build_model(recipe, dataset).to(device).train()
+    x = torch.randn(images, *dataset.info.input_size, device=device).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(images, device=device) % dataset.info.num_classes
+
+    def step() -> None:
+        with accelerator.autocast():
+            logits = model(x)
+        F.cross_entropy(logits.float(), y).backward()
+        model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def mi_seconds(recipe: Recipe, num_classes: int, device: torch.device) -> float:
+    """Seconds of the mutual information term, forward and backward, on a step's unlabelled logits."""
+    loss = MutualInformationLoss()
+    views: list[Tensor] = [
+        torch.randn(max(1, recipe.batch_size * recipe.mu), num_classes, device=device, requires_grad=True)
+        for _ in range(2)
+    ]
+
+    def term() -> None:
+        torch.autograd.grad(loss(*views), views)
+
+    return median_seconds({"mi": term}, device, seconds=0.05)["mi"]
+
+
+def _resident_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
