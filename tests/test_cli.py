@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from muscle_zoo.engine.track import RunFolder
 from tests.conftest import SHORT, forget_accelerate, listing, run, truncated, wrong_hash
 
 NAME = SHORT[0]
@@ -167,3 +168,18 @@ def test_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys:
     code, again, _ = run(["train", "--cpu"], capsys)
     assert code == 0 and again.strip() == out[out.index("top-1") :].strip()
     assert listing(tmp_path) == before
+
+
+def test_a_run_folder_is_one_process_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a" / "run"
+    words = ["train", "cnn4.muscle_digits_10", "steps=2", "batch_size=4", "mu=1", "--cpu", "--out", str(out)]
+    with RunFolder(out).locked():
+        for more in ([], ["--fresh"]):
+            code, _, err = run([*words, *more], capsys)
+            assert code == 2 and "in use by another process" in err
+        assert {path.name for path in out.iterdir()} == {".lock"}
+    assert not (tmp_path / "a").exists()  # as it was before
+    assert run(words, capsys)[0] == 0
+    assert run([*words, "--fresh"], capsys)[0] == 0
+    assert {path.name for path in out.parent.iterdir()} == {"run", "run.old-1"}
+    assert not list(tmp_path.rglob(".lock"))

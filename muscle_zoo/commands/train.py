@@ -6,8 +6,10 @@ import argparse
 import os
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 import torch
@@ -17,6 +19,9 @@ from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
 from ..weights import from_folder
 from .data import add_source_arguments, source_of
+
+if TYPE_CHECKING:
+    from ..engine.options import Options
 
 STOPPED = 75
 
@@ -127,10 +132,8 @@ def train(
     """
     from accelerate import PartialState  # slow to import, like what stands on it
 
-    from ..engine.build import own_folder, prepare_data
-    from ..engine.fit import fit
+    from ..engine.build import own_folder
     from ..engine.options import Options
-    from ..export import export_run
 
     began = time.monotonic() if began is None else began
     options = Options(
@@ -153,10 +156,21 @@ def train(
         PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
         if finished:
             return True
+    with folder.locked() if is_main() else nullcontext():
+        return _train(recipe, folder, options, args.time_limit, began)
+
+
+def _train(recipe: Recipe, folder: RunFolder, options: Options, time_limit: float | None, began: float) -> bool:
+    from accelerate import PartialState
+
+    from ..engine.build import prepare_data
+    from ..engine.fit import fit
+    from ..export import export_run
+
     try:
         data = prepare_data(recipe, options.data)
-        if args.time_limit is not None:  # it counts from the start of the command
-            options = replace(options, time_limit=max(args.time_limit - (time.monotonic() - began), 1e-6))
+        if time_limit is not None:  # it counts from the start of the command
+            options = replace(options, time_limit=max(time_limit - (time.monotonic() - began), 1e-6))
         trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
             export_run(recipe, folder, trained, data)

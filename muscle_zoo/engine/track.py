@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from ..errors import InputError
 from ..recipes import Recipe
@@ -53,6 +56,37 @@ class RunFolder:
         self.curves_file = path / "curves.png"
         self.state_dir = path / "state"
         self.export_dir = path / "export"
+        self._lock = FileLock(path / ".lock", timeout=0)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the folder, which is made if need be; a process that is killed lets go.
+
+        Raises:
+            InputError: Another process is in it.
+        """
+        new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        self._make()
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"out={self.path} is in use by another process; wait for it, or give another --out"
+            ) from None
+        try:
+            yield
+        finally:
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+            self._lock.release(force=True)
+            for folder in new:  # wrong input leaves nothing behind
+                with suppress(OSError):
+                    folder.rmdir()
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"out={self.path} cannot be made ({error.strerror}); give another --out") from None
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the folder is new, empty, or this recipe's.
@@ -81,27 +115,34 @@ class RunFolder:
         """
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise InputError(f"out={self.path} is the working directory or above it; give a folder of its own")
-        occupied = self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir()))
+        occupied = self.path.is_file() or (
+            self.path.is_dir() and any(found.name != ".lock" for found in self.path.iterdir())
+        )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
             raise InputError(f"out={self.path} exists and is no run folder; give another --out")
 
     def open(self, recipe: Recipe) -> None:
         """Creates the folder for a recipe; :meth:`check` first."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(f"out={self.path} cannot be made ({error.strerror}); give another --out") from None
+        self._make()
         if not self.recipe_file.exists():
             write_json(self.recipe_file, recipe.to_dict())
 
     def set_aside(self) -> Path | None:
-        """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if there is none."""
-        if not self.path.exists():
+        """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if it holds no run."""
+        if not self.status_file.exists() and not self.recipe_file.exists():
             return None
         taken = 1
         while (target := self.path.with_name(f"{self.path.name}.old-{taken}")).exists():
             taken += 1
-        return self.path.rename(target)
+        held = self._lock.is_locked
+        if held:
+            self._lock.release(force=True)
+            Path(self._lock.lock_file).unlink(missing_ok=True)
+        self.path.rename(target)
+        if held:  # the new folder is this process's as the old one was
+            self._make()
+            self._lock.acquire()
+        return target
 
     def read_status(self) -> dict[str, Any]:
         """The last status; empty for a new folder."""
