@@ -42,21 +42,13 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     accuracies = [row.top1_ema for row in runs]
     mean, std = mean_std(accuracies)
     fold = "test images" if recipe["fold"] == "test" else "dev fold (held-out training images)"
-    result = EvalResult(
-        task_type="image-classification",
-        dataset_type=info.name,
-        dataset_name=f"{info.title}, {block['labels']} labels",
-        metric_type="accuracy",
-        metric_name="top-1",
-        metric_value=round(block["metrics"]["top1"], 6),
-    )
     data = ModelCardData(
         license="apache-2.0",
         library_name="timm",
         tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
         pipeline_tag="image-classification",
         model_name=name,
-        eval_results=[result],
+        eval_results=_results(info, block, runs),
     )
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
@@ -94,16 +86,26 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "```python",
         "import muscle_zoo",
         "",
-        f'model = muscle_zoo.create_model("{source}", pretrained=True).eval()',
-        f"transform = muscle_zoo.create_transform(model)  # PIL image -> {_size(info)} tensor",
+        f'model = muscle_zoo.create_model("{source}", pretrained=True).eval()  # checks the weights\' sha256',
+        f"transform = muscle_zoo.create_transform(model)  # a PIL image in, a {_size(info)} tensor out",
+        "probabilities = model(transform(picture)[None]).softmax(dim=1)  # of config.json's label_names",
         "```",
         "",
-        f'`timm.create_model("{source}", pretrained=True)` works too, after `import muscle_zoo`.',
+        f'`timm.create_model("{source}", pretrained=True)` works too, after `import muscle_zoo` (which registers the '
+        "backbone); it checks no hash.",
+        "",
+        "Fine-tune: `create_model` takes timm's arguments, so a new head for your classes, or the features alone, is",
+        "",
+        "```python",
+        f'model = muscle_zoo.create_model("{source}", pretrained=True, num_classes=7)',
+        f'features = muscle_zoo.create_model("{source}", pretrained=True, features_only=True)',
+        "```",
         "",
         "## Reproduce",
         "",
         "```",
         f"python train.py {shlex.join(words)}",
+        f"torchrun --nproc_per_node 2 train.py {shlex.join(words)}  # the same global batch on two processes",
         f"python eval.py {name if named else 'FOLDER'}",
         "```",
         "",
@@ -115,12 +117,34 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
         "## Data, licence, limits",
         "",
-        f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0. Meant for research on learning from "
-        "few labels; the number holds for these test images and this label budget, and another draw of the labelled "
-        "images gives another number (see the seeds above).",
+        f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0.",
+        "",
+        "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
+        "decisions about people or anything that must not fail. The number holds for these test images and this label "
+        "budget: another draw of the labelled images gives another number (see the seeds above), and other pictures than this "
+        "data set's were not tried. It is no number of the paper's.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _results(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> list[EvalResult]:
+    """The model-index: these weights first, then all seeds of the recipe."""
+    mean, std = mean_std([row.top1_ema for row in runs])
+    metrics = {f"top-1 of these weights (seed {block['seed']})": block["metrics"]["top1"]}
+    if std is not None:
+        metrics[f"top-1, mean of {len(runs)} seeds (standard deviation {std:.4f})"] = mean
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=info.name,
+            dataset_name=f"{info.title}, {block['labels']} labels",
+            metric_type="accuracy",
+            metric_name=title,
+            metric_value=round(value, 6),
+        )
+        for title, value in metrics.items()
+    ]
 
 
 def _size(info: DataSetInfo) -> str:

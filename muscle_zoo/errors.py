@@ -22,8 +22,12 @@ class MissingDataError(InputError):
     """A data set is not on disk and cannot be, or was not to be, downloaded."""
 
 
-class DownloadError(MuscleZooError, RuntimeError):
-    """The network, or what lies behind it, could not be reached. The command line exits with 1."""
+class HubError(MuscleZooError, RuntimeError):
+    """The Hugging Face Hub refused, or could not be reached. The command line exits with 1."""
+
+
+class DownloadError(HubError):
+    """A file could not be downloaded: the network, or what lies behind it. The command line exits with 1."""
 
 
 class TrainingError(MuscleZooError, RuntimeError):

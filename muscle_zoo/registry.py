@@ -15,6 +15,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 REGISTRY_FILE = "registry.json"
 LEDGER_FILE = "results.csv"
+CARD_FILES = ("README.md", CONFIG_FILE, WEIGHTS_FILE, "split.json", "curves.png")  # what a card folder holds
 BLOCK = "muscle_zoo"  # our block at the root of config.json
 _WEIGHT_SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 

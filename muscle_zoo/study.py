@@ -245,5 +245,12 @@ def _curve(
     means = [statistics.fmean(values) for values in known.values()]
     spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in known.values()]
     panel.errorbar(
-        [budget * aside for budget in known], means, yerr=spread, color=colour, linestyle=style, label=label, capsize=3, linewidth=1.8
+        [budget * aside for budget in known],
+        means,
+        yerr=spread,
+        color=colour,
+        linestyle=style,
+        label=label,
+        capsize=3,
+        linewidth=1.8,
     )

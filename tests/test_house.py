@@ -14,8 +14,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from left to right: each imports only from those before it.
 ORDER = [
-    *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "backbones", "weights"),
-    *("data", "factory", "engine", "bench", "cards", "export", "commands", "cli", "__main__"),
+    *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "backbones", "hub", "weights"),
+    *("data", "factory", "engine", "bench", "cards", "export", "publish", "commands", "cli", "__main__"),
 ]
 
 

@@ -92,7 +92,7 @@ def run_export(args: argparse.Namespace) -> int:
     print(f"{to / registry.LEDGER_FILE}: {len(found)} runs added or renewed, {len(rows)} in all")
     for name, chosen, path in published:
         _publish(path / "export", to / name)
-        _register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
+        register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
         print(f"{to / name}: seed {chosen.seed}, {100 * chosen.top1_ema:.2f} %")
     return 0
 
@@ -117,11 +117,12 @@ def _publish(export: Path, card: Path) -> None:
     part.rename(card)
 
 
-def _register(path: Path, name: str, sha256: str) -> None:
+def register(path: Path, name: str, sha256: str, repo: str | None = None, revision: str | None = None) -> None:
+    """Writes a checkpoint into registry.json; without repo and revision it is not on the Hub."""
     from ..engine.track import read_json, write_json
 
     table = read_json(path) if path.is_file() else {"checkpoints": {}}
-    table["checkpoints"][name] = {"repo": None, "revision": None, "sha256": sha256}
+    table["checkpoints"][name] = {"repo": repo, "revision": revision, "sha256": sha256}
     table["checkpoints"] = dict(sorted(table["checkpoints"].items()))
     write_json(path, table)
 

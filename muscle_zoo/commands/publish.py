@@ -1,0 +1,84 @@
+"""`publish`: cards go to the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import registry
+from ..errors import InputError, MuscleZooError, near
+from .zoo import checkout, register
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+    from ..publish import Change
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `publish`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="checkpoints of hub_cards/ (or --all)")
+    parser.add_argument("--all", action="store_true", help="every checkpoint of hub_cards/")
+    parser.add_argument("--namespace", required=True, metavar="ORG", help="user or organisation on the Hub")
+    parser.add_argument("--private", action="store_true", help="make new repos private")
+    parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
+    parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
+    parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    parser.add_argument(
+        "--pin", action="store_true", help="write repo, revision and sha256 into registry.json: what users then load"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publishes one after the other, goes on after a failure, and says what became of each."""
+    from huggingface_hub import HfApi
+
+    if bool(args.names) == args.all:
+        raise InputError("names: give some checkpoints, or --all")
+    if args.pin and (args.create_pr or args.dry_run):
+        raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
+    cards = [_card(name) for name in args.names or _all_names()]
+    pins = checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
+    api = HfApi(library_name="muscle_zoo")
+    failed = 0
+    for card in cards:
+        try:
+            change = _one(card, f"{args.namespace}/{card.name}", api, args)
+        except MuscleZooError as error:
+            failed += 1
+            print(f"{card.name}: failed", flush=True)
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            continue
+        if pins is not None:
+            register(pins, card.name, change.sha256, change.repo, change.revision)
+    if len(cards) > 1:
+        print(f"{len(cards) - failed} of {len(cards)} published{' (dry run)' if args.dry_run else ''}")
+    return 1 if failed else 0
+
+
+def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
+    from ..publish import compare, publish
+
+    if args.dry_run:
+        change = compare(card, repo, api)
+        what = f"would {'update' if change.exists else 'create'} {repo}: " if change.files else f"{repo} is up to date"
+    else:
+        change = publish(card, repo, api, args.private, args.tag, args.create_pr)
+        what = f"{change.url} at {change.revision[:12]}: " if change.files else f"{change.url} was up to date"
+    sizes = [f"{name} ({(card / name).stat().st_size:,} bytes)" for name in change.files]
+    left = f"; left alone: {', '.join(change.others)}" if change.others else ""
+    print(f"{card.name}: {what}{', '.join(sizes)}{left}", flush=True)
+    return change
+
+
+def _card(name: str) -> Path:
+    card = registry.find_card(name)
+    if card is None:
+        raise InputError(f"{name!r} has no card folder; {near(name, _all_names())}")
+    return card
+
+
+def _all_names() -> list[str]:
+    return sorted(path.parent.name for root in registry.card_folders() for path in root.glob("*/config.json"))

@@ -1,0 +1,141 @@
+"""Card folder -> Hugging Face Hub: in one commit, checked afterwards; the same content again makes none.
+
+The token is huggingface_hub's business: ``hf auth login`` or ``HF_TOKEN``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import HubError, InputError
+from .hub import explained
+from .registry import CARD_FILES, WEIGHTS_FILE
+from .weights import file_sha256, from_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+
+@dataclass(frozen=True)
+class Change:
+    """What publishing a card would do, or did.
+
+    Attributes:
+        repo: ``NAMESPACE/NAME``.
+        exists: Whether the repo was there before.
+        head: Its last commit; empty when it was not there.
+        files: Files that differ from the Hub's, or are not there.
+        others: Files of the repo that are none of the card's; they are left alone.
+        revision: The commit that holds the card; empty before there is one.
+        sha256: Of the weights.
+        url: Where to look at it: the commit, or the pull request.
+    """
+
+    repo: str
+    exists: bool
+    head: str
+    files: tuple[str, ...]
+    others: tuple[str, ...]
+    revision: str
+    sha256: str
+    url: str = ""
+
+
+def compare(card: Path, repo: str, api: HfApi) -> Change:
+    """Compares a card folder with what the Hub holds, and changes nothing.
+
+    Args:
+        card: A folder of hub_cards/.
+        repo: ``NAMESPACE/NAME``.
+        api: The Hub.
+
+    Raises:
+        InputError: The folder is not a whole card, or holds other files too.
+        HubError: The Hub cannot be asked.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    from_folder(card)
+    found = {path.name for path in card.iterdir()}
+    if found != set(CARD_FILES):
+        wrong = [f"{name} is missing" for name in sorted(set(CARD_FILES) - found)]
+        wrong += [f"{name} does not belong there" for name in sorted(found - set(CARD_FILES))]
+        raise InputError(f"{card} is no card: {', '.join(wrong)}; export the run again")
+    sha256 = file_sha256(card / WEIGHTS_FILE)
+    with explained(repo, HubError):
+        try:
+            info = api.model_info(repo, files_metadata=True)
+        except RepositoryNotFoundError:  # or private, and not ours: the commit will tell
+            return Change(repo, False, "", CARD_FILES, (), "", sha256)
+    there = {file.rfilename: file for file in info.siblings or ()}
+    changed = tuple(name for name in CARD_FILES if name not in there or not _same(card / name, there[name]))
+    others = tuple(sorted(there.keys() - set(CARD_FILES) - {".gitattributes"}))
+    return Change(repo, True, info.sha or "", changed, others, (info.sha or "") if not changed else "", sha256)
+
+
+def _same(path: Path, remote: object) -> bool:
+    """Whether a file of the Hub is this one: by sha256 if it is a large file, else by git's own hash."""
+    lfs = getattr(remote, "lfs", None)
+    if lfs is not None:
+        return file_sha256(path) == lfs.sha256
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == getattr(remote, "blob_id", None)
+
+
+def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str = "", create_pr: bool = False) -> Change:
+    """Puts a card folder on the Hub, creating or updating the repo in one commit.
+
+    A run that was killed leaves the repo as it was or whole; the same call completes it.
+
+    Args:
+        card: A folder of hub_cards/.
+        repo: ``NAMESPACE/NAME``.
+        api: The Hub.
+        private: Make a new repo private.
+        tag: Give the commit this tag.
+        create_pr: Open a pull request instead of committing.
+
+    Returns:
+        What changed, and the revision.
+
+    Raises:
+        InputError: The folder is not a whole card, or the repo is public and was to be private.
+        HubError: The Hub refused or cannot be reached, or it holds other bytes than it was sent.
+    """
+    from huggingface_hub import CommitOperationAdd
+
+    change = compare(card, repo, api)
+    if tag and create_pr:
+        raise InputError(f"--tag {tag} --create-pr: a pull request is no release; tag it when it is merged")
+    with explained(repo, HubError):
+        if change.exists and private and not api.model_info(repo).private:
+            raise InputError(f"{repo} exists and is public; make it private on its page, or leave out --private")
+        if not change.exists:
+            api.create_repo(repo, private=private, exist_ok=True)
+        revision, url = change.revision, f"{api.endpoint}/{repo}"
+        if change.files:
+            commit = api.create_commit(
+                repo,
+                [CommitOperationAdd(name, card / name) for name in CARD_FILES],
+                commit_message=f"{'Update' if change.exists else 'Add'} {card.name}",
+                parent_commit=change.head or None,
+                create_pr=create_pr,
+            )
+            revision, url = commit.oid, commit.pr_url or commit.commit_url
+        (weights,) = api.get_paths_info(repo, WEIGHTS_FILE, revision=revision)
+        if weights.lfs is None or weights.lfs.sha256 != change.sha256:
+            raise HubError(f"{repo}: {WEIGHTS_FILE} on the Hub is not what was sent; run the same command again")
+        if tag:
+            _tag(api, repo, tag, revision)
+    return Change(repo, change.exists, change.head, change.files, change.others, revision, change.sha256, url)
+
+
+def _tag(api: HfApi, repo: str, tag: str, revision: str) -> None:
+    there = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags}
+    if there.get(tag, revision) != revision:
+        raise InputError(f"--tag {tag}: {repo} has it at another commit ({there[tag][:12]}); give another tag")
+    if tag not in there:
+        api.create_tag(repo, tag=tag, revision=revision)

@@ -1,0 +1,99 @@
+"""Whether a published checkpoint is what its card says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import cards, registry, weights
+from .data import dataset_info
+from .errors import MuscleZooError, WeightsError
+from .export import probe
+from .factory import create_model
+from .ledger import Row, runs_of
+from .registry import BLOCK, CARD_FILES, CONFIG_FILE
+
+LOGITS = 1e-4  # how far a probe's logits may be from those in config.json
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        what: files, hash, model, probe, split, card or ledger.
+        passed: Whether it is as promised.
+        text: What was found.
+    """
+
+    what: str
+    passed: bool
+    text: str
+
+
+def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Check]:
+    """Checks a checkpoint of the zoo.
+
+    Args:
+        name: A checkpoint's name, ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``.
+        rows: The ledger.
+        source: ``hub`` to check what is on the Hub although the weights are on disk.
+
+    Returns:
+        What was checked, up to the first thing without which the next ones make no sense.
+    """
+    checks: list[Check] = []
+    try:
+        folder = weights.fetch(name, source)
+        missing = [file for file in CARD_FILES if not (folder / file).is_file()]
+        checks.append(Check("files", not missing, f"missing: {', '.join(missing)}" if missing else str(folder)))
+        if missing:
+            return checks
+        checkpoint = weights.resolve(name, source)
+        block = checkpoint.config[BLOCK]
+        checks.append(_same("hash", weights.file_sha256(checkpoint.weights), block["weights_sha256"]))
+        model = create_model(name, pretrained=True, source=source).eval()
+        checks.append(Check("model", True, checkpoint.config["architecture"]))
+        info = dataset_info(block["dataset"])
+        found = probe(model, info)
+        checks.append(_probe(found, block["probe"]))
+        split = registry.read_json(folder / "split.json", WeightsError)
+        checks.append(_same("split", split["sha256"], block["split_sha256"]))
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        same = text == cards.render_card(checkpoint.config, info, rows)
+        checks.append(Check("card", same, "equals the ledger" if same else "README.md is not what the ledger gives"))
+        checks.append(_ledger(block, rows))
+    except MuscleZooError as error:
+        checks.append(Check(_next(checks), False, str(error)))
+    except (LookupError, TypeError, ValueError, OSError) as error:
+        checks.append(Check(_next(checks), False, f"{CONFIG_FILE} or a file beside it is damaged ({error!r})"))
+    return checks
+
+
+def _next(checks: Sequence[Check]) -> str:
+    order = ("files", "hash", "model", "probe", "split", "card", "ledger")
+    return order[len(checks)]
+
+
+def _same(what: str, found: str, promised: str) -> Check:
+    text = found[:16] if found == promised else f"{found[:16]}, promised {promised[:16]}"
+    return Check(what, found == promised, text)
+
+
+def _probe(found: dict[str, Any], promised: dict[str, Any]) -> Check:
+    if found["input_sha256"] != promised["input_sha256"] or len(found["logits"]) != len(promised["logits"]):
+        return Check("probe", False, "of another picture")
+    off = max(abs(a - b) for a, b in zip(found["logits"], promised["logits"], strict=True))
+    return Check("probe", off <= LOGITS, f"logits within {off:.1e}")
+
+
+def _ledger(block: dict[str, Any], rows: Sequence[Row]) -> Check:
+    runs = [row for row in runs_of(rows, block["name"], block["recipe_sha256"]) if row.seed == block["seed"]]
+    if not runs:
+        return Check("ledger", False, f"no row of {block['name']}, seed {block['seed']}")
+    same = runs[0].weights_sha256 == block["weights_sha256"]
+    same = same and abs(runs[0].top1_ema - block["metrics"]["top1"]) < 1e-6
+    text = f"top-1 {100 * runs[0].top1_ema:.2f} %"
+    return Check("ledger", same, text if same else f"{text} there, {100 * block['metrics']['top1']:.2f} % here")
