@@ -120,9 +120,9 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0.",
         "",
         "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
-        "decisions about people or anything that must not fail. The number holds for these test images and this label "
-        "budget: another draw of the labelled images gives another number (see the seeds above), and other pictures than this "
-        "data set's were not tried. It is no number of the paper's.",
+        "decisions about people or anything that must not fail. The number holds for these test images and this "
+        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
+        "pictures than this data set's were not tried. It is no number of the paper's.",
         "",
     ]
     return "\n".join(lines)

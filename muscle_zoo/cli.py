@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .commands import bench, data, publish, study, zoo
+from .commands import bench, data, publish, study, verify, zoo
 from .commands import eval as eval_command
 from .commands import train as train_command
 from .errors import InputError, MuscleZooError
@@ -26,6 +26,7 @@ COMMANDS: dict[str, Command] = {
     "bench": ("measure speed", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and to hub_cards/", zoo.add_export_arguments, zoo.run_export),
     "publish": ("put cards on the Hugging Face Hub", publish.add_arguments, publish.run),
+    "verify": ("check that checkpoints are what their cards say", verify.add_arguments, verify.run),
     "cards": ("render cards and README tables from the ledger", zoo.add_cards_arguments, zoo.run_cards),
 }
 

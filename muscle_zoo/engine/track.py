@@ -128,8 +128,8 @@ class RunFolder:
             write_json(self.recipe_file, recipe.to_dict())
 
     def set_aside(self) -> Path | None:
-        """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if it holds no run."""
-        if not self.status_file.exists() and not self.recipe_file.exists():
+        """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if there is nothing."""
+        if not self.path.is_dir() or all(found.name == ".lock" for found in self.path.iterdir()):
             return None
         taken = 1
         while (target := self.path.with_name(f"{self.path.name}.old-{taken}")).exists():

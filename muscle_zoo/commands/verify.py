@@ -1,0 +1,73 @@
+"""`verify`: whether checkpoints are what their cards say."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from .. import registry
+from ..errors import InputError, MuscleZooError
+from ..ledger import read_ledger
+from .data import add_source_arguments, source_of
+from .eval import evaluate_target
+
+if TYPE_CHECKING:
+    from ..verify import Check
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `verify`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="checkpoints, or hf-hub:REPO (or --all)")
+    parser.add_argument("--all", action="store_true", help="every checkpoint whose weights can be had")
+    parser.add_argument("--accuracy", action="store_true", help="evaluate them too, on their data set")
+    parser.add_argument("--source", choices=("hub",), help="check what is on the Hugging Face Hub, not on disk")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_source_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks one after the other, and says what became of each; 1 if anything is not as promised."""
+    from ..verify import verify
+
+    if bool(args.names) == args.all:
+        raise InputError("names: give some checkpoints, or --all")
+    rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
+    found: dict[str, list[Check]] = {}
+    for name in args.names or registry.checkpoint_names():
+        found[name] = verify(name, rows, args.source)
+        if args.accuracy and all(check.passed for check in found[name]):
+            found[name].append(_accuracy(name, args))
+        if not args.json:
+            print(render(name, found[name]), flush=True)
+    if args.json:
+        print(json.dumps({name: [asdict(check) for check in checks] for name, checks in found.items()}, indent=2))
+    failed = [name for name, checks in found.items() if not all(check.passed for check in checks)]
+    if len(found) > 1 and not args.json:
+        print(f"{len(found) - len(failed)} of {len(found)} are what their cards say")
+    return 1 if failed else 0
+
+
+def _accuracy(name: str, args: argparse.Namespace) -> Check:
+    from ..verify import Check
+
+    try:
+        report = evaluate_target(name, args.source, source_of(args))
+    except MuscleZooError as error:
+        return Check("accuracy", False, str(error))
+    figure = report["published"]
+    same = f"top-1 {100 * report['top1']:.2f} % of {report['n']} images"
+    text = same if figure["reproduced"] else f"{same}, {100 * figure['top1']:.2f} % of {figure['n']} was promised"
+    return Check("accuracy", figure["reproduced"] is True, text)
+
+
+def render(name: str, checks: list[Check]) -> str:
+    """One line for what is right, one for each thing that is wrong."""
+    good = [
+        check.what if check.what not in ("probe", "accuracy") else f"{check.what} ({check.text})" for check in checks
+    ]
+    wrong = [check for check in checks if not check.passed]
+    if not wrong:
+        return f"{name}: {', '.join(good)}"
+    return "\n".join(f"{name}: {check.what} WRONG: {check.text}" for check in wrong)
