@@ -183,3 +183,10 @@ def test_a_run_folder_is_one_process_at_a_time(tmp_path: Path, capsys: pytest.Ca
     assert run([*words, "--fresh"], capsys)[0] == 0
     assert {path.name for path in out.parent.iterdir()} == {"run", "run.old-1"}
     assert not list(tmp_path.rglob(".lock"))
+
+
+def test_a_folder_of_two_runs_is_set_aside_too(tmp_path: Path) -> None:
+    assert RunFolder(tmp_path / "none").set_aside() is None
+    (tmp_path / "quickstart" / "muscle").mkdir(parents=True)
+    assert RunFolder(tmp_path / "quickstart").set_aside() == tmp_path / "quickstart.old-1"
+    assert (tmp_path / "quickstart.old-1" / "muscle").is_dir()
