@@ -27,8 +27,7 @@ from .clock import Laps, median_seconds
 from .evaluation import bench_eval
 
 ROUNDS = 12  # of the breakdown; the first third warms up
-# What a real run has in it: long enough for the log's and the schedule's rhythm, short of its whole state.
-PARTS = ("views", "forward", "loss", "backward", "optimiser", "ema", "log")
+PROFILED = 20  # steps under the profiler
 
 
 def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: int | None = None) -> dict[str, Any]:
@@ -45,7 +44,8 @@ def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: 
         network, ``bare_images_per_s``: forward, cross-entropy and backward on as many images in the same precision,
         channels last, in turn with the steps; ``fraction_of_bare``; ``share``: of the step, by part; ``mi_share``:
         what the mutual information term costs of this step, whether or not the method has it; ``recipe_hours``, with
-        its evaluations; ``peak_memory_mb``: of the GPU, or of the process.
+        its evaluations; ``peak_memory_mb``: of the GPU, or of the process; on a GPU ``gpu_idle``, the share of a step
+        in which it computes nothing, and ``kernels``, the longest ones' shares of what it computes.
     """
     with tempfile.TemporaryDirectory() as folder:
         stepper = Stepper(recipe, dataset, options, Path(folder))
@@ -56,10 +56,17 @@ def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: 
         seconds = median_seconds({"step": stepper, "bare": bare}, device)
         parts = stepper.breakdown(ROUNDS)
         mi = mi_seconds(recipe, dataset.info.num_classes, device)
+        kernels = kernel_seconds(stepper, PROFILED) if device.type == "cuda" else {}
         memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_bytes()
     whole = seconds["step"]
     rate = bench_eval(recipe, dataset, options)["images_per_s"]
     evaluations = math.ceil(recipe.steps / recipe.eval_every) * 2 * (test_images or len(dataset.test))
+    on_gpu: dict[str, Any] = {}
+    if kernels:
+        busy = sum(kernels.values())
+        longest = sorted(kernels.items(), key=lambda item: -item[1])[:8]
+        on_gpu["gpu_idle"] = round(1 - busy / whole, 3)
+        on_gpu["kernels"] = {name[:60]: round(value / busy, 3) for name, value in longest}
     return {
         "images_per_step": images,
         "images_per_s": round(images / whole, 1),
@@ -70,6 +77,7 @@ def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: 
         "mi_share": round(mi / whole, 4),
         "recipe_hours": round((recipe.steps * whole + evaluations / rate) / 3600, 3),
         "peak_memory_mb": round(memory / 2**20, 1),
+        **on_gpu,
         "precision": stepper.trainer.accelerator.mixed_precision,
         "compile": options.compile,
     }
@@ -169,6 +177,22 @@ def mi_seconds(recipe: Recipe, num_classes: int, device: torch.device) -> float:
         torch.autograd.grad(loss(*views), views)
 
     return median_seconds({"mi": term}, device, seconds=0.05)["mi"]
+
+
+def kernel_seconds(work: Callable[[], None], calls: int) -> dict[str, float]:
+    """Seconds that a GPU computes in one call, by kernel; copies count too."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as trace:
+        for _ in range(calls):
+            work()
+        torch.cuda.synchronize()
+    found: dict[str, float] = {}
+    for event in trace.events():
+        if event.device_type == DeviceType.CUDA:
+            found[event.name] = found.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e6 / calls
+    return found
 
 
 def _resident_bytes() -> int:
