@@ -6,20 +6,28 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from safetensors.torch import load_file
 from timm.data import create_transform as timm_transform
 from timm.data import resolve_data_config
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from . import registry, weights
+from .backbones._base import Backbone
 from .data.datasets import dataset_info
 from .data.images import upright
 from .errors import WeightsError, near
 from .recipes import parse_name, recipe_names
 
 __all__ = ["ModelInfo", "create_model", "create_transform", "list_models", "model_info"]
+
+_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
+_WHOLE = frozenset(("I64", "I32", "I16", "I8", "U8", "BOOL"))
 
 
 @dataclass(frozen=True)
@@ -100,14 +108,102 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     if source is None and _is_timms(name):
         return timm.create_model(name, pretrained=True, **kwargs)
     checkpoint = weights.resolve(name, source)
-    arch = _known_arch(checkpoint.config, checkpoint.origin)
-    cfg = {**registry.timm_cfg(checkpoint.config), "file": str(checkpoint.weights)}
-    kwargs = {**checkpoint.config.get("model_args", {}), **kwargs}
+    arch, cfg, model_args = _description(checkpoint.config, checkpoint.origin)
+    cfg["file"] = str(checkpoint.weights)
+    empty = _fitting_model(arch, cfg, model_args, checkpoint)
     try:
-        return timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **kwargs)
-    except (TypeError, RuntimeError, LookupError, AttributeError, ValueError) as error:
-        first_line = str(error).strip().partition("\n")[0]
-        raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({first_line})") from error
+        if isinstance(empty, Backbone) and not kwargs:  # all that it holds is in the file
+            model = _filled(empty, checkpoint.weights)
+        else:
+            model = timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
+    except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
+        reason = registry.one_line(error)
+        raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
+    _require_finite(model, checkpoint)
+    return model
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves new weights as they are: drawing those that nobody will see takes most of the time of building."""
+
+    _FILLS = frozenset(
+        (
+            *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
+            *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
+        )
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in self._FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def _fitting_model(
+    arch: str, cfg: dict[str, Any], model_args: dict[str, Any], checkpoint: weights.Checkpoint
+) -> nn.Module:
+    """The model that config.json describes, without memory for its weights, if they are the file's tensors.
+
+    So what a config.json asks for is refused before any memory is taken for it.
+
+    Raises:
+        WeightsError: It cannot be built, or the file holds other tensors.
+    """
+    try:
+        with torch.device("meta"), _Undrawn():
+            model = timm.create_model(arch, pretrained_cfg=cfg, **model_args)
+        problem = _misfit(checkpoint.tensors, model.state_dict()) or _wrong_classifier(model, cfg.get("classifier"))
+    except Exception as error:  # the file decides what is called with which arguments
+        problem = registry.one_line(error) or type(error).__name__
+    if problem is not None:
+        raise WeightsError(
+            f"{checkpoint.origin}: {arch} cannot be built from it ({problem}); download or export it again"
+        )
+    return model
+
+
+def _misfit(found: dict[str, weights.TensorInfo], wanted: dict[str, Tensor]) -> str | None:
+    """The first tensor of a file that is not the model's, in words."""
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"{registry.WEIGHTS_FILE} lacks the tensor {name}"
+        if found[name].shape != tuple(tensor.shape):
+            shapes = f"{list(found[name].shape)} in {registry.WEIGHTS_FILE}, {list(tensor.shape)} by config.json"
+            return f"the tensor {name} is {shapes}"
+        if found[name].dtype not in (_FLOATS if tensor.is_floating_point() else _WHOLE):
+            return f"the tensor {name} is {found[name].dtype} in {registry.WEIGHTS_FILE}, the model's is {tensor.dtype}"
+    foreign = next((name for name in found if name not in wanted), None)
+    return foreign and f"{registry.WEIGHTS_FILE} has a tensor {registry.shown(foreign)} that the model has not"
+
+
+def _filled(empty: nn.Module, path: Path) -> nn.Module:
+    """A model without memory gets its weights: copies, for the file may change, in the model's own types."""
+    types = {name: value.dtype for name, value in empty.state_dict().items()}
+    device = torch.get_default_device()
+    values = {name: value.to(device, types[name], copy=True) for name, value in load_file(path).items()}
+    empty.load_state_dict(values, assign=True)
+    return empty
+
+
+def _wrong_classifier(model: nn.Module, names: str | list[str] | None) -> str | None:
+    """Timm gives the layers of these names fresh weights for other classes: they must be the classifier, in words."""
+    heads = model.get_classifier()
+    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
+    for name in [names] if isinstance(names, str) else names or ():
+        if not any(model.get_submodule(name) is head for head in heads):
+            return f"pretrained_cfg.classifier={name!r} is not its classifier"
+    return None
+
+
+def _require_finite(model: nn.Module, checkpoint: weights.Checkpoint) -> None:
+    """Weights that are not finite are damaged: every logit would be NaN."""
+    values = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
+    if not nn.utils.get_total_norm(values.values()).isfinite():
+        for key, value in values.items():
+            if not value.isfinite().all():
+                what = f"the tensor {key} has values that are not finite"
+                raise WeightsError(f"{checkpoint.weights}: {what}; download or export it again")
 
 
 def _is_arch(name: str) -> bool:
@@ -118,18 +214,24 @@ def _is_timms(name: str) -> bool:
     return timm.is_model_pretrained(name) and name not in registry.checkpoint_names()
 
 
-def _known_arch(config: dict[str, Any], origin: str) -> str:
+def _description(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Architecture, timm cfg and model arguments of a config.json."""
     arch = config["architecture"]
     if not timm.is_model(arch):
         hint = near(arch, timm.list_models())
         raise WeightsError(f"{origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
-    return arch
+    return arch, registry.timm_cfg(config), registry.model_args(config)
 
 
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     if _is_arch(name) or _is_timms(name):
         return timm.create_model(name, **kwargs)
-    arch, cfg, model_args = _describe(name)
+    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or registry.find_card(name) is not None:
+        checkpoint = weights.resolve(name)
+        arch, cfg, model_args = _description(checkpoint.config, checkpoint.origin)
+        _fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
+    else:
+        arch, cfg, model_args = _describe(name)
     kwargs = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args, **kwargs}
     return timm.create_model(arch, pretrained_cfg_overlay=cfg, **kwargs)
 
@@ -144,7 +246,7 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     else:
         parts = parse_name(name)
         return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
-    return _known_arch(config, origin), registry.timm_cfg(config), config.get("model_args", {})
+    return _description(config, origin)
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:

@@ -2,12 +2,14 @@
 
 In this order: an explicit folder (``local-dir:PATH``); ``MUSCLE_ZOO_HUB``; hub_cards/ of the checkout or the installed
 wheel; the Hugging Face Hub at the revision that registry.json pins. ``NAME@revision``, ``hf-hub:REPO[@revision]`` and
-``source="hub"`` always go to the Hub. The weights' sha256 is compared before anybody reads them.
+``source="hub"`` always go to the Hub. The weights' sha256 is compared before anybody reads them, and nothing but
+safetensors is ever read: nothing that came from outside is unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,16 @@ from . import registry
 from .errors import DownloadError, WeightsError, near
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
+HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
+_LENGTH = 8  # bytes in front of the header that say how long it is
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What a safetensors header says of a tensor: its ``shape``, and its ``dtype`` as safetensors writes it (F16)."""
+
+    shape: tuple[int, ...]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -27,11 +39,13 @@ class Checkpoint:
     Attributes:
         config: Its config.json.
         weights: Its model.safetensors.
+        tensors: What that file holds, by name.
         origin: Where it came from, in words.
     """
 
     config: dict[str, Any]
     weights: Path
+    tensors: dict[str, TensorInfo]
     origin: str
 
 
@@ -107,30 +121,49 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
     config = registry.read_config(folder)
     weights = folder / registry.WEIGHTS_FILE
     if not weights.is_file():
-        raise WeightsError(f"{weights} is missing; download or export it again")
-    check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
-    return Checkpoint(config, weights, str(folder))
+        raise WeightsError(f"{weights} is missing, or no file; download or export it again")
+    tensors = check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
+    return Checkpoint(config, weights, tensors, str(folder))
 
 
-def check(weights: Path, sha256: str | None) -> None:
+def check(weights: Path, sha256: str | None) -> dict[str, TensorInfo]:
     """Makes sure that a weights file is whole, and the one that was promised.
 
     Args:
         weights: A safetensors file.
         sha256: The hash it must have; None where nobody promised one.
 
+    Returns:
+        What it holds, by name.
+
     Raises:
         WeightsError: It is not.
     """
     try:
-        with safe_open(weights, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{weights} is truncated or damaged ({error}); download or export it again") from None
-    if sha256 is not None and (found := file_sha256(weights)) != sha256:
+        tensors = _read_header(weights)
+        found = file_sha256(weights) if sha256 is not None else None
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = registry.one_line(error)
+        raise WeightsError(f"{weights} is truncated or damaged ({reason}); download or export it again") from None
+    if found is not None and sha256 is not None and found != sha256:
         raise WeightsError(
             f"{weights} has sha256 {found[:12]}..., {sha256[:12]}... was promised; download or export it again"
         )
+    return tensors
+
+
+def _read_header(weights: Path) -> dict[str, TensorInfo]:
+    """Reads a header; safetensors itself makes sure that the tensors lie one after the other and fill the file."""
+    with weights.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH), "little")
+    if length > min(HEADER_LIMIT, weights.stat().st_size - _LENGTH):
+        raise ValueError(f"a header of {length} bytes: more than the file, or than {HEADER_LIMIT >> 20} MiB")
+    tensors = {}
+    with safe_open(weights, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            tensor = file.get_slice(name)
+            tensors[name] = TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())
+    return tensors
 
 
 def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint:
@@ -144,20 +177,21 @@ def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint
     )
 
     where = f"{HF_HUB}{repo}" + (f"@{revision}" if revision else "")
+    if revision and (not re.fullmatch(r"\w[\w./-]*", revision, flags=re.ASCII) or ".." in revision):
+        raise WeightsError(f"{where}: {revision!r} is no revision; give a branch, a tag or a commit")
     try:
         config_file = Path(hf_hub_download(repo, registry.CONFIG_FILE, revision=revision))
         weights = Path(hf_hub_download(repo, registry.WEIGHTS_FILE, revision=revision))
     except LocalEntryNotFoundError as error:
-        raise DownloadError(f"{where} cannot be had: it is not in the cache and {_first_line(error)}") from error
+        raise DownloadError(f"{where} cannot be had: it is not in the cache and {registry.one_line(error)}") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise WeightsError(f"{where} cannot be had: {_first_line(error)}") from error
+        raise WeightsError(f"{where} cannot be had: {registry.one_line(error)}") from error
     except Exception as error:  # the client's network errors have no common base
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {registry.one_line(error)}"
         raise DownloadError(f"{where} cannot be had ({reason}); check the network and try again") from error
     config = registry.read_config(config_file.parent)
     promised = sha256 or _announced(repo, revision) or config.get(registry.BLOCK, {}).get("weights_sha256")
-    check(weights, promised)
-    return Checkpoint(config, weights, where)
+    return Checkpoint(config, weights, check(weights, promised), where)
 
 
 def _announced(repo: str, revision: str | None) -> str | None:
@@ -169,7 +203,3 @@ def _announced(repo: str, revision: str | None) -> str | None:
     except Exception:  # offline, with the weights in the cache
         return None
     return etag if etag and len(etag) == 64 else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
