@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import weights
-from ..data import Source
+from ..data import Source, dataset_info
 from ..errors import InputError, WeightsError
 from ..factory import create_model
-from ..recipes import Recipe
-from ..registry import BLOCK
+from ..recipes import Recipe, parse_name
+from ..registry import BLOCK, one_line, shown
 from .data import add_source_arguments, source_of
 
+LIMIT = 2**31  # bytes of made-up images that a checkpoint may have made
+WORDS = 4000  # letters of a recipe's field
 POINTS = 0.0005  # 0.05 points: two devices may round a picture or two of a large set to another side
 
 
@@ -53,17 +57,8 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
 
     name = _as_name(target)
     checkpoint = weights.resolve(name, source)
-    block = checkpoint.config.get(BLOCK)
-    if not block:
-        raise WeightsError(
-            f"{target}: config.json has no muscle_zoo block, so its data set is not known; export it with muscle_zoo"
-        )
-    try:
-        recipe = Recipe.from_dict(block["recipe"])
-        published, n = float(block["metrics"]["top1"]), int(block["metrics"]["n"])
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise WeightsError(f"{target}: the muscle_zoo block of config.json is damaged ({error!r})") from None
-    prepared = prepare_data(recipe, data)
+    recipe, published, n = read_block(target, checkpoint.config)
+    prepared = prepare_data(evaluated(target, recipe), data)
     info, names = prepared.dataset.info, checkpoint.config.get("label_names", [])
     if list(info.class_names) != list(names):
         raise InputError(
@@ -85,6 +80,55 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
             "reproduced": abs(metrics.top1 - published) <= tolerance if metrics.n == n else None,
         },
     }
+
+
+def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]:
+    """What config.json says of the training: the recipe, the published accuracy, and on how many images.
+
+    Raises:
+        WeightsError: It says nothing, or nothing that can be.
+    """
+    block = config.get(BLOCK)
+    if not block:
+        raise WeightsError(
+            f"{target}: config.json has no muscle_zoo block, so its data set is not known; export it with muscle_zoo"
+        )
+    try:
+        values = block["recipe"]
+        if too_long := [key for key, value in values.items() if isinstance(value, str) and len(value) > WORDS]:
+            raise ValueError(f"{shown(too_long[0])} is longer than {WORDS} letters")
+        recipe = Recipe.from_dict(values)
+        if parse_name(recipe.name)["dataset"] != "folder":
+            info = dataset_info(recipe.dataset)
+            made = (info.train_size + info.test_size) * math.prod(info.input_size)
+            if recipe.dataset.startswith("synthetic") and made > LIMIT:
+                raise ValueError(f"dataset={recipe.dataset} would take {made} bytes")
+        return recipe, float(block["metrics"]["top1"]), int(block["metrics"]["n"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = one_line(error) if isinstance(error, InputError) else repr(error)
+        raise WeightsError(
+            f"{target}: the muscle_zoo block of config.json is damaged ({reason}); download or export it again"
+        ) from None
+
+
+def evaluated(target: str, recipe: Recipe) -> Recipe:
+    """The recipe as far as it decides what is evaluated on; no file that it names is opened.
+
+    The images of the test and dev folds do not depend on which images were labelled. Those of the validation fold do,
+    and a list of them in a file is no part of the checkpoint: whoever made it could name any file of this machine.
+
+    Raises:
+        WeightsError: The images are those that a file lists.
+    """
+    if recipe.fold != "validation":
+        neutral = {"bias": "none", "unlabelled_bias": "none", "mismatch": 0.0, "validation": 0.0, "split": ""}
+        return replace(recipe, labels="100pct", **neutral)
+    if recipe.split:
+        raise WeightsError(
+            f"{target}: recipe.split={shown(recipe.split)} names a file, and eval opens none that a checkpoint names; "
+            "train with fold=test or fold=dev to evaluate without it"
+        )
+    return recipe
 
 
 def _as_name(target: str) -> str:
