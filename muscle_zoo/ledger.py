@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .errors import InputError
+
+SIZE_LIMIT = 16 << 20  # bytes: some 40,000 runs
 
 
 @dataclass(frozen=True)
@@ -72,18 +75,50 @@ def read_ledger(path: Path) -> list[Row]:
     Raises:
         InputError: The file is damaged.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
-    kinds = {"int": int, "float": float, "str": str}
-    columns = {field.name: kinds[field.type] for field in fields(Row)}
+    columns = [field.name for field in fields(Row)]
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            if reader.fieldnames != list(columns):
-                raise ValueError("other columns than a ledger's")
-            return [Row(**{k: columns[k](v) for k, v in line.items()}) for line in reader]
-    except (KeyError, ValueError, TypeError, csv.Error) as error:
-        raise InputError(f"{path} is damaged ({error!r}); restore it from git") from None
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        with path.open("rb") as file:
+            content = file.read(SIZE_LIMIT + 1)
+        if len(content) > SIZE_LIMIT:
+            raise ValueError(f"it is larger than {SIZE_LIMIT >> 20} MiB")
+        reader = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
+        if next(reader, None) != columns:
+            raise ValueError("other columns than a ledger's")
+        rows = [_read_row(line, reader.line_num) for line in reader if line]
+        if len({row.key for row in rows}) < len(rows):
+            raise ValueError("a run is in it twice")
+        return rows
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{path} is damaged ({error}); restore it from git") from None
+
+
+def _read_row(words: Sequence[str], line: int) -> Row:
+    """A line as a row; ValueError where it cannot be one."""
+    if len(words) != len(fields(Row)):
+        raise ValueError(f"line {line} has {len(words)} columns, not {len(fields(Row))}")
+    values: dict[str, int | float | str] = {}
+    for field, word in zip(fields(Row), words, strict=True):
+        try:
+            value = _KINDS[field.type](word)
+        except ValueError:
+            value = None
+        if value is None or not _is_possible(field.name, value):
+            raise ValueError(f"line {line}: {field.name}={word[:50]!r} cannot be")
+        values[field.name] = value
+    return Row(**values)
+
+
+_KINDS = {"int": int, "float": float, "str": str}
+
+
+def _is_possible(name: str, value: int | float | str) -> bool:
+    if isinstance(value, str):
+        return len(value) <= 200 and value.isprintable()
+    return math.isfinite(value) and 0 <= value < 2**63 and (value <= 1 or not name.startswith(("top1", "ece")))
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
