@@ -153,7 +153,7 @@ def _fitting_model(
     try:
         with torch.device("meta"), _Undrawn():
             model = timm.create_model(arch, pretrained_cfg=cfg, **model_args)
-        problem = _misfit(checkpoint.tensors, model.state_dict()) or _wrong_classifier(model, cfg.get("classifier"))
+        problem = _misfit(checkpoint.tensors, model.state_dict()) or _wrong_classifier(checkpoint.tensors, cfg)
     except Exception as error:  # the file decides what is called with which arguments
         problem = registry.one_line(error) or type(error).__name__
     if problem is not None:
@@ -186,12 +186,12 @@ def _filled(empty: nn.Module, path: Path) -> nn.Module:
     return empty
 
 
-def _wrong_classifier(model: nn.Module, names: str | list[str] | None) -> str | None:
-    """Timm gives the layers of these names fresh weights for other classes: they must be the classifier, in words."""
-    heads = model.get_classifier()
-    heads = heads if isinstance(heads, (tuple, list)) else (heads,)
-    for name in [names] if isinstance(names, str) else names or ():
-        if not any(model.get_submodule(name) is head for head in heads):
+def _wrong_classifier(found: dict[str, weights.TensorInfo], cfg: dict[str, Any]) -> str | None:
+    """Timm gives the layers of these names fresh weights for other classes: only a classifier may be one, in words."""
+    names = cfg.get("classifier") or ()
+    for name in [names] if isinstance(names, str) else names:
+        weight = found.get(f"{name}.weight")
+        if weight is not None and weight.shape[:1] != (cfg["num_classes"],):
             return f"pretrained_cfg.classifier={name!r} is not its classifier"
     return None
 

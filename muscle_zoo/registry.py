@@ -76,7 +76,7 @@ _OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict))
 _TEXT = Kind("text of at most 10000 letters", lambda v: isinstance(v, str) and len(v) <= 10_000)
 _TEXTS = Kind("text by name", lambda v: isinstance(v, dict) and all(map(_TEXT.accepts, v.values())))
 _NAME = _matching(r"[\w.:-]{1,200}", "a name of letters, digits and _ . : -")
-_MODULES = _either(_NAME, _list(_NAME, 1, 10))
+_MODULES = _either(_NAME, _list(_NAME, 0, 10))
 _SIZE = _list(_whole(1, _SIDE), 3, 3)
 _SHA256 = _matching(r"[0-9a-f]{64}", "a sha256 of 64 hexadecimal digits")
 _SHARE = _number(0, 1)
@@ -196,9 +196,9 @@ def pinned() -> dict[str, dict[str, str]]:
     return table
 
 
-def one_line(error: BaseException) -> str:
-    """An error's message in one line, short and printable: it may quote what a file says."""
-    line = " ".join(str(error).split())[:500]
+def one_line(message: object) -> str:
+    """A message, or an error's, in one line, short and printable: it may quote what a file says."""
+    line = " ".join(str(message).split())[:500]
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 

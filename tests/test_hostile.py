@@ -129,6 +129,7 @@ TEXTS: dict[str, tuple[bytes, str]] = {
     "deep objects": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "nested too deeply"),
     "half a character": (b'{"a": "\\ud800"}', "surrogates not allowed"),
     "empty": (b"", "not JSON"),
+    "too large": (b" " * (9 << 20), "larger than 8 MiB"),
 }
 
 
@@ -284,6 +285,7 @@ def test_eval_opens_no_file_that_a_recipe_names(card: Path, monkeypatch: pytest.
     for dataset, says in (
         ("folder", "say which folder (--data my_data)"),
         ("synthetic:3x512x512x10000", "would take"),
+        ("synthetic:3x8x8x10", "cannot be evaluated on synthetic:3x8x8x10"),
         ("/etc", "is unknown"),
         ("digits\x1b[2J", "is unknown"),
     ):

@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import weights
 from ..data import Source, dataset_info
-from ..errors import InputError, WeightsError
+from ..errors import InputError, MuscleZooError, WeightsError
 from ..factory import create_model
 from ..recipes import Recipe, parse_name
 from ..registry import BLOCK, one_line, shown
@@ -61,10 +61,17 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
     prepared = prepare_data(evaluated(target, recipe), data)
     info, names = prepared.dataset.info, checkpoint.config.get("label_names", [])
     if list(info.class_names) != list(names):
-        raise InputError(
-            f"{target} knows the classes {', '.join(names)}, the data {', '.join(info.class_names)}; give other data"
-        )
-    metrics = evaluate(create_model(name, pretrained=True, source=source), prepared.evaluation, info)
+        theirs, ours = (one_line(", ".join(classes)) for classes in (names, info.class_names))
+        raise InputError(f"{target} knows the classes {theirs}, the data {ours}; give other data")
+    model = create_model(name, pretrained=True, source=source)
+    try:
+        metrics = evaluate(model, prepared.evaluation, info)
+    except MuscleZooError:
+        raise
+    except RuntimeError as error:  # a network that does not take these images, or not enough memory
+        raise WeightsError(
+            f"{target} cannot be evaluated on {info.name} ({one_line(error)}); give other data"
+        ) from error
     tolerance = max(1.0 / metrics.n, POINTS) + 1e-9
     return {
         "target": target,
