@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .errors import DownloadError, MuscleZooError, WeightsError
+from .registry import one_line
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _BY_STATUS = {
@@ -67,30 +68,25 @@ def reason(error: Exception) -> tuple[bool, str]:
     if isinstance(error, errors.EntryNotFoundError):
         return True, "the repo has no such file; give a repo that muscle_zoo published"
     if isinstance(error, errors.HFValidationError):
-        return True, f"it is no name of a repo ({first_line(error)}); write ORG/NAME"
+        return True, "that is no name of a repo; write hf-hub:ORG/NAME"
     if status in _BY_STATUS:
         return False, _BY_STATUS[status]
     if status is not None and status >= 500:
         return False, f"the Hub has trouble of its own (status {status}); run the same command again later"
     if status is not None:
-        return False, f"the Hub refused (status {status}: {first_line(error)})"
+        return False, f"the Hub refused (status {status}: {one_line(error)})"
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return False, "no space left on the disk; free some, or set HF_HOME to a folder on another one"
     if isinstance(error, OSError) and "onsistency check" in str(error):
         return False, "the file came shorter than it is on the Hub; run the same command again"
     if isinstance(error, PermissionError):
-        return False, f"{first_line(error)}; set HF_HOME to a folder that may be written to"
-    return False, f"the connection failed ({type(error).__name__}: {first_line(error)}); run the same command again"
+        return False, f"{one_line(error)}; set HF_HOME to a folder that may be written to"
+    return False, f"the connection failed ({type(error).__name__}: {one_line(error)}); run the same command again"
 
 
 def _unreachable(error: BaseException) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE is set; unset it to go to the Hub"
     cause = error.__cause__ or error.__context__
-    why = f" ({type(cause).__name__}: {first_line(cause)})" if cause is not None else ""
+    why = f" ({type(cause).__name__}: {one_line(cause)})" if cause is not None else ""
     return f"the Hub cannot be reached{why}; check the network and run the same command again"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
-    return str(error).strip().partition("\n")[0]

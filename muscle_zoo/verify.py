@@ -8,7 +8,7 @@ from typing import Any
 
 from . import cards, registry, weights
 from .data import dataset_info
-from .errors import MuscleZooError, WeightsError
+from .errors import MuscleZooError
 from .export import probe
 from .factory import create_model
 from .ledger import Row, runs_of
@@ -58,7 +58,7 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
         info = dataset_info(block["dataset"])
         found = probe(model, info)
         checks.append(_probe(found, block["probe"]))
-        split = registry.read_json(folder / "split.json", WeightsError)
+        split = registry.read_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))
         text = (folder / "README.md").read_text(encoding="utf-8")
         same = text == cards.render_card(checkpoint.config, info, rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,12 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from . import registry
-from .errors import DownloadError, WeightsError, near
+from .errors import WeightsError, near
+from .hub import explained
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LENGTH = 8  # bytes in front of the header that say how long it is
 
 
@@ -62,6 +65,20 @@ def _digest(file: Any) -> str:  # Python 3.10 has no file_digest
     return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a name's files are: a folder, or a repo of the Hub; and the hash that was promised for the weights."""
+
+    folder: Path | None = None
+    repo: str = ""
+    revision: str | None = None
+    sha256: str | None = None
+
+    @property
+    def hub_name(self) -> str:
+        return f"{HF_HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+
+
 def resolve(name: str, source: str | None = None) -> Checkpoint:
     """Finds a checkpoint and checks it.
 
@@ -76,21 +93,49 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
         WeightsError: There are none, or they are not whole, or not the ones that were promised.
         DownloadError: The Hub could not be reached.
     """
+    place = _locate(name, source)
+    if place.folder is not None:
+        return from_folder(place.folder, place.sha256)
+    return _from_hub(place, (registry.CONFIG_FILE, registry.WEIGHTS_FILE))
+
+
+def fetch(name: str, source: str | None = None, force: bool = False) -> Path:
+    """Finds a checkpoint's whole card, downloads it if need be, and checks the weights.
+
+    Args:
+        name: As in :func:`resolve`.
+        source: As there.
+        force: Download again what is in the cache already.
+
+    Returns:
+        The folder that holds it; in the cache of huggingface_hub if it comes from the Hub.
+
+    Raises:
+        WeightsError: As in :func:`resolve`, or a file of the card is not there.
+        DownloadError: The Hub could not be reached.
+    """
+    place = _locate(name, source)
+    if place.folder is not None:
+        from_folder(place.folder, place.sha256)
+        return place.folder
+    return _from_hub(place, registry.CARD_FILES, force).weights.parent
+
+
+def _locate(name: str, source: str | None) -> _Place:
     if source not in (None, "hub"):
         raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
     if name.startswith(LOCAL_DIR):
-        return from_folder(Path(name.removeprefix(LOCAL_DIR)).expanduser())
+        return _Place(Path(name.removeprefix(LOCAL_DIR)).expanduser())
     if name.startswith(HF_HUB):
         repo, _, revision = name.removeprefix(HF_HUB).partition("@")
-        return _from_hub(repo, revision or None, None)
+        return _Place(repo=repo, revision=revision or None)
     plain, _, revision = name.partition("@")
     if not revision and source is None and (folder := registry.find_card(plain)) is not None:
-        return from_folder(folder, registry.pinned().get(plain, {}).get("sha256") if _is_shipped(folder) else None)
+        return _Place(folder, sha256=registry.pinned().get(plain, {}).get("sha256") if _is_shipped(folder) else None)
     pin = registry.pinned().get(plain)
     if pin is not None and pin.get("repo"):
-        if revision and revision != pin["revision"]:
-            return _from_hub(pin["repo"], revision, None)
-        return _from_hub(pin["repo"], pin["revision"], pin["sha256"])
+        known = revision in ("", pin["revision"])
+        return _Place(None, pin["repo"], revision or pin["revision"], pin["sha256"] if known else None)
     if registry.find_card(plain) is not None:
         raise WeightsError(
             f"{name}: {plain} is not on the Hugging Face Hub yet; leave out the revision and source='hub'"
@@ -166,40 +211,36 @@ def _read_header(weights: Path) -> dict[str, TensorInfo]:
     return tensors
 
 
-def _from_hub(repo: str, revision: str | None, sha256: str | None) -> Checkpoint:
+def _from_hub(place: _Place, files: Sequence[str], force: bool = False) -> Checkpoint:
+    """Downloads files of a repo, unless they are in the cache; progress, cache and offline mode are the client's."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    where = f"{HF_HUB}{repo}" + (f"@{revision}" if revision else "")
+    where, revision = place.hub_name, place.revision
     if revision and (not re.fullmatch(r"\w[\w./-]*", revision, flags=re.ASCII) or ".." in revision):
         raise WeightsError(f"{where}: {revision!r} is no revision; give a branch, a tag or a commit")
+    paths = {}
+    for file in files:
+        with explained(f"{where}, {file}"):
+            paths[file] = Path(hf_hub_download(place.repo, file, revision=revision, force_download=force))
+    folder, weights = paths[registry.CONFIG_FILE].parent, paths[registry.WEIGHTS_FILE]
+    config = registry.read_config(folder)
+    promised = place.sha256 or _announced(place, weights) or config.get(registry.BLOCK, {}).get("weights_sha256")
     try:
-        config_file = Path(hf_hub_download(repo, registry.CONFIG_FILE, revision=revision))
-        weights = Path(hf_hub_download(repo, registry.WEIGHTS_FILE, revision=revision))
-    except LocalEntryNotFoundError as error:
-        raise DownloadError(f"{where} cannot be had: it is not in the cache and {registry.one_line(error)}") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError, HFValidationError) as error:
-        raise WeightsError(f"{where} cannot be had: {registry.one_line(error)}") from error
-    except Exception as error:  # the client's network errors have no common base
-        reason = f"{type(error).__name__}: {registry.one_line(error)}"
-        raise DownloadError(f"{where} cannot be had ({reason}); check the network and try again") from error
-    config = registry.read_config(config_file.parent)
-    promised = sha256 or _announced(repo, revision) or config.get(registry.BLOCK, {}).get("weights_sha256")
-    return Checkpoint(config, weights, check(weights, promised), where)
+        tensors = check(weights, promised)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}: muscle-zoo download {where} --force") from None
+    return Checkpoint(config, weights, tensors, where)
 
 
-def _announced(repo: str, revision: str | None) -> str | None:
-    """The LFS hash the Hub announces for the weights; None when it cannot be asked: then config.json's counts."""
+def _announced(place: _Place, weights: Path) -> str | None:
+    """The LFS hash the Hub announces for the weights; None where nobody knows it: then config.json's counts."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
+    in_cache = weights.resolve().name  # the cache calls a file by the hash that was announced, where links work
+    if _SHA256.fullmatch(in_cache):
+        return in_cache
     try:
-        etag = get_hf_file_metadata(hf_hub_url(repo, registry.WEIGHTS_FILE, revision=revision)).etag
+        etag = get_hf_file_metadata(hf_hub_url(place.repo, registry.WEIGHTS_FILE, revision=place.revision)).etag
     except Exception:  # offline, with the weights in the cache
         return None
-    return etag if etag and len(etag) == 64 else None
+    return etag if etag and _SHA256.fullmatch(etag) else None
