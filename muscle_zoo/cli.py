@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .commands import bench, data, publish, study, verify, zoo
+from .commands import bench, data, download, publish, study, verify, zoo
 from .commands import eval as eval_command
 from .commands import train as train_command
 from .errors import InputError, MuscleZooError
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "study": ("run methods with and without MUSCLE, compare", study.add_arguments, study.run),
     "bench": ("measure speed", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and to hub_cards/", zoo.add_export_arguments, zoo.run_export),
+    "download": ("fetch checkpoints into the cache, and check them", download.add_arguments, download.run),
     "publish": ("put cards on the Hugging Face Hub", publish.add_arguments, publish.run),
     "verify": ("check that checkpoints are what their cards say", verify.add_arguments, verify.run),
     "cards": ("render cards and README tables from the ledger", zoo.add_cards_arguments, zoo.run_cards),

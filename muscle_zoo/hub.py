@@ -49,10 +49,12 @@ def reason(error: Exception) -> tuple[bool, str]:
     """
     from huggingface_hub import errors
 
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    # An upload's error and a file that is neither there nor in the cache have the Hub's answer as their cause.
+    answered = error if hasattr(error, "response") else error.__cause__
+    status = getattr(getattr(answered, "response", None), "status_code", None)
     if isinstance(error, errors.LocalTokenNotFoundError):
         return False, _BY_STATUS[401]
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    if isinstance(error, errors.LocalEntryNotFoundError) and status is None:
         return False, f"it is not in the cache, and {_unreachable(error)}"
     if isinstance(error, errors.OfflineModeIsEnabled):
         return False, _unreachable(error)
@@ -65,7 +67,7 @@ def reason(error: Exception) -> tuple[bool, str]:
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return True, "there is no such revision; give a branch, a tag or a commit of the repo"
-    if isinstance(error, errors.EntryNotFoundError):
+    if isinstance(error, errors.RemoteEntryNotFoundError):
         return True, "the repo has no such file; give a repo that muscle_zoo published"
     if isinstance(error, errors.HFValidationError):
         return True, "that is no name of a repo; write hf-hub:ORG/NAME"
@@ -79,6 +81,8 @@ def reason(error: Exception) -> tuple[bool, str]:
         return False, "no space left on the disk; free some, or set HF_HOME to a folder on another one"
     if isinstance(error, OSError) and "onsistency check" in str(error):
         return False, "the file came shorter than it is on the Hub; run the same command again"
+    if isinstance(error, ValueError) and "README.md" in str(error):
+        return True, f"the Hub refuses the card ({one_line(error)}); run `muscle-zoo cards render`"
     if isinstance(error, PermissionError):
         return False, f"{one_line(error)}; set HF_HOME to a folder that may be written to"
     return False, f"the connection failed ({type(error).__name__}: {one_line(error)}); run the same command again"

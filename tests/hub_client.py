@@ -39,7 +39,11 @@ class Client:
     def __init__(self, hub: HubServer, home: Path, xet: bool) -> None:
         self.xet = xet
         clean = {name: text for name, text in os.environ.items() if not name.startswith("HF_")}
-        quiet = {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+        quiet = {
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+        }
         quiet |= {"HF_XET_CLIENT_RETRY_BASE_DELAY": "1ms"} if xet else {"HF_HUB_DISABLE_XET": "1"}
         self.env = {**clean, **quiet, "HF_ENDPOINT": hub.url, "HF_TOKEN": OWNER, "HF_HOME": str(home)}
 

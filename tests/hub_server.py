@@ -3,14 +3,16 @@
 ::
 
     with HubServer(tmp_path) as hub:
-        env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": OWNER}
-        ...  # a subprocess that uses huggingface_hub
-        assert hub.read("owner/model", "README.md", "v1") == b"..."
+        client = Client(hub, tmp_path / "home", xet=True)  # tests.hub_client
+        client.run('create_repo("owner/model"); put("owner/model", b"...", "README.md")')
+        hub.faults.append(Fault("cut", "GET", hub.downloads_of("owner/model", "README.md"), times=None))
+        assert hub.read("owner/model", "README.md") == b"..."
 
 By hand: ``python -m tests.hub_server --root DIR`` prints the address and the tokens.
 
-Contents are files below ``root/objects``; the rest is in memory. There are two ports, so two origins: the Hub's API and
-the storage that it sends clients to, which must never see a Hub token. What goes wrong is a ``Fault``.
+Contents are files below ``root/objects``; the rest is in memory. The server has two names, so two origins: 127.0.0.1
+for the Hub's API, and localhost for the storage that it sends clients to, which must never see a Hub token. Behind a
+proxy, set NO_PROXY=127.0.0.1,localhost. What goes wrong is a ``Fault``.
 
 Where hf-xet is installed, clients upload LFS files through its own storage API, which is served as well. Such a file is
 announced with its xet hash, so a client with hf-xet downloads it through that API; one without it follows the redirect
@@ -41,7 +43,6 @@ from tests.hub_repo import Hub, User
 OWNER, READER, STRANGER = "hf_owner", "hf_reader", "hf_stranger"
 UPLOADS = "^/(storage|v1/xorbs)/"  # where clients put the content of LFS files, without and with hf-xet
 _HOLD_LIMIT = 120.0  # seconds after which a forgotten hold ends
-
 
 USERS = {OWNER: User("owner", orgs=("muscle-zoo",)), READER: User("owner", can_write=False), STRANGER: User("stranger")}
 
@@ -99,26 +100,24 @@ class HubServer(Hub):
     """
 
     def __init__(self, root: Path, users: dict[str, User] | None = None) -> None:
-        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
-        urls = [f"http://127.0.0.1:{server.server_port}" for server in self._servers]
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.hub = self
+        port = self._server.server_port
+        urls = f"http://127.0.0.1:{port}", f"http://localhost:{port}"
         super().__init__(root, *urls, users=USERS if users is None else users)
-        for server in self._servers:
-            server.hub = self
         self.faults: list[Fault] = []
         self.requests: list[Logged] = []
         self._fault_lock = threading.Lock()
 
     def __enter__(self) -> HubServer:
-        for server in self._servers:
-            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         for fault in self.faults:
             fault.release.set()
-        for server in self._servers:
-            server.shutdown()
-            server.server_close()
+        self._server.shutdown()
+        self._server.server_close()
 
     def take(self, method: str, path: str, *kinds: str) -> Fault | None:
         """The first fault that strikes a request."""

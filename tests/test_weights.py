@@ -263,7 +263,8 @@ def test_no_weights_is_an_error_that_names_the_remedy(name: str, says: str) -> N
 
 def test_offline_is_said_to_be_the_network() -> None:
     with pytest.raises(
-        muscle_zoo.DownloadError, match="hf-hub:nobody/nothing, config.json: it is not in the cache, and HF_HUB_OFFLINE"
+        muscle_zoo.DownloadError,
+        match=r"hf-hub:nobody/nothing, config.json: it is not in the cache, and HF_HUB_OFFLINE",
     ):
         muscle_zoo.create_model("hf-hub:nobody/nothing", pretrained=True)
 

@@ -1,0 +1,32 @@
+"""`download`: checkpoints into the cache of huggingface_hub, checked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .. import weights
+from ..errors import MuscleZooError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `download`."""
+    parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="a checkpoint, NAME@revision or hf-hub:REPO[@revision]"
+    )
+    parser.add_argument("--source", choices=("hub",), help="from the Hugging Face Hub although it is on disk")
+    parser.add_argument("--force", action="store_true", help="again, although it is in the cache")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Fetches one after the other, goes on after a failure, and says where each is."""
+    failed = 0
+    for name in args.names:
+        try:
+            print(f"{name}: {weights.fetch(name, args.source, args.force)}", flush=True)
+        except MuscleZooError as error:
+            if len(args.names) == 1:
+                raise
+            failed += 1
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
