@@ -18,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import timm
 import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a mutated name must not be asked for
 
@@ -171,6 +174,20 @@ def test_damage_is_an_error_of_ours_or_nothing(kind: str, tmp_path: Path, monkey
     monkeypatch.setenv("MUSCLE_ZOO_HUB", str(tmp_path))
     counts = fuzz(kind, ROUNDS, tmp_path)
     assert set(counts) <= {"valid", "WeightsError", "InputError", "DownloadError"} and len(counts) > 1
+
+
+@pytest.mark.parametrize("arch", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext", "wrn_16_2"])
+def test_what_timm_saves_is_taken(arch: str, tmp_path: Path) -> None:
+    """What is refused must not be what is harmless."""
+    model = timm.create_model(arch, num_classes=7, in_chans=1).eval()
+    save_config_for_hf(model, str(tmp_path / registry.CONFIG_FILE))
+    save_file(model.state_dict(), tmp_path / registry.WEIGHTS_FILE)
+    images = torch.rand(2, *model.pretrained_cfg["input_size"])[:, :1]
+    ours = muscle_zoo.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    with torch.inference_mode():
+        assert ours(images).equal(model(images))
+    assert next(ours.parameters()).requires_grad and {p.device.type for p in ours.parameters()} == {"cpu"}
+    assert muscle_zoo.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=3, in_chans=3).num_classes == 3
 
 
 def refused(action: Callable[[], object], says: str) -> None:

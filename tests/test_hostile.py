@@ -113,7 +113,7 @@ def test_every_field_of_timms_is_known() -> None:
 def test_what_is_not_asked_for_is_ignored(card: Path) -> None:
     for source in registry._WEIGHT_SOURCES:
         change(card, f"pretrained_cfg.{source}", "/etc/passwd")
-    for path, value in (("colour", {"deep": [1]}), ("auto_map", "evil.py"), ("label_descriptions", None)):
+    for path, value in (("colour", {"deep": [1]}), ("auto_map", "evil.py"), ("model_args", None), ("muscle_zoo", None)):
         change(card, path, value)
     model = load(card)
     assert model.pretrained_cfg["file"] == str(card / WEIGHTS) and not model.pretrained_cfg["custom_load"]
@@ -169,6 +169,7 @@ FILES: dict[str, bytes] = {
     "all ones": b"\xff" * 64,
     "longer than the file": header(b"{}", length=3),
     "junk": header(b"\x00" * 4096),
+    "9 MiB of header": header(b'{"__metadata__":{"a":"' + b"x" * (9 << 20) + b'"}}'),
     "deep": header(b"[" * 200_000),
     "out of range": header(ONE % (0, 80), b"x" * 8),
     "backwards": header(ONE % (8, 0), b"x" * 8),
