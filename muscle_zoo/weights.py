@@ -236,9 +236,10 @@ def _announced(place: _Place, weights: Path) -> str | None:
     """The LFS hash the Hub announces for the weights; None where nobody knows it: then config.json's counts."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    in_cache = weights.resolve().name  # the cache calls a file by the hash that was announced, where links work
-    if _SHA256.fullmatch(in_cache):
-        return in_cache
+    if weights.is_symlink():  # to what the cache calls by the hash that was announced; it may be a link itself
+        in_cache = weights.readlink().name
+        if _SHA256.fullmatch(in_cache):
+            return in_cache
     try:
         etag = get_hf_file_metadata(hf_hub_url(place.repo, registry.WEIGHTS_FILE, revision=place.revision)).etag
     except Exception:  # offline, with the weights in the cache
