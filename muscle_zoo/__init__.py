@@ -5,7 +5,8 @@ Importing it registers the backbones and their checkpoints with timm, and does n
 
 from . import backbones
 from .errors import DownloadError, InputError, MuscleZooError, TrainingError, WeightsError
-from .factory import ModelInfo, create_model, create_transform, list_models, model_info
+from .factory import create_model, create_transform
+from .listing import ModelInfo, list_models, model_info
 from .losses import MutualInformationLoss, mutual_information
 from .recipes import Recipe, get_recipe
 

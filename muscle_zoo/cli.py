@@ -9,26 +9,27 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from .commands import bench, data, download, publish, study, verify, zoo
+from .commands import bench, cards, data, download, export, info, predict, publish, study, train, verify
 from .commands import eval as eval_command
-from .commands import train as train_command
+from .commands import list as list_command
 from .errors import InputError, MuscleZooError
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
 COMMANDS: dict[str, Command] = {
-    "train": ("train a recipe; without one, the quickstart", train_command.add_arguments, train_command.run),
+    "train": ("train a recipe; without one, the quickstart", train.add_arguments, train.run),
     "eval": ("evaluate a checkpoint", eval_command.add_arguments, eval_command.run),
-    "list": ("list checkpoints and recipes", zoo.add_list_arguments, zoo.run_list),
-    "info": ("say what is known of a model", zoo.add_info_arguments, zoo.run_info),
+    "list": ("list checkpoints and recipes", list_command.add_arguments, list_command.run),
+    "info": ("say what is known of a model", info.add_arguments, info.run),
+    "predict": ("name the classes of pictures", predict.add_arguments, predict.run),
     "data": ("show a data set's split and its views", data.add_arguments, data.run),
     "study": ("run methods with and without MUSCLE, compare", study.add_arguments, study.run),
     "bench": ("measure speed", bench.add_arguments, bench.run),
-    "export": ("add finished runs to the ledger and to hub_cards/", zoo.add_export_arguments, zoo.run_export),
+    "export": ("add finished runs to the ledger and hub_cards/; or ONNX", export.add_arguments, export.run),
     "download": ("fetch checkpoints into the cache, and check them", download.add_arguments, download.run),
     "publish": ("put cards on the Hugging Face Hub", publish.add_arguments, publish.run),
     "verify": ("check that checkpoints are what their cards say", verify.add_arguments, verify.run),
-    "cards": ("render cards and README tables from the ledger", zoo.add_cards_arguments, zoo.run_cards),
+    "cards": ("render cards and README tables from the ledger", cards.add_arguments, cards.run),
 }
 
 

@@ -130,15 +130,17 @@ def pack_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> by
 
 
 def probe(model: nn.Module, info: DataSetInfo) -> dict[str, Any]:
-    """Logits of a fixed picture, by which anybody can tell whether a model was loaded right.
-
-    The picture's bytes are ``37 i mod 256`` for position i in (C, H, W) order.
-    """
-    picture = (torch.arange(math.prod(info.input_size)) * 37 % 256).to(torch.uint8).view(1, *info.input_size)
+    """Logits of a fixed picture, by which anybody can tell whether a model was loaded right."""
+    picture = probe_picture(info.input_size)
     device = next(model.parameters()).device
     with torch.inference_mode():
         logits = model(normalise(picture.to(device), info))[0]
     return {"input_sha256": hashlib.sha256(picture.numpy().tobytes()).hexdigest(), "logits": logits.tolist()}
+
+
+def probe_picture(input_size: tuple[int, int, int]) -> Tensor:
+    """The fixed picture, uint8 ``(1, C, H, W)``: ``37 i mod 256`` at position i."""
+    return (torch.arange(math.prod(input_size)) * 37 % 256).to(torch.uint8).view(1, *input_size)
 
 
 def _half(key: str, value: Tensor, model: nn.Module) -> Tensor:

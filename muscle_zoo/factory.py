@@ -1,10 +1,8 @@
-"""Models, transforms and facts by name: what ``import muscle_zoo`` offers."""
+"""Models and transforms by name."""
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,60 +19,14 @@ from . import registry, weights
 from .backbones._base import Backbone
 from .data.datasets import dataset_info
 from .data.images import upright
-from .errors import WeightsError, near
-from .recipes import parse_name, recipe_names
+from .errors import DownloadError, WeightsError
+from .listing import description, find_config
+from .recipes import parse_name
 
-__all__ = ["ModelInfo", "create_model", "create_transform", "list_models", "model_info"]
+__all__ = ["create_model", "create_transform"]
 
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WHOLE = frozenset(("I64", "I32", "I16", "I8", "U8", "BOOL"))
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Facts about a named model.
-
-    Attributes:
-        name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
-        arch: timm architecture.
-        method: How it is trained.
-        dataset: What on.
-        labels: Label budget.
-        pretrained: Whether there are weights.
-        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights.
-        seed: Seed of these weights; None without.
-        input_size: Channels, height, width.
-        class_names: One per class.
-        sha256: Of the weights; None without.
-        origin: Where the weights are; None without.
-    """
-
-    name: str
-    arch: str
-    method: str
-    dataset: str
-    labels: int
-    pretrained: bool
-    top1: float | None
-    seed: int | None
-    input_size: tuple[int, int, int]
-    class_names: tuple[str, ...]
-    sha256: str | None
-    origin: str | None
-
-
-def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
-    """Names of the zoo.
-
-    Args:
-        filter: A wildcard such as ``*digits*``.
-        pretrained: Only checkpoints, whose weights can be had; otherwise the named recipes too.
-
-    Returns:
-        Sorted names for :func:`create_model` and, as recipes, for ``train.py``.
-    """
-    names = set(registry.checkpoint_names()) | (set() if pretrained else set(recipe_names()))
-    return sorted(fnmatch.filter(names, filter))
 
 
 def create_model(name: str, pretrained: bool = False, *, source: str | None = None, **kwargs: Any) -> nn.Module:
@@ -94,6 +46,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     Raises:
         WeightsError: There are no such weights, or they are damaged or not the promised ones.
         InputError: The name is unknown.
+        DownloadError: The Hub could not be reached.
 
     Example:
         >>> model = create_model("cnn4.muscle_digits_10", pretrained=True)  # doctest: +SKIP
@@ -106,9 +59,13 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
             f"{name!r} is an architecture; name a checkpoint of it: {', '.join(tags) or 'there is none yet'}"
         )
     if source is None and _is_timms(name):
-        return timm.create_model(name, pretrained=True, **kwargs)
+        try:
+            return timm.create_model(name, pretrained=True, **kwargs)
+        except OSError as error:
+            first_line = str(error).strip().partition("\n")[0]
+            raise DownloadError(f"{name} cannot be had ({first_line}); check the network and try again") from error
     checkpoint = weights.resolve(name, source)
-    arch, cfg, model_args = _description(checkpoint.config, checkpoint.origin)
+    arch, cfg, model_args = description(checkpoint.config, checkpoint.origin)
     cfg["file"] = str(checkpoint.weights)
     empty = _fitting_model(arch, cfg, model_args, checkpoint)
     try:
@@ -214,21 +171,12 @@ def _is_timms(name: str) -> bool:
     return timm.is_model_pretrained(name) and name not in registry.checkpoint_names()
 
 
-def _description(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, timm cfg and model arguments of a config.json."""
-    arch = config["architecture"]
-    if not timm.is_model(arch):
-        hint = near(arch, timm.list_models())
-        raise WeightsError(f"{origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
-    return arch, registry.timm_cfg(config), registry.model_args(config)
-
-
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     if _is_arch(name) or _is_timms(name):
         return timm.create_model(name, **kwargs)
     if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or registry.find_card(name) is not None:
         checkpoint = weights.resolve(name)
-        arch, cfg, model_args = _description(checkpoint.config, checkpoint.origin)
+        arch, cfg, model_args = description(checkpoint.config, checkpoint.origin)
         _fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
     else:
         arch, cfg, model_args = _describe(name)
@@ -238,15 +186,11 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
 
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
-    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
-        checkpoint = weights.resolve(name)
-        config, origin = checkpoint.config, checkpoint.origin
-    elif (folder := registry.find_card(name)) is not None:
-        config, origin = registry.read_config(folder), str(folder)
-    else:
+    found = find_config(name)
+    if found is None:
         parts = parse_name(name)
         return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
-    return _description(config, origin)
+    return description(*found)
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
@@ -276,55 +220,3 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
     from torchvision.transforms import Compose  # pictures from disk are of any mode, and some lie on their side
 
     return Compose([partial(upright, channels=cfg["input_size"][0]), *transform.transforms])
-
-
-def model_info(name: str) -> ModelInfo:
-    """Facts about a model, without building it.
-
-    Args:
-        name: A name of :func:`list_models`, or a recipe's.
-
-    Returns:
-        The facts.
-
-    Raises:
-        InputError: The name is unknown, or its card is damaged.
-    """
-    folder = registry.find_card(name)
-    if folder is not None:
-        config = registry.read_config(folder)
-        block = config.get(registry.BLOCK, {})
-        try:
-            return ModelInfo(
-                name=name,
-                arch=config["architecture"],
-                method=block["method"],
-                dataset=block["dataset"],
-                labels=block["labels"],
-                pretrained=True,
-                top1=block["metrics"]["top1"],
-                seed=block["seed"],
-                input_size=tuple(config["pretrained_cfg"]["input_size"]),
-                class_names=tuple(config["label_names"]),
-                sha256=block["weights_sha256"],
-                origin=str(folder),
-            )
-        except (KeyError, TypeError) as error:
-            raise WeightsError(f"{folder / registry.CONFIG_FILE} lacks {error}; download or export it again") from None
-    parts = parse_name(name)
-    info = dataset_info(parts["dataset"])
-    pin = registry.pinned().get(name)
-    return ModelInfo(
-        name=name,
-        arch=parts["arch"],
-        method=parts["method"],
-        dataset=parts["dataset"],
-        labels=parts["labels"],
-        pretrained=pin is not None,
-        top1=None,
-        seed=None,
-        input_size=info.input_size,
-        class_names=info.class_names,
-        sha256=pin["sha256"] if pin else None,
-        origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if pin else None,
-    )

@@ -291,6 +291,15 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     return Recipe(**values)
 
 
+def changes(recipe: Recipe) -> list[str]:
+    """The overrides that lead from the named recipe to this one, as ``train`` takes them; the seed apart."""
+    named, own = get_recipe(recipe.name).to_dict(), recipe.to_dict()
+    words = [f"{k}={v}" for k, v in own.items() if k not in ("seed", "options", "version") and named[k] != v]
+    for part, options in recipe.options.items():
+        words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"][part].get(k) != v]
+    return words
+
+
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
     part, _, option = key.rpartition(".")
     target = values["options"].get(part, {}) if part else values

@@ -142,6 +142,18 @@ def shipped_cards() -> Path:
     return inside if inside.is_dir() else package.parent / "hub_cards"
 
 
+def checkout() -> Path:
+    """The checkout this package runs from.
+
+    Raises:
+        InputError: It is an installed package.
+    """
+    root = shipped_cards().parent
+    if not (root / "pyproject.toml").is_file():
+        raise InputError("muscle_zoo does not run from a checkout; say where the checkout is (--to, --root)")
+    return root
+
+
 def own_cards() -> Path | None:
     """The folder that ``MUSCLE_ZOO_HUB`` names; None when it is not set."""
     own = os.environ.get("MUSCLE_ZOO_HUB")

@@ -15,7 +15,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Rooms from left to right: each imports only from those before it.
 ORDER = [
     *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "backbones", "hub", "weights"),
-    *("data", "factory", "engine", "bench", "cards", "export", "publish", "verify", "commands", "cli", "__main__"),
+    *("data", "listing", "factory", "engine", "bench", "cards", "export", "publish", "verify"),
+    *("commands", "cli", "__main__"),
 ]
 
 

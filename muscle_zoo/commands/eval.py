@@ -6,7 +6,6 @@ import argparse
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from .. import weights
@@ -16,6 +15,7 @@ from ..factory import create_model
 from ..recipes import Recipe, parse_name
 from ..registry import BLOCK, one_line, shown
 from .data import add_source_arguments, source_of
+from .target import as_name
 
 LIMIT = 2**31  # bytes of made-up images that a checkpoint may have made
 WORDS = 4000  # letters of a recipe's field
@@ -55,7 +55,7 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
     from ..engine.build import prepare_data
     from ..engine.evaluate import evaluate
 
-    name = _as_name(target)
+    name = as_name(target)
     checkpoint = weights.resolve(name, source)
     recipe, published, n = read_block(target, checkpoint.config)
     prepared = prepare_data(evaluated(target, recipe), data)
@@ -136,24 +136,6 @@ def evaluated(target: str, recipe: Recipe) -> Recipe:
             "train with fold=test or fold=dev to evaluate without it"
         )
     return recipe
-
-
-def _as_name(target: str) -> str:
-    if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
-        return target
-    folder = Path(target)
-    if (folder / "status.json").is_file() or (folder / "recipe.json").is_file():
-        if not (folder / "export").is_dir():
-            raise InputError(f"{target} is not finished, so it has no export/; run the same train command again")
-        return f"{weights.LOCAL_DIR}{folder / 'export'}"
-    if (folder / "config.json").is_file():
-        return f"{weights.LOCAL_DIR}{folder}"
-    if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
-        raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
-    if "/" in target or folder.exists():
-        what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
-        raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
-    return target
 
 
 def render(report: dict[str, Any]) -> str:

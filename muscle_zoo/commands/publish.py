@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from .. import registry
 from ..errors import InputError, MuscleZooError, near
-from .zoo import checkout, register
+from .export import register
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     if args.pin and (args.create_pr or args.dry_run):
         raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
     cards = [_card(name) for name in args.names or _all_names()]
-    pins = checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
+    pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
     api = HfApi(library_name="muscle_zoo")
     failed = 0
     for card in cards:

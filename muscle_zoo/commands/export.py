@@ -1,0 +1,93 @@
+"""`export`: finished runs into the ledger, the median seed's into hub_cards/; or a checkpoint as ONNX."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from .. import registry
+from ..errors import InputError
+from ..ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
+from ..recipes import get_recipe
+from . import onnx
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `export`."""
+    parser.add_argument(
+        "targets",
+        nargs="+",
+        metavar="RUN",
+        help="finished run folders, all seeds of a recipe together",
+    )
+    parser.add_argument("--to", type=Path, help="hub_cards folder (default: the checkout's)")
+    parser.add_argument("--card", action="store_true", help="also make the median seed's run the published checkpoint")
+    parser.add_argument(
+        "--onnx",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="instead: write one checkpoint (its name, run folder, local-dir: or hf-hub:) as ONNX (NAME.onnx)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Adds runs to the ledger and, with --card, publishes the median seed's weights into hub_cards/."""
+    if args.onnx is not None:
+        return onnx.run(args)
+    from ..engine.track import read_json
+
+    to = args.to or registry.checkout() / "hub_cards"
+    found: list[tuple[Path, Row]] = []
+    for path in map(Path, args.targets):
+        if not path.is_dir():
+            raise InputError(f"{path} is no run folder; give one that train wrote")
+        status = read_json(path / "status.json")
+        if status.get("status") != "finished" or "row" not in status:
+            raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
+        try:
+            found.append((path, Row(**status["row"])))
+        except TypeError as error:
+            raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
+    if args.card:
+        for path, row in found:
+            if row.recipe_sha256 != get_recipe(row.name).sha256:
+                raise InputError(
+                    f"{path} is not the named recipe {row.name} (other overrides or version); leave out --card"
+                )
+    new = [row for _, row in found]
+    rows = merge(read_ledger(to / registry.LEDGER_FILE), new)
+    published: list[tuple[str, Row, Path]] = []
+    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for row in new}) if args.card else ():
+        chosen = median_run(runs_of(rows, name, recipe_sha256))
+        path = next((path for path, row in found if row.key == chosen.key), None)
+        if path is None:
+            raise InputError(f"{name}: the median seed is {chosen.seed}; give its run folder too")
+        published.append((name, chosen, path))
+    to.mkdir(parents=True, exist_ok=True)
+    write_ledger(to / registry.LEDGER_FILE, rows)
+    print(f"{to / registry.LEDGER_FILE}: {len(found)} runs added or renewed, {len(rows)} in all")
+    for name, chosen, path in published:
+        _publish(path / "export", to / name)
+        register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
+        print(f"{to / name}: seed {chosen.seed}, {100 * chosen.top1_ema:.2f} %")
+    return 0
+
+
+def _publish(export: Path, card: Path) -> None:
+    part = card.with_name(card.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(export, part)
+    shutil.rmtree(card, ignore_errors=True)
+    part.rename(card)
+
+
+def register(path: Path, name: str, sha256: str, repo: str | None = None, revision: str | None = None) -> None:
+    """Writes a checkpoint into a registry.json; without repo and revision it is not on the Hub."""
+    from ..engine.track import write_json
+
+    table = registry.read_json(path) if path.is_file() else {"checkpoints": {}}
+    table["checkpoints"][name] = {"repo": repo, "revision": revision, "sha256": sha256}
+    table["checkpoints"] = dict(sorted(table["checkpoints"].items()))
+    write_json(path, table)

@@ -1,0 +1,140 @@
+"""`info`: what is known of a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import textwrap
+from dataclasses import asdict
+from typing import Any
+
+from timm.data import resolve_data_config
+
+from .. import registry
+from ..data import dataset_info
+from ..errors import InputError
+from ..ledger import mean_std, merge, read_ledger, runs_of
+from ..listing import ModelInfo, find_config, model_info
+from ..recipes import Recipe, changes, get_recipe
+from .target import as_name
+from .terminal import is_terminal, say, shown
+
+WIDTH = 100
+_INDENT = 2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `info`."""
+    parser.add_argument("name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
+    parser.add_argument("--json", action="store_true", help="print JSON, as is done where no terminal shows the output")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is known of a model, and its recipe."""
+    name = as_name(args.name)
+    info, found = model_info(name), find_config(name)
+    recipe = _recipe(found[0], found[1]) if found else get_recipe(name)
+    if args.json or not is_terminal():
+        print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
+    else:
+        say(render(name, info, recipe, found[0] if found else None))
+    return 0
+
+
+def _recipe(config: dict[str, Any], origin: str) -> Recipe:
+    try:
+        return Recipe.from_dict(config[registry.BLOCK]["recipe"])
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        raise InputError(f"{origin}: the recipe in config.json is damaged ({error}); export it again") from None
+
+
+def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> str:
+    """What is known as a person reads it, in a hundred columns.
+
+    Args:
+        name: By which the model is created.
+        info: Its facts.
+        recipe: By which it is trained.
+        config: Its config.json; None when there are no weights here.
+    """
+    parts = [
+        ("What it is", _what(info)),
+        ("Accuracy", _accuracy(info, recipe, config)),
+        ("Load", _load(name, info)),
+        ("Preprocess", _preprocess(info, config)),
+        ("Reproduce", _reproduce(name, info, recipe)),
+    ]
+    lines = [info.name]
+    for title, text in parts:
+        lines += ["", title, *(" " * _INDENT + line for line in text)]
+    return "\n".join(lines)
+
+
+def _what(info: ModelInfo) -> list[str]:
+    names = info.class_names
+    first = ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "")
+    lines = [
+        f"{info.arch}, {info.parameters:,} parameters, trained by {info.method} on {_title(info.dataset)}, "
+        f"label budget {info.labels}",
+        f"{len(names)} classes: {first}",
+        f"weights: {info.origin}, sha256 {info.sha256[:16]}..." if info.sha256 else "weights: none yet",
+    ]
+    return [piece for line in lines for piece in _wrap(line)]
+
+
+def _title(dataset: str) -> str:
+    try:
+        return dataset_info(dataset).title
+    except InputError:  # of a folder only loading it can tell
+        return "your own pictures" if dataset == "folder" else dataset
+
+
+def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> list[str]:
+    rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
+    runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
+    lines = []
+    if config is not None and info.top1 is not None:
+        images = config[registry.BLOCK]["metrics"].get("n", "the")
+        fold = "test images" if recipe.fold == "test" else f"images of the {recipe.fold} fold"
+        lines.append((f"these weights, seed {info.seed}", f"top-1 {100 * info.top1:.2f} % of {images} {fold}"))
+    if runs:
+        mean, std = mean_std([row.top1_ema for row in runs])
+        spread = f" ± {100 * std:.2f}" if std is not None else ""
+        lines.append(("mean ± std of the seeds", f"top-1 {100 * mean:.2f}{spread} %, {len(runs)} seeds"))
+        lines.append(("each seed", ", ".join(f"{row.seed}: {100 * row.top1_ema:.2f}" for row in runs)))
+    width = max((len(what) for what, _ in lines), default=0)
+    told = [piece for what, value in lines for piece in _wrap(f"{what:<{width}}   {value}")]
+    return told or ["not measured: the ledger has no run of it"]
+
+
+def _load(name: str, info: ModelInfo) -> list[str]:
+    if not info.pretrained:
+        return [f"model = muscle_zoo.create_model({json.dumps(name)})  # random weights"]
+    return [
+        f"model = muscle_zoo.create_model({json.dumps(name)}, pretrained=True).eval()",
+        "transform = muscle_zoo.create_transform(model)  # a PIL image in, a tensor out",
+        f"muscle-zoo predict {shlex.quote(name)} PICTURES",
+    ]
+
+
+def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
+    given = registry.timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
+    cfg = resolve_data_config({}, pretrained_cfg=given)
+    channels, height, width = cfg["input_size"]
+    mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
+    return _wrap(
+        f"any picture: upright, {'grey' if channels == 1 else 'RGB'}, resized ({cfg['interpolation']}) to cover and "
+        f"cut to {height}x{width} (crop_pct {cfg['crop_pct']:g}), scaled to 0..1, less mean {mean}, by deviation {std}"
+    )
+
+
+def _reproduce(name: str, info: ModelInfo, recipe: Recipe) -> list[str]:
+    words = [recipe.name, f"seed={recipe.seed}", *changes(recipe)]
+    data = " --data DIR" if recipe.dataset == "folder" else ""
+    lines = [f"muscle-zoo train {shlex.join(words)}{data}"]
+    return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained else [])
+
+
+def _wrap(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH - _INDENT, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

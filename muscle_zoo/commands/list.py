@@ -1,0 +1,101 @@
+"""`list`: what there is."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import SequenceMatcher
+from typing import Any
+
+from ..errors import InputError
+from ..listing import ModelInfo, list_models, model_info
+from .terminal import is_terminal, say
+
+_OFFERED = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares `list`."""
+    parser.add_argument("filter", nargs="?", default="*", metavar="WILDCARD", help="such as '*digits*', in quotes")
+    parser.add_argument("--dataset", metavar="D", help="only those trained on it")
+    parser.add_argument("--labels", metavar="N", help="only those with this label budget")
+    parser.add_argument("--method", metavar="M", help="only those trained by it")
+    parser.add_argument("--arch", metavar="A", help="only those of this architecture")
+    parser.add_argument("--pretrained", action="store_true", help="only those with weights")
+    parser.add_argument("--json", action="store_true", help="print JSON; [] where nothing matches")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the models of the zoo; that nothing matches is no error."""
+    wanted = {key: getattr(args, key) for key in ("filter", "pretrained", "dataset", "labels", "method", "arch")}
+    names = list_models(**wanted)
+    if not names:
+        print(f"no model matches {_in_words(wanted)}; {_nearest(wanted)}", file=sys.stderr)
+    infos, damaged = [], []
+    for name in names:
+        try:
+            infos.append(model_info(name))
+        except InputError as error:
+            damaged.append(str(error))
+    if args.json:
+        print(json.dumps([asdict(info) for info in infos], indent=2))
+    elif infos:
+        say("\n".join(table(infos, header=is_terminal())))
+    for message in damaged:
+        print(f"error: {message}", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
+    """The lines of the table, in columns: a name is never cut, and 60 characters of it fit into 100 columns.
+
+    Args:
+        infos: What to show.
+        header: Say above what the columns are; a program that reads them knows.
+    """
+    cells = [
+        (
+            info.name,
+            f"{info.parameters / 1e6:.2f}",
+            str(info.labels),
+            "yes" if info.pretrained else "no",
+            "-" if info.top1 is None else f"{100 * info.top1:.2f}",
+        )
+        for info in infos
+    ]
+    cells = [*([("name", "params, M", "labels", "weights", "top-1, %")] if header else []), *cells]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        f"{name:<{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
+        for name, *rest in cells
+    ]
+
+
+def _in_words(wanted: dict[str, Any]) -> str:
+    words = [f"{key}={wanted[key]}" for key in ("dataset", "labels", "method", "arch") if wanted[key] is not None]
+    words += ["weights"] if wanted["pretrained"] else []
+    return repr(wanted["filter"]) + (f" with {' and '.join(words)}" if words else "")
+
+
+def _nearest(wanted: dict[str, Any]) -> str:
+    """What would match if one condition were another."""
+    pattern = wanted["filter"]
+    if inside := list_models(**{**wanted, "filter": f"*{pattern}*"}):
+        return f"'*{pattern}*' would match {len(inside)}"
+    if others := list_models(**{**wanted, "filter": "*"}):
+        letters = pattern.translate(dict.fromkeys(map(ord, "*?[]")))
+
+        def unlike(name: str) -> int:
+            return -sum(
+                block.size for block in SequenceMatcher(None, letters, name, autojunk=False).get_matching_blocks()
+            )
+
+        return "the nearest are " + ", ".join(sorted(others, key=unlike)[:_OFFERED])
+    for key in ("pretrained", "labels", "arch", "dataset", "method"):
+        others = list_models(**{**wanted, key: None}) if wanted[key] else []
+        if others:
+            return f"without --{key} {len(others)} would, such as {', '.join(others[:_OFFERED])}"
+    return "leave out some of the conditions"

@@ -1,0 +1,139 @@
+"""`export NAME --onnx`: a checkpoint as ONNX, checked against the model that it was made from."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+
+from .. import registry, weights
+from ..errors import InputError, MuscleZooError
+from ..factory import create_model
+from .target import as_name
+
+TOLERANCE = 1e-4  # between the logits of torch and of onnxruntime
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the first and the last
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes a checkpoint as ONNX.
+
+    Raises:
+        InputError: The arguments are wrong, or a package is missing; nothing was written.
+        MuscleZooError: The model cannot be exported, or its ONNX form computes something else; nothing was written.
+    """
+    if len(args.targets) != 1 or args.card or args.to is not None:
+        raise InputError("--onnx takes one checkpoint, and neither --card nor --to; write export NAME --onnx FILE.onnx")
+    file = Path(args.onnx) if args.onnx else None
+    if file is not None and (file.suffix.lower() != ".onnx" or file.is_dir()):
+        raise InputError(f"--onnx {file}: write the name of a file that ends in .onnx")
+    for package in PACKAGES:
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"--onnx needs {package}, which is not installed; run pip install muscle_zoo[onnx]")
+    name = as_name(args.targets[0])
+    checkpoint = weights.resolve(name)
+    model = create_model(name, pretrained=True).eval()
+    facts = describe(checkpoint)
+    file = file or Path(f"{facts['name']}.onnx")
+    exported = convert(model, facts["input_size"], facts)
+    difference = compare(model, exported, probes(facts))
+    if not difference <= TOLERANCE:
+        raise MuscleZooError(
+            f"{args.targets[0]}: the logits of onnxruntime differ from torch's by {difference:.1e}, more than "
+            f"{TOLERANCE:.0e}, so nothing was written; try other versions of torch, onnx and onnxruntime"
+        )
+    _write(file, exported)
+    print(f"{file}: {len(exported) / 2**20:.1f} MiB, its logits differ from torch's by {difference:.1e} at most")
+    return 0
+
+
+def describe(checkpoint: weights.Checkpoint) -> dict[str, Any]:
+    """What somebody needs to know who has the ONNX file alone: it becomes the file's metadata, as JSON."""
+    config = checkpoint.config
+    cfg = resolve_data_config({}, pretrained_cfg=registry.timm_cfg(config))
+    return {
+        "name": config.get(registry.BLOCK, {}).get("name", config["architecture"]),
+        "weights_sha256": weights.file_sha256(checkpoint.weights),
+        "class_names": config.get("label_names"),
+        **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
+    }
+
+
+def convert(model: nn.Module, input_size: tuple[int, int, int], facts: dict[str, Any]) -> bytes:
+    """Converts a model to ONNX: ``images`` (batch, C, H, W), normalised, to ``logits`` (batch, classes).
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        input_size: Channels, height, width.
+        facts: Become the metadata.
+
+    Raises:
+        MuscleZooError: torch's exporter cannot.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own making
+            program = torch.onnx.export(
+                model,
+                (torch.zeros(2, *input_size),),  # of one image the exporter would take the number for fixed
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:  # the exporter's errors, and those of what it calls, have no common base
+        first_line = str(error).strip().partition("\n")[0]
+        raise MuscleZooError(
+            f"{facts['name']} cannot be exported as ONNX ({first_line}); try other versions of torch and onnxscript"
+        ) from error
+    assert program is not None
+    proto = program.model_proto
+    graph = proto.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del part.metadata_props[:]  # where in this machine's files each line of the model stands
+    for key, value in facts.items():
+        proto.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
+    return proto.SerializeToString()
+
+
+def probes(facts: dict[str, Any]) -> list[Tensor]:
+    """Batches of several sizes: the picture whose logits config.json publishes, and random ones."""
+    from ..export import probe_picture
+
+    size = facts["input_size"]
+    mean, std = (torch.tensor(facts[key]).view(-1, 1, 1) for key in ("mean", "std"))
+    generator = torch.Generator().manual_seed(0)
+    random = [torch.randn(n, *size, generator=generator) for n in (2, 7)]
+    return [(probe_picture(size) / 255 - mean) / std, *random]
+
+
+@torch.inference_mode()
+def compare(model: nn.Module, exported: bytes, batches: list[Tensor]) -> float:
+    """The largest difference between the logits of a model and those of its ONNX form; NaN where one is."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
+    differences = [
+        (model(batch) - torch.from_numpy(session.run(["logits"], {"images": batch.numpy()})[0])).abs().max()
+        for batch in batches
+    ]
+    return float(torch.stack(differences).max())
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)

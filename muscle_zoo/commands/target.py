@@ -1,0 +1,37 @@
+"""What a user may type where a checkpoint is asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import weights
+from ..errors import InputError
+
+
+def as_name(target: str) -> str:
+    """The name by which a target's model is created.
+
+    Args:
+        target: What was typed: a name, a run folder, a card folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+
+    Returns:
+        What :func:`muscle_zoo.create_model` takes.
+
+    Raises:
+        InputError: It is a path that holds no finished run and no card.
+    """
+    if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
+        return target
+    folder = Path(target)
+    if (folder / "status.json").is_file() or (folder / "recipe.json").is_file():
+        if not (folder / "export").is_dir():
+            raise InputError(f"{target} is not finished, so it has no export/; run the same train command again")
+        return f"{weights.LOCAL_DIR}{folder / 'export'}"
+    if (folder / "config.json").is_file():
+        return f"{weights.LOCAL_DIR}{folder}"
+    if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
+        raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
+    if "/" in target or folder.exists():
+        what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
+        raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
+    return target

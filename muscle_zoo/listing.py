@@ -1,0 +1,225 @@
+"""What the zoo holds: names, and facts about them, without any weights."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+
+from . import registry, weights
+from .data.datasets import dataset_info
+from .errors import InputError, WeightsError, near
+from .recipes import parse_name, recipe_names
+
+__all__ = ["ModelInfo", "description", "find_config", "list_models", "model_info"]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Facts about a named model.
+
+    Attributes:
+        name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
+        arch: timm architecture.
+        method: How it is trained.
+        dataset: What on.
+        labels: Label budget.
+        pretrained: Whether there are weights.
+        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights.
+        seed: Seed of these weights; None without.
+        input_size: Channels, height, width.
+        class_names: One per class.
+        sha256: Of the weights; None without.
+        origin: Where the weights are; None without.
+        parameters: How many there are to train.
+    """
+
+    name: str
+    arch: str
+    method: str
+    dataset: str
+    labels: int
+    pretrained: bool
+    top1: float | None
+    seed: int | None
+    input_size: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    sha256: str | None
+    origin: str | None
+    parameters: int
+
+
+def list_models(
+    filter: str | Iterable[str] = "*",
+    pretrained: bool = False,
+    exclude_filters: str | Iterable[str] = (),
+    *,
+    dataset: str | None = None,
+    labels: int | str | None = None,
+    method: str | None = None,
+    arch: str | None = None,
+) -> list[str]:
+    """Names of the zoo, as ``timm.list_models`` gives timm's.
+
+    Args:
+        filter: A wildcard such as ``*digits*``, or several, of which one must match. As in timm, one without a dot
+            stands for an architecture too: ``cnn4`` is every checkpoint and recipe of it.
+        pretrained: Only checkpoints, whose weights can be had; otherwise the named recipes too.
+        exclude_filters: Wildcards of names to leave out.
+        dataset: Only those trained on it.
+        labels: Only those with this label budget.
+        method: Only those trained by it.
+        arch: Only those of this architecture.
+
+    Returns:
+        Names in natural order for :func:`create_model` and, as recipes, for ``train.py``.
+
+    Raises:
+        InputError: No model at all has this data set, budget, method or architecture.
+
+    Example:
+        >>> list_models(["*_10", "*_20"], method="fixmatch", exclude_filters="*mnist*")
+        ['cnn4.fixmatch_digits_10', 'cnn4.fixmatch_digits_20']
+    """
+    checkpoints = registry.checkpoint_names()
+    names = {*checkpoints, *recipe_names()}
+    given = {"dataset": dataset, "labels": labels, "method": method, "arch": arch}
+    wanted = {key: str(value) for key, value in given.items() if value is not None}
+    parts = {name: _parts(name) for name in names} if wanted else {}
+    for key, value in wanted.items():
+        if value not in (known := {str(part[key]) for part in parts.values() if part}):
+            raise InputError(f"{key}={value}: no model has it; {near(value, known)}")
+    names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in wanted.items())}
+    names &= set(checkpoints) if pretrained else names
+    return sorted(_matching(names, filter or "*") - _matching(names, exclude_filters), key=_natural)
+
+
+def _parts(name: str) -> dict[str, Any]:
+    """What a checkpoint or recipe is: arch, method, dataset, labels; empty when its card is damaged."""
+    try:
+        found = find_config(name)
+        if found is None:
+            return parse_name(name)
+        config = found[0]
+        block = config[registry.BLOCK]
+        return {"arch": config["architecture"], **{key: block[key] for key in ("method", "dataset", "labels")}}
+    except (InputError, KeyError):
+        return {}
+
+
+def _matching(names: set[str], filters: str | Iterable[str]) -> set[str]:
+    patterns = [filters] if isinstance(filters, str) else list(filters)
+    patterns += [f"{pattern}.*" for pattern in patterns if "." not in pattern]
+    return {name for pattern in patterns for name in fnmatch.filter(names, pattern)}
+
+
+def _natural(name: str) -> list[Any]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
+
+
+def find_config(name: str) -> tuple[dict[str, Any], str] | None:
+    """A checkpoint's config.json, and where it is; None for a name without one on disk, such as a recipe's.
+
+    Raises:
+        WeightsError: It is damaged, or ``local-dir:``, ``hf-hub:`` or ``NAME@revision`` lead nowhere.
+        DownloadError: The Hub could not be reached.
+    """
+    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or "@" in name:
+        checkpoint = weights.resolve(name)
+        return checkpoint.config, checkpoint.origin
+    folder = registry.find_card(name)
+    return (registry.read_config(folder), str(folder)) if folder is not None else None
+
+
+def description(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Architecture, timm cfg and model arguments of a config.json."""
+    arch = config["architecture"]
+    if not timm.is_model(arch):
+        hint = near(arch, timm.list_models())
+        raise WeightsError(f"{origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
+    return arch, registry.timm_cfg(config), registry.model_args(config)
+
+
+def model_info(name: str) -> ModelInfo:
+    """Facts about a model, without its weights.
+
+    Args:
+        name: A name of :func:`list_models`, or a recipe's; ``local-dir:PATH`` and ``hf-hub:REPO`` too.
+
+    Returns:
+        The facts.
+
+    Raises:
+        InputError: The name is unknown, or its card is damaged.
+    """
+    found = find_config(name)
+    if found is not None:
+        return _info_of_card(*found, name if registry.find_card(name) else None)
+    parts = parse_name(name)
+    info = dataset_info(parts["dataset"])
+    pin = registry.pinned().get(name)
+    return ModelInfo(
+        name=name,
+        arch=parts["arch"],
+        method=parts["method"],
+        dataset=parts["dataset"],
+        labels=parts["labels"],
+        pretrained=pin is not None,
+        top1=None,
+        seed=None,
+        input_size=info.input_size,
+        class_names=info.class_names,
+        sha256=pin["sha256"] if pin else None,
+        origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if pin else None,
+        parameters=_count_parameters(
+            parts["arch"], json.dumps({"num_classes": info.num_classes, "in_chans": info.input_size[0]})
+        ),
+    )
+
+
+def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> ModelInfo:
+    arch, _, _ = description(config, origin)
+    block = config.get(registry.BLOCK, {})
+    try:
+        input_size = tuple(config["pretrained_cfg"]["input_size"])
+        sizes = {"num_classes": config["num_classes"], "in_chans": input_size[0], **config.get("model_args", {})}
+        return ModelInfo(
+            name=name or block["name"],
+            arch=arch,
+            method=block["method"],
+            dataset=block["dataset"],
+            labels=block["labels"],
+            pretrained=True,
+            top1=block["metrics"]["top1"],
+            seed=block["seed"],
+            input_size=input_size,
+            class_names=tuple(config["label_names"]),
+            sha256=block["weights_sha256"],
+            origin=origin,
+            parameters=_count_parameters(arch, json.dumps(sizes)),
+        )
+    except KeyError as error:
+        raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
+    except (TypeError, RuntimeError, AttributeError, ValueError, IndexError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise WeightsError(
+            f"{origin}/{registry.CONFIG_FILE} is damaged ({first_line}); download or export it again"
+        ) from None
+
+
+@lru_cache(maxsize=256)
+def _count_parameters(arch: str, model_args: str) -> int:
+    """Builds the architecture without memory for its weights: 5 to 70 ms, once for all names that share it.
+
+    A weights file would tell sooner, but not which of its tensors are parameters, nor anything before it is there.
+    """
+    with torch.device("meta"):
+        model = timm.create_model(arch, **json.loads(model_args))
+    return sum(parameter.numel() for parameter in model.parameters())
