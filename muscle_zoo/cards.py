@@ -15,7 +15,7 @@ from PIL import Image
 from .data.datasets import DataSetInfo
 from .errors import InputError
 from .ledger import Row, mean_std, runs_of
-from .recipes import get_recipe
+from .recipes import Recipe, changes, get_recipe
 from .registry import BLOCK
 from .study import digest, select, table
 
@@ -52,7 +52,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     )
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
-    words = [name, f"seed={block['seed']}", *_changed(recipe)]
+    words = [name, f"seed={block['seed']}", *changes(Recipe.from_dict(recipe))]
     lines = [
         "---",
         data.to_yaml(),
@@ -153,15 +153,6 @@ def _size(info: DataSetInfo) -> str:
 
 def _duration(hours: float) -> str:
     return f"{3600 * hours:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
-
-
-def _changed(recipe: dict[str, Any]) -> list[str]:
-    """The overrides that lead from the named recipe to this one, seed apart."""
-    named = get_recipe(recipe["name"]).to_dict()
-    words = [f"{k}={v}" for k, v in recipe.items() if k not in ("seed", "options", "version") and named[k] != v]
-    for part, options in recipe["options"].items():
-        words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"][part].get(k) != v]
-    return words
 
 
 @dataclass(frozen=True)

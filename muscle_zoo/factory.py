@@ -20,7 +20,7 @@ from .backbones._base import Backbone
 from .data.datasets import dataset_info
 from .data.images import upright
 from .errors import DownloadError, WeightsError
-from .listing import description, find_config
+from .listing import describe_config, find_config
 from .recipes import parse_name
 
 __all__ = ["create_model", "create_transform"]
@@ -62,10 +62,10 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         try:
             return timm.create_model(name, pretrained=True, **kwargs)
         except OSError as error:
-            first_line = str(error).strip().partition("\n")[0]
-            raise DownloadError(f"{name} cannot be had ({first_line}); check the network and try again") from error
+            reason = registry.one_line(error)
+            raise DownloadError(f"{name} cannot be had ({reason}); check the network and try again") from error
     checkpoint = weights.resolve(name, source)
-    arch, cfg, model_args = description(checkpoint.config, checkpoint.origin)
+    arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
     cfg["file"] = str(checkpoint.weights)
     empty = _fitting_model(arch, cfg, model_args, checkpoint)
     try:
@@ -176,7 +176,7 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
         return timm.create_model(name, **kwargs)
     if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or registry.find_card(name) is not None:
         checkpoint = weights.resolve(name)
-        arch, cfg, model_args = description(checkpoint.config, checkpoint.origin)
+        arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
         _fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
     else:
         arch, cfg, model_args = _describe(name)
@@ -190,7 +190,7 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if found is None:
         parts = parse_name(name)
         return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
-    return description(*found)
+    return describe_config(*found)
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:

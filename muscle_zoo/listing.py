@@ -1,4 +1,4 @@
-"""What the zoo holds: names, and facts about them, without any weights."""
+"""What there is, and what is known of it without its weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ from . import registry, weights
 from .data.datasets import dataset_info
 from .errors import InputError, WeightsError, near
 from .recipes import parse_name, recipe_names
-
-__all__ = ["ModelInfo", "description", "find_config", "list_models", "model_info"]
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def find_config(name: str) -> tuple[dict[str, Any], str] | None:
     return (registry.read_config(folder), str(folder)) if folder is not None else None
 
 
-def description(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg and model arguments of a config.json."""
     arch = config["architecture"]
     if not timm.is_model(arch):
@@ -185,11 +183,10 @@ def model_info(name: str) -> ModelInfo:
 
 
 def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> ModelInfo:
-    arch, _, _ = description(config, origin)
+    arch, cfg, model_args = describe_config(config, origin)
     block = config.get(registry.BLOCK, {})
     try:
-        input_size = tuple(config["pretrained_cfg"]["input_size"])
-        sizes = {"num_classes": config["num_classes"], "in_chans": input_size[0], **config.get("model_args", {})}
+        sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
         return ModelInfo(
             name=name or block["name"],
             arch=arch,
@@ -199,18 +196,18 @@ def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> Mode
             pretrained=True,
             top1=block["metrics"]["top1"],
             seed=block["seed"],
-            input_size=input_size,
-            class_names=tuple(config["label_names"]),
+            input_size=tuple(cfg["input_size"]),
+            class_names=tuple(cfg["label_names"]),
             sha256=block["weights_sha256"],
             origin=origin,
             parameters=_count_parameters(arch, json.dumps(sizes)),
         )
     except KeyError as error:
         raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
-    except (TypeError, RuntimeError, AttributeError, ValueError, IndexError) as error:
-        first_line = str(error).strip().partition("\n")[0]
+    except Exception as error:  # the file decides what is built with which arguments
+        reason = registry.one_line(error)
         raise WeightsError(
-            f"{origin}/{registry.CONFIG_FILE} is damaged ({first_line}); download or export it again"
+            f"{origin}: {arch} cannot be built from it ({reason}); download or export it again"
         ) from None
 
 

@@ -296,7 +296,7 @@ def changes(recipe: Recipe) -> list[str]:
     named, own = get_recipe(recipe.name).to_dict(), recipe.to_dict()
     words = [f"{k}={v}" for k, v in own.items() if k not in ("seed", "options", "version") and named[k] != v]
     for part, options in recipe.options.items():
-        words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"][part].get(k) != v]
+        words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"].get(part, {}).get(k) != v]
     return words
 
 

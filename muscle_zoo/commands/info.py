@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..ledger import mean_std, merge, read_ledger, runs_of
 from ..listing import ModelInfo, find_config, model_info
 from ..recipes import Recipe, changes, get_recipe
+from .eval import read_block
 from .target import as_name
 from .terminal import is_terminal, say, shown
 
@@ -34,19 +35,12 @@ def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model, and its recipe."""
     name = as_name(args.name)
     info, found = model_info(name), find_config(name)
-    recipe = _recipe(found[0], found[1]) if found else get_recipe(name)
+    recipe = read_block(name, found[0])[0] if found else get_recipe(name)
     if args.json or not is_terminal():
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
         say(render(name, info, recipe, found[0] if found else None))
     return 0
-
-
-def _recipe(config: dict[str, Any], origin: str) -> Recipe:
-    try:
-        return Recipe.from_dict(config[registry.BLOCK]["recipe"])
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise InputError(f"{origin}: the recipe in config.json is damaged ({error}); export it again") from None
 
 
 def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> str:
@@ -132,7 +126,7 @@ def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
 def _reproduce(name: str, info: ModelInfo, recipe: Recipe) -> list[str]:
     words = [recipe.name, f"seed={recipe.seed}", *changes(recipe)]
     data = " --data DIR" if recipe.dataset == "folder" else ""
-    lines = [f"muscle-zoo train {shlex.join(words)}{data}"]
+    lines = [f"muscle-zoo train {shown(shlex.join(words))}{data}"]
     return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained else [])
 
 
