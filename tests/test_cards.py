@@ -156,9 +156,10 @@ def test_the_ledger_is_of_recipes_that_exist() -> None:
         recipe = get_recipe(r.name)
         assert r.n_test == dataset_info(recipe.dataset).test_size
         assert not r.git_sha.endswith("-dirty")
-    by_seed: dict[tuple[int, int], set[str]] = {}
+    by_seed: dict[tuple[str, int | str, str, int], set[str]] = {}
     for r in rows:
-        by_seed.setdefault((get_recipe(r.name).labels, r.seed), set()).add(r.split_sha256)
+        recipe = get_recipe(r.name)
+        by_seed.setdefault((recipe.dataset, recipe.labels, r.bias, r.seed), set()).add(r.split_sha256)
     assert all(len(splits) == 1 for splits in by_seed.values())  # every method saw the same labels
 
 
