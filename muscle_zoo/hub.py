@@ -77,7 +77,8 @@ def reason(error: Exception) -> tuple[bool, str]:
         return False, f"the Hub has trouble of its own (status {status}); run the same command again later"
     if status is not None:
         return False, f"the Hub refused (status {status}: {one_line(error)})"
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+    full = isinstance(error, OSError) and error.errno in _NO_SPACE
+    if full or "No space left on device" in str(error):  # hf-xet's errors have no number
         return False, "no space left on the disk; free some, or set HF_HOME to a folder on another one"
     if isinstance(error, OSError) and "onsistency check" in str(error):
         return False, "the file came shorter than it is on the Hub; run the same command again"

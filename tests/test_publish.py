@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from muscle_zoo import registry
+from muscle_zoo import DownloadError, registry
+from muscle_zoo.hub import explained
 from muscle_zoo.weights import file_sha256
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
@@ -138,6 +140,15 @@ def person(hub: HubServer, tmp_path: Path) -> Iterator[Callable[..., Person]]:
     yield make
     for one in people:
         one.leave()
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "full"), RuntimeError("IO Error: No space left on device (os error 28)")]
+)
+def test_a_full_disk(error: Exception) -> None:
+    says = "^owner/x, y: no space left on the disk; free some, or set HF_HOME"
+    with pytest.raises(DownloadError, match=says), explained("owner/x, y"):
+        raise error
 
 
 @pytest.mark.parametrize("xet", [False, True], ids=["http", "xet"])
