@@ -80,7 +80,7 @@ class Person:
 
     def start(self, code: str, *words: str, **env: str) -> subprocess.Popen[str]:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        return subprocess.Popen([sys.executable, "-c", code, *words], env={**self.env, **env}, **pipes)
+        return subprocess.Popen([sys.executable, "-c", code, *words], env={**self.env, **env}, cwd=self.cards, **pipes)
 
     def send(self, *words: str, **env: str) -> subprocess.Popen[str]:
         """Begins a command, in the process that has this environment."""
@@ -185,6 +185,36 @@ def test_what_was_published_loads_elsewhere(hub: HubServer, person: Callable[...
     assert reader.load(f"hf-hub:{REPO}@v1", f"hf-hub:{REPO}", **offline) == [wanted_old, wanted_new]
     code, _, err = reader.run("download", f"hf-hub:{REPO}@v3", **offline)
     assert code == 1 and "HF_HUB_OFFLINE is set" in err and len(hub.requests) == asked
+
+
+def test_a_pinned_name_loads_where_the_weights_are_not(
+    hub: HubServer, person: Callable[..., Person], tmp_path: Path
+) -> None:
+    root = Path(registry.__file__).parent.parent
+    copy = tmp_path / "checkout"
+    for name in ("muscle_zoo", "hub_cards"):
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(root / "pyproject.toml", copy)
+    author = person("author")
+    author.env["PYTHONPATH"] = str(copy)
+    code, _, err = author.run("publish", NAME, "--namespace", "owner", "--pin")
+    assert code == 0, err
+    pin = json.loads((copy / "hub_cards" / "registry.json").read_text())["checkpoints"][NAME]
+    weights = author.cards / NAME / WEIGHTS
+    assert pin == {"repo": REPO, "revision": head(hub), "sha256": file_sha256(weights)}
+    author.change_card()
+    assert author.publish()[0] == 0 and head(hub) != pin["revision"]  # the Hub goes on, the pin stays
+    shutil.rmtree(copy / "hub_cards" / NAME)
+    shutil.rmtree(author.cards / NAME)
+    asked = len(hub.requests)
+    (got,) = author.load(NAME)
+    assert len(hub.requests) > asked
+    (wanted,) = author.load(f"local-dir:{registry.shipped_cards() / NAME}")
+    assert got == wanted and author.load(f"hf-hub:{REPO}") != [wanted]
+    path = copy / "hub_cards" / "registry.json"
+    path.write_text(path.read_text().replace(pin["sha256"], "0" * 64))
+    code, _, err = author.run("download", NAME)
+    assert code == 2 and "000000000000... was promised" in err
 
 
 def test_pull_request_and_private(hub: HubServer, person: Callable[..., Person]) -> None:
