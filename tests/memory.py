@@ -12,7 +12,8 @@ from typing import Any
 import psutil
 import torch
 
-from muscle_zoo.engine import fit as engine
+from muscle_zoo.engine import trainer
+from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options
 from muscle_zoo.engine.track import RunFolder
 from muscle_zoo.recipes import Recipe, get_recipe
@@ -30,18 +31,18 @@ def grow(name: str, first: int, last: int, folder: Path, **overrides: Any) -> di
     """Trains, and says what memory was taken after the first and after the last of these steps."""
     recipe = get_recipe(name, {"steps": last + 1, "eval_every": first, **overrides})
     seen: dict[str, dict[str, float]] = {}
-    learning_rate = engine.learning_rate
+    learning_rate = trainer.learning_rate
 
     def watch(recipe: Recipe, step: int) -> float:  # the loop asks once a step
         if step in (first, last):
             seen["first" if step == first else "last"] = megabytes()
         return learning_rate(recipe, step)
 
-    engine.learning_rate = watch
+    trainer.learning_rate = watch
     try:
-        engine.fit(recipe, RunFolder(folder), Options(progress=False, save_every=first))
+        fit(recipe, RunFolder(folder), Options(progress=False, save_every=first))
     finally:
-        engine.learning_rate = learning_rate
+        trainer.learning_rate = learning_rate
     return seen
 
 
