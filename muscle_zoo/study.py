@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -148,8 +149,14 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
         cell = found.setdefault((parts["dataset"], row.bias, parts["labels"], base), {False: {}, True: {}})
         cell[method != base][row.seed] = row.top1_ema
     order = method_names()
-    keys = sorted(found, key=lambda key: (key[0], key[1], key[2], order.index(key[3])))
+    keys = sorted(found, key=lambda key: (key[0], _strength(key[1]), key[1], key[2], order.index(key[3])))
     return [Cell(*key, alone=found[key][False], muscle=found[key][True]) for key in keys]
+
+
+def _strength(bias: str) -> float:
+    """The number in a bias: ``imbalance:20`` comes after ``imbalance:5``."""
+    number = re.search(r"[\d.]+", bias)
+    return float(number[0]) if number else 0.0
 
 
 def interval(gains: Sequence[float]) -> tuple[float, float] | None:

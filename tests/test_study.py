@@ -66,6 +66,8 @@ def test_the_table_leaves_no_cell_out() -> None:
     assert lines[3].endswith("| 2 |") and "| 82.0 ± 2.0 | 80.0 | 80.5 ± 0.7 | 80.0 | -0.5 (" in lines[3]
     biased = [*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")]
     assert "| imbalance:5 | 10 | supervised | 30.0 | 30.0 |  |  |  | 0 |" in table(biased)
+    biased.append(row("supervised", 10, 0, 0.3, bias="imbalance:20"))
+    assert [cell.bias for cell in cells(biased)] == ["none", "none", "imbalance:5", "imbalance:20"]
 
 
 def test_runs_of_two_recipes_do_not_mix() -> None:
