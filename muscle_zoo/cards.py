@@ -17,7 +17,7 @@ from .errors import InputError
 from .ledger import Row, mean_std, runs_of
 from .recipes import Recipe, changes, get_recipe
 from .registry import BLOCK
-from .study import digest, select, table
+from .study import bias_table, digest, select, table
 
 CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
@@ -159,6 +159,7 @@ def _duration(hours: float) -> str:
 class Mark:
     """What a page shows between ``<!-- study ARCH DATASET key=value ... -->`` and ``<!-- /study -->``.
 
+    ``bias`` in place of ``study`` shows how the gain changes with a bias instead of the accuracies.
     ``methods``, ``labels`` and ``bias`` choose (values joined by ``+``), ``figure`` names a picture beside the page;
     anything else is what the study changed of every recipe.
     """
@@ -187,14 +188,19 @@ class Mark:
         return found
 
 
-_MARK = re.compile(r"(<!-- study (\S+) (\S+)((?: \S+=\S+)*) -->)\n.*?(<!-- /study -->)", flags=re.S)
+_TABLES = {"study": table, "bias": bias_table}
+_MARK = re.compile(
+    r"(?P<head><!-- (?P<kind>study|bias) (?P<arch>\S+) (?P<dataset>\S+)(?P<words>(?: \S+=\S+)*) -->)\n.*?"
+    r"(?P<end><!-- /(?P=kind) -->)",
+    flags=re.S,
+)
 
 
 def render_page(text: str, rows: Sequence[Row]) -> str:
     """Renders every marked table of a page anew, see :class:`Mark`."""
 
     def table_of(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{table(_mark(match).rows(rows))}\n{match[5]}"
+        return f"{match['head']}\n{_TABLES[match['kind']](_mark(match).rows(rows))}\n{match['end']}"
 
     return _MARK.sub(table_of, text)
 
@@ -205,7 +211,7 @@ def figures_of(text: str) -> list[Mark]:
 
 
 def _mark(match: re.Match[str]) -> Mark:
-    return Mark(match[2], match[3], tuple(match[4].split()))
+    return Mark(match["arch"], match["dataset"], tuple(match["words"].split()))
 
 
 def render_figures(root: Path, rows: Sequence[Row]) -> dict[Path, list[Row]]:

@@ -125,9 +125,14 @@ class Cell:
     muscle: dict[int, float]
 
     @property
+    def gains_by_seed(self) -> dict[int, float]:
+        """Paired gains in points."""
+        return {s: 100 * (self.muscle[s] - self.alone[s]) for s in sorted(self.alone.keys() & self.muscle.keys())}
+
+    @property
     def gains(self) -> list[float]:
-        """Paired gains in points, seed by seed."""
-        return [100 * (self.muscle[seed] - self.alone[seed]) for seed in sorted(self.alone.keys() & self.muscle.keys())]
+        """Paired gains in points, in the order of the seeds."""
+        return list(self.gains_by_seed.values())
 
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
@@ -182,6 +187,32 @@ def table(rows: Iterable[Row]) -> str:
         gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
         words = [*(values[name] for name in extra), str(cell.labels), cell.base]
         words += [*_accuracy(cell.alone), *_accuracy(cell.muscle), gain, str(len(gains))]
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def bias_table(rows: Iterable[Row]) -> str:
+    """A Markdown table of how MUSCLE's gain changes with a bias.
+
+    Args:
+        rows: Of one data set and one budget, with ``none`` among the biases.
+
+    Returns:
+        A row for each method and a column for each bias: the gain less the gain without bias, seed by seed, in points:
+        mean and 95 % interval.
+    """
+    made = cells(rows)
+    plain = {cell.base: cell.gains_by_seed for cell in made if cell.bias == "none"}
+    biases = [bias for bias in dict.fromkeys(cell.bias for cell in made) if bias != "none"]
+    lines = ["| " + " | ".join(["method", *biases]) + " |", "|" + "---|" * (1 + len(biases))]
+    for base in plain:
+        words = [base]
+        for bias in biases:
+            gains = next((cell.gains_by_seed for cell in made if (cell.base, cell.bias) == (base, bias)), {})
+            more = [gains[seed] - plain[base][seed] for seed in sorted(gains.keys() & plain[base].keys())]
+            bounds = interval(more)
+            text = f"{statistics.fmean(more):+.1f}" if more else ""
+            words.append(text + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""))
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines)
 
