@@ -95,6 +95,16 @@ def test_the_figure(tmp_path: Path) -> None:
     assert len(COLOURS) >= len(METHODS) and len(set(COLOURS)) == len(COLOURS)
 
 
+def test_overrides_may_stand_after_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["study", "--methods", "supervised", "--datasets", "digits", "--seeds", "1", "--out", str(tmp_path / "s")]
+    code, _, err = run([*words, "--labels", "10", "steps=x"], capsys)
+    assert code == 2 and "steps=x" in err and "is not a whole number" in err
+    code, _, err = run([*words, "--labels", "10", "--bias", "none", "bias=imbalance:5"], capsys)
+    assert code == 2 and "--bias" in err
+    code, _, err = run([*words, "--labels", "steps=20"], capsys)
+    assert code == 2 and "--labels steps=20: give at least one" in err
+
+
 @pytest.mark.slow
 def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import queue
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Runs what is not done yet; then writes results.csv, table.md and a figure for each data set and bias."""
     if args.seeds < 1 or args.jobs < 1:
         raise InputError(f"--seeds {args.seeds} --jobs {args.jobs}: give 1 or more")
-    overrides = parse_overrides(args.overrides)
+    overrides = parse_overrides(_overrides(args))
     if "seed" in overrides or "bias" in overrides:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
     recipes = plan(args.arch, args.methods, args.datasets, args.labels, range(args.seeds), args.bias, overrides)
@@ -85,6 +88,18 @@ def _folder(recipe: Recipe) -> str:
     return f"{recipe.name.replace(':', '_')}{bias}/seed{recipe.seed}"
 
 
+def _overrides(args: argparse.Namespace) -> list[str]:
+    """The key=value words, those that stand after --labels and the like included."""
+    words = list(args.overrides)
+    for option in ("methods", "datasets", "labels", "bias"):
+        given = getattr(args, option)
+        words += [word for word in given if "=" in word]
+        setattr(args, option, [word for word in given if "=" not in word])
+        if not getattr(args, option):
+            raise InputError(f"--{option} {' '.join(given)}: give at least one before the key=value words")
+    return words
+
+
 def _known(args: argparse.Namespace) -> dict[tuple[str, str, int], Row]:
     """The rows of --ledger that were run in this precision, by key."""
     if args.ledger is None:
@@ -116,7 +131,7 @@ def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tupl
         context.Process(target=_work_through, args=(todo[i :: args.jobs], args, results)) for i in range(args.jobs)
     ]
     ended, done, whole, failed = 0, 0, True, []
-    with StopSignal(None) as stop:  # Ctrl-C reaches the workers too: they save and end
+    with StopSignal(None) as stop, _ending(workers):
         for worker in workers:
             worker.start()
         told = False
@@ -146,21 +161,38 @@ def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tupl
     return whole, failed
 
 
+@contextmanager
+def _ending(workers: Sequence[BaseProcess]) -> Iterator[None]:
+    """Leaves no process behind when an error, or a second Ctrl-C, ends the study."""
+    try:
+        yield
+    except BaseException:
+        for worker in workers:
+            if worker.is_alive():
+                worker.kill()
+        raise
+
+
 def _work_through(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace, results: Any) -> None:
     """What a worker does: its jobs, until it is told to stop."""
+    if hasattr(os, "setsid"):  # a terminal's Ctrl-C is the parent's: it tells each worker, once
+        os.setsid()
     deadline = None if args.time_limit is None else time.monotonic() + args.time_limit
-    for recipe, folder in todo:
-        here = argparse.Namespace(**vars(args), fresh=False)
-        if deadline is not None:
-            here.time_limit = max(deadline - time.monotonic(), 1e-6)
-        try:
-            result: bool | str = train(recipe, folder, here, progress=False)
-        except MuscleZooError as error:
-            result = f"{folder}: {error}"
-        results.put((recipe, result))
-        if result is False:
-            break
-    results.put((None, None))
+    with StopSignal(None) as stop:  # between two runs: a process that dies while it tells keeps the others waiting
+        for recipe, folder in todo:
+            here = argparse.Namespace(**vars(args), fresh=False)
+            if deadline is not None:
+                here.time_limit = max(deadline - time.monotonic(), 1e-6)
+            try:
+                result: bool | str = False if stop.requested else train(recipe, folder, here, progress=False)
+            except MuscleZooError as error:
+                result = f"{folder}: {error}"
+            results.put((recipe, result))
+            if result is False:
+                break
+        results.put((None, None))
+        results.close()
+        results.join_thread()
 
 
 def _time(seconds: float) -> str:
