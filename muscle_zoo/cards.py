@@ -1,27 +1,22 @@
-"""Model cards and the README's tables, rendered from config.json and the ledger: no number is typed by hand."""
+"""Model cards, rendered from config.json and the ledger: no number is typed by hand."""
 
 from __future__ import annotations
 
-import re
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
-from PIL import Image
 
 from .data.datasets import DataSetInfo
-from .errors import InputError
 from .ledger import Row, mean_std, runs_of
+from .pages import pages, render_page
 from .recipes import Recipe, changes, get_recipe
-from .registry import BLOCK
-from .study import bias_table, digest, select, table
+from .registry import BLOCK, CONFIG_FILE, read_json
 
 CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
-STUDIES = "studies"
 PAPER = "https://arxiv.org/abs/2012.00150"
 
 
@@ -52,7 +47,10 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     )
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
+    own = {row.seed: row for row in runs}[block["seed"]]
     words = [name, f"seed={block['seed']}", *changes(Recipe.from_dict(recipe))]
+    if own.dtype != "float32":
+        words += ["--mixed-precision", own.dtype]
     lines = [
         "---",
         data.to_yaml(),
@@ -71,7 +69,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"Negative log-likelihood {block['metrics']['nll']:.3f} nats, "
         f"expected calibration error {100 * block['metrics']['ece']:.1f} %.",
         "",
-        f"Over {len(runs)} seed{'s' if len(runs) > 1 else ''}: mean {100 * mean:.2f} %"
+        f"Over {_count(len(runs), 'seed')}: mean {100 * mean:.2f} %"
         + (f", standard deviation {100 * std:.2f} points. These are the weights of the median seed" if std else "")
         + ". They are the averaged (EMA) weights of the last step, never of the best step.",
         "",
@@ -113,7 +111,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"{recipe['version']}, sha256 `{block['recipe_sha256'][:16]}`; labelled split `{block['split_sha256'][:16]}` "
         f"(split.json); code `{block['git_sha'] or 'not a checkout'}`; torch {block['versions']['torch']}, "
         f"timm {block['versions']['timm']}; "
-        f"{block['device']}, {_duration(block['hours'])}.",
+        f"{own.device}, {_count(own.threads, 'thread')}, {_count(own.processes, 'process', 'es')}, {own.dtype}, "
+        f"{_duration(own.hours)}.",
         "",
         "## Data, licence, limits",
         "",
@@ -151,101 +150,30 @@ def _size(info: DataSetInfo) -> str:
     return "x".join(map(str, info.input_size))
 
 
+def _count(number: int, what: str, plural: str = "s") -> str:
+    return f"{number} {what}{'' if number == 1 else plural}"
+
+
 def _duration(hours: float) -> str:
     return f"{3600 * hours:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
 
 
-@dataclass(frozen=True)
-class Mark:
-    """What a page shows between ``<!-- study ARCH DATASET key=value ... -->`` and ``<!-- /study -->``.
+def render_all(
+    root: Path, rows: Sequence[Row], info_of: Callable[[str], DataSetInfo], parameters: Mapping[str, int]
+) -> dict[Path, str]:
+    """What every card and page should say, by path.
 
-    ``bias`` in place of ``study`` shows how the gain changes with a bias instead of the accuracies.
-    ``methods``, ``labels`` and ``bias`` choose (values joined by ``+``), ``figure`` names a picture beside the page;
-    anything else is what the study changed of every recipe.
+    Args:
+        root: The checkout.
+        rows: The ledger, that of the dev fold included.
+        info_of: The data set of a name.
+        parameters: The checkpoints of hub_cards/, and how many parameters each has.
     """
-
-    arch: str
-    dataset: str
-    words: tuple[str, ...]
-
-    def value(self, key: str) -> str:
-        """The value of a key; empty where it is not given."""
-        return dict(word.split("=", 1) for word in self.words).get(key, "")
-
-    def rows(self, rows: Sequence[Row]) -> list[Row]:
-        """The ledger's rows that are shown.
-
-        Raises:
-            InputError: There are none.
-        """
-        given = dict(word.split("=", 1) for word in self.words)
-        given.pop("figure", None)
-        methods, labels, bias = (given.pop(key, "") for key in ("methods", "labels", "bias"))
-        chosen = [text.split("+") if text else [] for text in (methods, labels, bias or "none")]
-        found = select(rows, self.arch, self.dataset, *chosen, given)
-        if not found:
-            raise InputError(f"the ledger has no runs of {' '.join((self.arch, self.dataset, *self.words))}")
-        return found
-
-
-_TABLES = {"study": table, "bias": bias_table}
-_MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias) (?P<arch>\S+) (?P<dataset>\S+)(?P<words>(?: \S+=\S+)*) -->)\n.*?"
-    r"(?P<end><!-- /(?P=kind) -->)",
-    flags=re.S,
-)
-
-
-def render_page(text: str, rows: Sequence[Row]) -> str:
-    """Renders every marked table of a page anew, see :class:`Mark`."""
-
-    def table_of(match: re.Match[str]) -> str:
-        return f"{match['head']}\n{_TABLES[match['kind']](_mark(match).rows(rows))}\n{match['end']}"
-
-    return _MARK.sub(table_of, text)
-
-
-def figures_of(text: str) -> list[Mark]:
-    """The marks of a page that name a figure."""
-    return [mark for mark in map(_mark, _MARK.finditer(text)) if mark.value("figure")]
-
-
-def _mark(match: re.Match[str]) -> Mark:
-    return Mark(match["arch"], match["dataset"], tuple(match["words"].split()))
-
-
-def render_figures(root: Path, rows: Sequence[Row]) -> dict[Path, list[Row]]:
-    """The figures of all pages, and the rows that each shows."""
-    return {
-        page.with_name(mark.value("figure")): mark.rows(rows)
-        for page in pages(root)
-        for mark in figures_of(page.read_text(encoding="utf-8"))
-    }
-
-
-def is_of(figure: Path, rows: Sequence[Row]) -> bool:
-    """Whether a figure shows these rows."""
-    if not figure.is_file():
-        return False
-    with Image.open(figure) as picture:
-        return picture.info.get("rows") == digest(rows)
-
-
-def pages(root: Path) -> list[Path]:
-    """The checkout's pages with marked tables: the README and the studies."""
-    return [
-        page for page in (root / "README.md", *sorted((root / "hub_cards" / STUDIES).glob("*.md"))) if page.is_file()
-    ]
-
-
-def render_all(root: Path, rows: Sequence[Row], info_of: Any) -> dict[Path, str]:
-    """What every card and the README should say, by path, from hub_cards/ and the ledger."""
-    import json
-
     rendered = {}
-    for path in sorted((root / "hub_cards").glob("*/config.json")):
-        config = json.loads(path.read_text(encoding="utf-8"))
-        rendered[path.with_name("README.md")] = render_card(config, info_of(config[BLOCK]["dataset"]), rows)
+    for name in parameters:
+        card = root / "hub_cards" / name
+        config = read_json(card / CONFIG_FILE)
+        rendered[card / "README.md"] = render_card(config, info_of(config[BLOCK]["dataset"]), rows)
     for page in pages(root):
-        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows)
+        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, parameters)
     return rendered

@@ -186,7 +186,6 @@ def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> Mode
     arch, cfg, model_args = describe_config(config, origin)
     block = config.get(registry.BLOCK, {})
     try:
-        sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
         return ModelInfo(
             name=name or block["name"],
             arch=arch,
@@ -200,7 +199,7 @@ def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> Mode
             class_names=tuple(cfg["label_names"]),
             sha256=block["weights_sha256"],
             origin=origin,
-            parameters=_count_parameters(arch, json.dumps(sizes)),
+            parameters=_count(arch, cfg, model_args),
         )
     except KeyError as error:
         raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
@@ -209,6 +208,23 @@ def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> Mode
         raise WeightsError(
             f"{origin}: {arch} cannot be built from it ({reason}); download or export it again"
         ) from None
+
+
+def count_parameters(config: dict[str, Any], origin: str) -> int:
+    """How many parameters the network of a config.json has to train.
+
+    Raises:
+        WeightsError: Its architecture is unknown, or a field is missing.
+    """
+    try:
+        return _count(*describe_config(config, origin))
+    except KeyError as error:
+        raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
+
+
+def _count(arch: str, cfg: dict[str, Any], model_args: dict[str, Any]) -> int:
+    sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
+    return _count_parameters(arch, json.dumps(sizes))
 
 
 @lru_cache(maxsize=256)

@@ -201,9 +201,21 @@ _ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "resnet18", "resn
 _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
 
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
+_ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
+    ("cnn4", "digits", (10, 20, 40, 100)),
+    ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
+    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("wrn_28_2", "cifar10", (40, 250, 4000)),
+    ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
+    ("wrn_28_2", "svhn", (40, 250, 1000)),
+    ("wrn_28_2", "stl10", (40, 250, 1000)),
+    ("resnet18", "mini_imagenet", (4000, 10000)),
+    ("resnet50", "imagenet", ("1pct", "10pct")),
+)
 _NAMED = [
-    f"cnn4.{method}_digits_{labels}"
-    for labels in (10, 20, 40, 100)
+    f"{arch}.{method}_{dataset}_{labels}"
+    for arch, dataset, budgets in _ZOO
+    for labels in budgets
     for method in ("supervised", "muscle", "fixmatch", "muscle_fixmatch")
 ]
 _IDENTITY = ("arch", "method", "dataset", "labels", "variant")

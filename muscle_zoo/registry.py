@@ -22,6 +22,7 @@ CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 REGISTRY_FILE = "registry.json"
 LEDGER_FILE = "results.csv"
+DEV_LEDGER_FILE = "dev.csv"  # runs that were evaluated on held-out training images, by which recipes were chosen
 CARD_FILES = ("README.md", CONFIG_FILE, WEIGHTS_FILE, "split.json", "curves.png")  # what a card folder holds
 BLOCK = "muscle_zoo"  # our block at the root of config.json
 JSON_LIMIT = 8 << 20  # bytes of a JSON file; once read it takes up to 25 times as much memory

@@ -9,10 +9,10 @@ import pytest
 from huggingface_hub import ModelCard
 
 from muscle_zoo import InputError, get_recipe, registry
-from muscle_zoo.cards import render_page
 from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
 from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
+from muscle_zoo.pages import render_page
 from muscle_zoo.weights import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -93,8 +93,8 @@ def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
 
     def shown(words: str) -> list[str]:
         text = f"a\n<!-- study cnn4 digits{words} -->\nold\n<!-- /study -->\nb\n"
-        once = render_page(text, rows + others)
-        assert render_page(once, rows + others) == once
+        once = render_page(text, rows + others, {})
+        assert render_page(once, rows + others, {}) == once
         lines = once.splitlines()
         assert (lines[0], lines[1], lines[-2], lines[-1]) == ("a", text.splitlines()[1], "<!-- /study -->", "b")
         return lines[4:-2]
@@ -108,6 +108,42 @@ def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
     for nothing in (" methods=fixmatch", " labels=20", " steps=8"):
         with pytest.raises(InputError, match=f"no runs of cnn4 digits{nothing}"):
             shown(nothing)
+
+
+def test_a_search_shows_what_was_changed_by_method() -> None:
+    def tried(method: str, top1: float, seed: int = 0, **words: object) -> Row:
+        name = f"cnn4.{method}_digits_10"
+        given = {key.replace("muscle_", "muscle."): value for key, value in words.items()}
+        return row(name, seed, top1, recipe_sha256=get_recipe(name, {"fold": "dev", **given}).sha256)
+
+    rows = [tried("supervised", 0.5), tried("supervised", 0.6, lr=0.2), tried("supervised", 0.7, 1, lr=0.2)]
+    rows += [tried("muscle", 0.8), tried("muscle", 0.9, muscle_weight=2.0), row("cnn4.fixmatch_digits_10", 0, 0.1)]
+    mark = "<!-- search cnn4 digits labels=10 fold=dev | lr=0.2 | muscle.weight=2 | lr=0.2 mu=2 -->"
+    text = render_page(f"{mark}\n<!-- /search -->\n", rows, {})
+    assert text.splitlines()[1:-1] == [
+        "| changed | supervised | muscle | fixmatch | muscle_fixmatch |",
+        "|---|---|---|---|---|",
+        "| nothing | 50.0 | 80.0 |  |  |",
+        "| `lr=0.2` | 65.0 ± 7.1 |  |  |  |",
+        "| `muscle.weight=2` |  | 90.0 |  |  |",
+        "| `lr=0.2` `mu=2` |  |  |  |  |",
+    ]
+    with pytest.raises(InputError, match="no runs of cnn4 digits labels=20"):
+        render_page(f"{mark}\n<!-- /search -->".replace("labels=10", "labels=20"), rows, {})
+
+
+def test_the_zoo_shows_each_checkpoint_beside_its_controls() -> None:
+    def runs(method: str, *top1: float) -> list[Row]:
+        return [row(f"cnn4.{method}_digits_20", seed, value) for seed, value in enumerate(top1)]
+
+    rows = runs("supervised", 0.5, 0.6) + runs("fixmatch", 0.7, 0.8) + runs("muscle_fixmatch", 0.75, 0.9)
+    rows += [row("cnn4.muscle_digits_10", 0, 0.9)]
+    text = render_page("<!-- zoo -->\n<!-- /zoo -->", rows, {"cnn4.muscle_fixmatch_digits_20": 66_000})
+    (line,) = text.splitlines()[3:-1]
+    cells = line.strip("| ").split(" | ")
+    assert cells[:3] == ["`cnn4.muscle_fixmatch_digits_20`", "66 k", "20"]
+    assert cells[3:6] == ["82.5 ± 10.6", "55.0 ± 7.1", "75.0 ± 7.1"]
+    assert cells[6:] == ["+7.5 (-24.3 to +39.3)", "2"]  # 7.5 -+ 12.706 * stdev(5, 10) / sqrt(2)
 
 
 def test_a_figure_of_other_rows_has_drifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +192,10 @@ def test_the_ledger_is_of_recipes_that_exist() -> None:
         recipe = get_recipe(r.name)
         assert r.n_test == dataset_info(recipe.dataset).test_size
         assert not r.git_sha.endswith("-dirty")
+    for r in read_ledger(CARDS / "dev.csv"):
+        assert r.n_test < dataset_info(get_recipe(r.name).dataset).train_size / 4
+        assert not r.git_sha.endswith("-dirty")
+        assert r.recipe_sha256 != get_recipe(r.name).sha256
     by_seed: dict[tuple[str, int | str, str, int], set[str]] = {}
     for r in rows:
         recipe = get_recipe(r.name)

@@ -14,9 +14,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from left to right: each imports only from those before it.
 ORDER = [
-    *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "backbones", "hub", "weights"),
-    *("data", "listing", "factory", "engine", "bench", "cards", "export", "publish", "verify"),
-    *("commands", "cli", "__main__"),
+    *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "search", "zoo", "pages"),
+    *("backbones", "hub", "weights", "data", "listing", "factory", "engine", "bench", "cards", "export"),
+    *("publish", "verify", "commands", "cli", "__main__"),
 ]
 
 

@@ -18,25 +18,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Renders cards and README from the ledger, or checks that they are up to date."""
-    from ..cards import is_of, render_all, render_figures
+    """Renders cards and pages from the ledger, or checks that they are up to date."""
+    from ..cards import render_all
     from ..data import dataset_info
-    from ..study import draw
+    from ..listing import count_parameters
+    from ..pages import figures
 
     root = args.root or registry.checkout()
-    rows = read_ledger(root / "hub_cards" / registry.LEDGER_FILE)
+    cards = root / "hub_cards"
+    rows = [row for file in (registry.LEDGER_FILE, registry.DEV_LEDGER_FILE) for row in read_ledger(cards / file)]
+    parameters = {
+        path.parent.name: count_parameters(registry.read_config(path.parent), str(path.parent))
+        for path in sorted(cards.glob(f"*/{registry.CONFIG_FILE}"))
+    }
     drifted = [
         (path, text)
-        for path, text in render_all(root, rows, dataset_info).items()
+        for path, text in render_all(root, rows, dataset_info, parameters).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
     for path, text in drifted:
         if args.action == "render":
             path.write_text(text, encoding="utf-8")
-    old = {path: shown for path, shown in render_figures(root, rows).items() if not is_of(path, shown)}
-    for path, shown in old.items():
+    old = {path: figure for path, figure in figures(root, rows, parameters).items() if not figure.is_at(path)}
+    for path, figure in old.items():
         if args.action == "render":
-            draw(shown, path)
+            figure.draw(figure.rows, path)
     for path in (*(path for path, _ in drifted), *old):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
     return 1 if (drifted or old) and args.action == "check" else 0

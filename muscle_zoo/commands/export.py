@@ -1,4 +1,4 @@
-"""`export`: finished runs into the ledger, the median seed's into hub_cards/; or a checkpoint as ONNX."""
+"""`export`: finished runs into a ledger, the median seed's into hub_cards/; or a checkpoint as ONNX."""
 
 from __future__ import annotations
 
@@ -33,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adds runs to the ledger and, with --card, publishes the median seed's weights into hub_cards/."""
+    """Adds runs to their ledger and, with --card, publishes the median seed's weights into hub_cards/.
+
+    Runs that were evaluated on other images than the test images go to the dev ledger.
+    """
     if args.onnx is not None:
         return onnx.run(args)
     from ..engine.track import read_json
@@ -56,18 +59,23 @@ def run(args: argparse.Namespace) -> int:
                 raise InputError(
                     f"{path} is not the named recipe {row.name} (other overrides or version); leave out --card"
                 )
-    new = [row for _, row in found]
-    rows = merge(read_ledger(to / registry.LEDGER_FILE), new)
+    new: dict[str, list[Row]] = {registry.LEDGER_FILE: [], registry.DEV_LEDGER_FILE: []}
+    for path, row in found:
+        fold = read_json(path / "recipe.json")["fold"]
+        new[registry.LEDGER_FILE if fold == "test" else registry.DEV_LEDGER_FILE].append(row)
+    ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
+    rows = ledgers.get(registry.LEDGER_FILE, [])
     published: list[tuple[str, Row, Path]] = []
-    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for row in new}) if args.card else ():
+    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for _, row in found}) if args.card else ():
         chosen = median_run(runs_of(rows, name, recipe_sha256))
         path = next((path for path, row in found if row.key == chosen.key), None)
         if path is None:
             raise InputError(f"{name}: the median seed is {chosen.seed}; give its run folder too")
         published.append((name, chosen, path))
     to.mkdir(parents=True, exist_ok=True)
-    write_ledger(to / registry.LEDGER_FILE, rows)
-    print(f"{to / registry.LEDGER_FILE}: {len(found)} runs added or renewed, {len(rows)} in all")
+    for file, all_rows in ledgers.items():
+        write_ledger(to / file, all_rows)
+        print(f"{to / file}: {len(new[file])} runs added or renewed, {len(all_rows)} in all")
     for name, chosen, path in published:
         _publish(path / "export", to / name)
         register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)

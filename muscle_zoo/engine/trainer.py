@@ -108,7 +108,10 @@ class Trainer:
         """Sets the learning rate and the seed of what the network draws (dropout)."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step)
-        torch.manual_seed(step_seed(self.recipe.seed, step, self.accelerator.process_index))
+        seed = step_seed(self.recipe.seed, step, self.accelerator.process_index)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.8 ms: a stack trace for absent devices
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def predict(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Batch]:
         """Prepares a batch and runs the one forward, see :func:`forward`."""

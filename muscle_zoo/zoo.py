@@ -1,0 +1,121 @@
+"""The zoo at a glance: what each published checkpoint's recipe reaches, and what MUSCLE gained, from the ledger."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .ledger import Row, percent, runs_of
+from .recipes import get_recipe, parse_name
+from .study import COLOURS, Cell, base_of, cells, digest, interval
+
+
+def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
+    """The ledger's rows of these checkpoints and their controls: supervised, and the method without MUSCLE."""
+    rows = list(rows)
+    wanted = dict.fromkeys(
+        f"{parts['arch']}.{method}_{parts['dataset']}_{parts['labels']}"
+        for parts in map(parse_name, names)
+        for method in ("supervised", base_of(parts["method"]), parts["method"])
+    )
+    return [row for name in wanted for row in runs_of(rows, name, get_recipe(name).sha256)]
+
+
+def _cells(rows: Sequence[Row]) -> dict[str, list[Cell]]:
+    """Cells by backbone."""
+    archs = dict.fromkeys(row.name.partition(".")[0] for row in rows)
+    return {arch: cells(row for row in rows if row.name.partition(".")[0] == arch) for arch in archs}
+
+
+def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
+    """A Markdown table of the zoo.
+
+    Args:
+        rows: See :func:`zoo_rows`.
+        parameters: Checkpoint to how many parameters it has.
+
+    Returns:
+        A row for each checkpoint: top-1 in per cent, mean and standard deviation over seeds; the same of its two
+        controls; MUSCLE's paired gain over the second, in points, with its 95 % interval.
+    """
+    head = ["name", "parameters", "labels", "top-1", "supervised", "without MUSCLE", "paired gain", "seeds"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    by_arch = _cells(rows)
+    for name, count in sorted(parameters.items(), key=lambda item: _place(item[0])):
+        parts = parse_name(name)
+        of_budget = {
+            cell.base: cell
+            for cell in by_arch.get(parts["arch"], ())
+            if (cell.dataset, cell.labels) == (parts["dataset"], parts["labels"])
+        }
+        base = of_budget[base_of(parts["method"])]
+        control = of_budget.get("supervised", base)
+        own, gains, bounds = base.muscle, base.gains, interval(base.gains)
+        gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
+        gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
+        words = [f"`{name}`", _short(count), str(parts["labels"])]
+        words += [percent(list(v.values())) if v else "" for v in (own, control.alone, base.alone)]
+        lines.append("| " + " | ".join([*words, gain, str(len(own))]) + " |")
+    return "\n".join(lines)
+
+
+def _place(name: str) -> tuple[Any, ...]:
+    parts = parse_name(name)
+    return parts["dataset"], parts["arch"], parts["method"], str(parts["labels"]).zfill(9)
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count / 1e3:.0f} k"
+
+
+def draw_gains(rows: Sequence[Row], path: Path) -> None:
+    """Draws MUSCLE's paired gain against the label budget: a panel for each data set and backbone.
+
+    Bars are 95 % intervals (none where there is a single seed). A PNG carries :func:`digest` of its rows.
+
+    Args:
+        rows: See :func:`zoo_rows`.
+        path: The file to write.
+    """
+    from matplotlib.figure import Figure
+
+    panels: dict[tuple[str, str], list[Cell]] = {}
+    for arch, found in _cells(rows).items():
+        for cell in found:
+            if cell.gains:
+                panels.setdefault((cell.dataset, arch), []).append(cell)
+    figure = Figure(figsize=(3.9 * len(panels) + 0.6, 3.7), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False, sharey=False)[0]
+    looks = {"supervised": (COLOURS[0], "o", "on supervised", 0.96), "fixmatch": (COLOURS[7], "s", "on fixmatch", 1.04)}
+    for panel, ((dataset, arch), found) in zip(axes, sorted(panels.items()), strict=True):
+        panel.axhline(0, color="#666666", linewidth=0.8)
+        for base, (colour, marker, label, aside) in looks.items():
+            mine = [cell for cell in found if cell.base == base]
+            means = [statistics.fmean(cell.gains) for cell in mine]
+            bounds = [interval(cell.gains) or (mean, mean) for cell, mean in zip(mine, means, strict=True)]
+            spread = [(mean - low, high - mean) for mean, (low, high) in zip(means, bounds, strict=True)]
+            if mine:
+                panel.errorbar(
+                    [cell.labels * aside for cell in mine],
+                    means,
+                    yerr=list(zip(*spread, strict=True)),
+                    color=colour,
+                    marker=marker,
+                    label=label,
+                    capsize=3,
+                    linewidth=1.8,
+                )
+        budgets = sorted({cell.labels for cell in found})
+        panel.set_xscale("log")
+        panel.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+        panel.set_xlim(budgets[0] / 1.4, budgets[-1] * 1.4)
+        panel.minorticks_off()
+        panel.set_title(f"{dataset}, {arch}", fontsize=13)
+        panel.tick_params(labelsize=11)
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False, fontsize=10)
+    figure.supxlabel("labels", fontsize=13)
+    figure.supylabel("paired gain of MUSCLE, points", fontsize=12)
+    figure.savefig(path, dpi=110, metadata={"Software": None, "rows": digest(rows)} if path.suffix == ".png" else None)
