@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = get_recipe(args.name, parse_overrides(words))
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.cpu_threads or before)
+    print(f"measuring {WHAT[args.what]}: {recipe.name}; half a minute or more", file=sys.stderr, flush=True)
     try:
         result = {"recipe": recipe.name, **_measure(args, recipe)}
     finally:
