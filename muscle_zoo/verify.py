@@ -92,7 +92,8 @@ def _ledger(block: dict[str, Any], rows: Sequence[Row]) -> Check:
     runs = [row for row in runs_of(rows, block["name"], block["recipe_sha256"]) if row.seed == block["seed"]]
     if not runs:
         return Check("ledger", False, f"no row of {block['name']}, seed {block['seed']}")
-    same = runs[0].weights_sha256 == block["weights_sha256"]
-    same = same and abs(runs[0].top1_ema - block["metrics"]["top1"]) < 1e-6
+    if runs[0].weights_sha256 != block["weights_sha256"]:
+        return Check("ledger", False, f"it has other weights of seed {block['seed']}: {runs[0].weights_sha256[:16]}")
+    same = abs(runs[0].top1_ema - block["metrics"]["top1"]) < 1e-6
     text = f"top-1 {100 * runs[0].top1_ema:.2f} %"
     return Check("ledger", same, text if same else f"{text} there, {100 * block['metrics']['top1']:.2f} % here")

@@ -19,6 +19,7 @@ from muscle_zoo.hub import explained
 from muscle_zoo.weights import file_sha256
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
+PAGE = (Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "hub_faults.md").read_text(encoding="utf-8")
 NAME = "cnn4.muscle_digits_10"
 REPO = f"owner/{NAME}"
 WEIGHTS, CONFIG = registry.WEIGHTS_FILE, registry.CONFIG_FILE
@@ -231,6 +232,19 @@ def test_pull_request_and_private(hub: HubServer, person: Callable[..., Person])
     assert code == 2 and "private" in err and "HF_TOKEN" in err
 
 
+def test_the_whole_zoo_is_published_and_verified(hub: HubServer, person: Callable[..., Person]) -> None:
+    author = person("author")
+    shutil.copytree(registry.shipped_cards(), author.cards, dirs_exist_ok=True)
+    names = sorted(path.parent.name for path in registry.shipped_cards().glob("*/config.json"))
+    code, out, err = author.run("publish", "--all", "--namespace", "owner", "--verify")
+    assert code == 0 and f"{len(names)} of {len(names)} published and verified" in out, err
+    assert set(hub.repos) == {f"owner/{name}" for name in names}
+    author.change_card()  # other weights than its probe and the ledger know
+    code, out, err = author.run("publish", "--all", "--namespace", "owner", "--verify")
+    assert code == 1 and f"{len(names) - 1} of {len(names)} published and verified" in out, out
+    assert f"{NAME}: probe WRONG" in out and f"{NAME}: ledger WRONG: it has other weights" in out
+
+
 def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp_path: Path) -> None:
     author = person("author")
     card = author.cards / NAME
@@ -246,10 +260,15 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
     assert "was promised" in author.publish()[2]
     (card / WEIGHTS).write_bytes(whole)
     assert not hub.repos
-    for token, says in ((None, "hf auth login"), (READER, "may not"), (STRANGER, "may not"), ("hf_wrong", "wrong")):
+    for token, says in (
+        (None, "hf auth login"),
+        (READER, "may not"),
+        (STRANGER, "may not"),
+        ("hf_wrong", "or it is wrong"),
+    ):
         author.token = token
         code, _, err = author.publish()
-        assert code == 1 and says in err, (token, err)
+        assert code == 1 and says in err and says in PAGE, (token, err)
     assert not [repo for repo in hub.repos.values() if len(repo.commits) > 1]
     assert "hf_" not in err  # no token is ever printed
     for words, says in (
@@ -262,32 +281,40 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
     ):
         code, _, err = author.run("publish", *words)
         assert code in (1, 2) and says in err, err
+    code, _, err = author.run("publish", NAME, "--namespace", "owner", HF_HUB_OFFLINE="1")
+    says = "HF_HUB_OFFLINE is set; unset it to go to the Hub"
+    assert code == 1 and says in err and says in PAGE
 
 
 def test_faults_of_publishing(hub: HubServer, person: Callable[..., Person]) -> None:
     author = person("author")
     for fault, says in (
         (Fault("status", "PUT", UPLOADS, None), "trouble of its own (status 503)"),
+        (Fault("reset", "PUT", UPLOADS, None), "to the Hub.); run the same command again"),
         (Fault("status", "POST", "/commit/", None), "trouble of its own (status 503)"),
         (Fault("status", "POST", "/commit/", None, 429), "asks for a pause"),
         (Fault("reset", "POST", "/commit/", None), "the connection failed"),
     ):
         hub.faults = [fault]
         code, _, err = author.publish()
-        assert code == 1 and says in err and REPO in err, err
+        assert code == 1 and says in err and says in PAGE and REPO in err, err
         assert len(hub.repos[REPO].commits) == 1
-    hub.faults = [Fault("lost", "POST", "/commit/")]  # it is committed, and nobody is told
-    assert author.publish()[0] == 1 and len(hub.repos[REPO].commits) == 2
+    author.change_card()
+    hub.faults = [Fault("reset", "PUT", UPLOADS)]
     assert author.publish()[0] == 0 and len(hub.repos[REPO].commits) == 2
+    author.change_card()
+    hub.faults = [Fault("lost", "POST", "/commit/")]  # it is committed, and nobody is told
+    assert author.publish()[0] == 1 and len(hub.repos[REPO].commits) == 3
+    assert author.publish()[0] == 0 and len(hub.repos[REPO].commits) == 3
     author.change_card()
     hub.faults = [Fault("hold", "PUT", UPLOADS)]
     author.send("publish", NAME, "--namespace", "owner")
     assert hub.faults[0].reached.wait(100)
     author.leave(kill=True)
     hub.faults[0].release.set()
-    assert len(hub.repos[REPO].commits) == 2
+    assert len(hub.repos[REPO].commits) == 3
     code, _, err = author.publish()
-    assert code == 0 and len(hub.repos[REPO].commits) == 3, err
+    assert code == 0 and len(hub.repos[REPO].commits) == 4, err
 
 
 @pytest.mark.parametrize("xet", [False, True], ids=["http", "xet"])
@@ -312,7 +339,7 @@ def test_faults_of_downloading(hub: HubServer, person: Callable[..., Person], xe
         code, _, err = author.run("download", where, "--force")
         lines = [line for line in err.splitlines() if line.startswith("error:")]
         assert code == expected and len(lines) == bool(says), (fault.kind, err)
-        assert not says or (says in lines[0] and where in lines[0]), (fault.kind, lines)
+        assert not says or (says in lines[0] and says in PAGE and where in lines[0]), (fault.kind, lines)
         hub.faults = []
         if fault.kind == "alter":  # what is in the cache is wrong now; the error says how to get it anew
             assert "--force" in lines[0] and author.run("download", where)[0] == 2

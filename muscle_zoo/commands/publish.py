@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from .. import registry
 from ..errors import InputError, MuscleZooError, near
+from ..ledger import read_ledger
 from .export import register
+from .verify import render
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -26,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
+    parser.add_argument("--verify", action="store_true", help="download each afterwards, and check it")
     parser.add_argument(
         "--pin", action="store_true", help="write repo, revision and sha256 into registry.json: what users then load"
     )
@@ -35,13 +38,18 @@ def run(args: argparse.Namespace) -> int:
     """Publishes one after the other, goes on after a failure, and says what became of each."""
     from huggingface_hub import HfApi
 
+    from ..verify import verify
+
     if bool(args.names) == args.all:
         raise InputError("names: give some checkpoints, or --all")
     if args.pin and (args.create_pr or args.dry_run):
         raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
+    if args.verify and args.dry_run:
+        raise InputError("--verify looks at what was published; leave out --dry-run")
     cards = [_card(name) for name in args.names or _all_names()]
     pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
     api = HfApi(library_name="muscle_zoo")
+    rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
     failed = 0
     for card in cards:
         try:
@@ -51,10 +59,17 @@ def run(args: argparse.Namespace) -> int:
             print(f"{card.name}: failed", flush=True)
             print(f"error: {error}", file=sys.stderr, flush=True)
             continue
+        if args.verify:
+            checks = verify(f"hf-hub:{change.repo}@{change.revision}", rows)
+            print(render(card.name, checks), flush=True)
+            if not all(check.passed for check in checks):
+                failed += 1
+                continue
         if pins is not None:
             register(pins, card.name, change.sha256, change.repo, change.revision)
     if len(cards) > 1:
-        print(f"{len(cards) - failed} of {len(cards)} published{' (dry run)' if args.dry_run else ''}")
+        done = f"published{' and verified' if args.verify else ''}{' (dry run)' if args.dry_run else ''}"
+        print(f"{len(cards) - failed} of {len(cards)} {done}")
     return 1 if failed else 0
 
 
@@ -81,4 +96,4 @@ def _card(name: str) -> Path:
 
 
 def _all_names() -> list[str]:
-    return sorted(path.parent.name for root in registry.card_folders() for path in root.glob("*/config.json"))
+    return sorted({path.parent.name for root in registry.card_folders() for path in root.glob("*/config.json")})
