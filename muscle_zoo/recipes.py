@@ -197,13 +197,14 @@ _DATASETS: dict[str, dict[str, Any]] = {
     "folder": {"steps": 3000, **_FLIPPED},
     "synthetic": {"steps": 100, **_SHIFTED},
 }
-_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "resnet18", "resnet50")
+_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
 _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
 
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
 _ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("cnn4", "digits", (10, 20, 40, 100)),
     ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
+    ("test_resnet", "fashion_mnist", (250,)),  # timm's own, so that plain timm loads it
     ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
     ("wrn_28_2", "cifar10", (40, 250, 4000)),
     ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),

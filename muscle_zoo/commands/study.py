@@ -125,11 +125,12 @@ def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tupl
         False when it was stopped before their end; and what went wrong.
     """
     context = multiprocessing.get_context("spawn")
-    results = context.Queue()
+    results, jobs = context.Queue(), context.Queue()
     began = time.monotonic()
-    workers = [
-        context.Process(target=_work_through, args=(todo[i :: args.jobs], args, results)) for i in range(args.jobs)
-    ]
+    workers = [context.Process(target=_work_through, args=(jobs, args, results)) for _ in range(args.jobs)]
+    for job in (*todo, *(None for _ in workers)):
+        jobs.put(job)
+    jobs.cancel_join_thread()  # what is left of them when the study is stopped keeps nobody waiting
     ended, done, whole, failed = 0, 0, True, []
     with StopSignal(None) as stop, _ending(workers):
         for worker in workers:
@@ -173,13 +174,14 @@ def _ending(workers: Sequence[BaseProcess]) -> Iterator[None]:
         raise
 
 
-def _work_through(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace, results: Any) -> None:
-    """What a worker does: its jobs, until it is told to stop."""
+def _work_through(jobs: Any, args: argparse.Namespace, results: Any) -> None:
+    """What a worker does: the next job, until there is none or it is told to stop."""
     if hasattr(os, "setsid"):  # a terminal's Ctrl-C is the parent's: it tells each worker, once
         os.setsid()
     deadline = None if args.time_limit is None else time.monotonic() + args.time_limit
     with StopSignal(None) as stop:  # between two runs: a process that dies while it tells keeps the others waiting
-        for recipe, folder in todo:
+        while (job := jobs.get()) is not None:
+            recipe, folder = job
             here = argparse.Namespace(**vars(args), fresh=False)
             if deadline is not None:
                 here.time_limit = max(deadline - time.monotonic(), 1e-6)
