@@ -28,7 +28,7 @@ ONNX = ["export", NAME, "--onnx"]
         (["export", "--onnx", "a.onnx"], "required: RUN"),
         ([*ONNX, "model"], "--onnx model: write the name of a file that ends in .onnx"),
         ([*ONNX, "folder.onnx"], "--onnx folder.onnx: write the name of a file"),
-        (ONNX, "--onnx needs onnx, which is not installed; run pip install muscle_zoo[onnx]"),
+        (ONNX, "--onnx needs onnx, which is not installed; run pip install onnx"),
     ],
 )
 def test_wrong_input(

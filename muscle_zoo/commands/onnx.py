@@ -34,11 +34,10 @@ def run(args: argparse.Namespace) -> int:
     file = Path(args.onnx) if args.onnx else None
     if file is not None and (file.suffix.lower() != ".onnx" or file.is_dir()):
         raise InputError(f"--onnx {file}: write the name of a file that ends in .onnx")
-    for package in PACKAGES:
-        if importlib.util.find_spec(package) is None:
-            raise InputError(f"--onnx needs {package}, which is not installed; run pip install muscle_zoo[onnx]")
     name = as_name(args.targets[0])
     checkpoint = weights.resolve(name)
+    if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
+        raise InputError(f"--onnx needs {missing[0]}, which is not installed; run pip install {' '.join(missing)}")
     model = create_model(name, pretrained=True).eval()
     facts = describe(checkpoint)
     file = file or Path(f"{facts['name']}.onnx")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -65,8 +66,8 @@ def start_over(out: Path, args: argparse.Namespace) -> None:
     from ..engine.options import Options
 
     Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
-    if is_main():
-        RunFolder(out).set_aside()
+    if is_main() and (old := RunFolder(out).set_aside()) is not None:
+        print(f"the old run is {old} now", file=sys.stderr, flush=True)
     PartialState(cpu=args.cpu).wait_for_everyone()
 
 

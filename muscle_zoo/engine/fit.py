@@ -71,8 +71,8 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
     dtype = "float32" if accelerator.mixed_precision == "no" else accelerator.mixed_precision
 
     if options.fresh:
-        if accelerator.is_main_process:
-            folder.set_aside()
+        if accelerator.is_main_process and (old := folder.set_aside()) is not None:
+            print(f"the old run is {old} now", file=sys.stderr, flush=True)
         accelerator.wait_for_everyone()
     start, seconds_before = _resume(trainer, folder, dtype, chosen)
     if accelerator.is_main_process:
