@@ -6,6 +6,7 @@ The token is huggingface_hub's business: ``hf auth login`` or ``HF_TOKEN``.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,20 +45,23 @@ class Change:
     url: str = ""
 
 
-def compare(card: Path, repo: str, api: HfApi) -> Change:
+def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
     """Compares a card folder with what the Hub holds, and changes nothing.
 
     Args:
         card: A folder of hub_cards/.
         repo: ``NAMESPACE/NAME``.
         api: The Hub.
+        tag: To be given to the commit.
 
     Raises:
-        InputError: The folder is not a whole card, or holds other files too.
+        InputError: The folder is not a whole card, or holds other files too; or the tag is at another commit.
         HubError: The Hub cannot be asked.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    if tag and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", tag):
+        raise InputError(f"--tag {tag!r} is no tag; give letters, digits and . _ + -, such as v1")
     from_folder(card)
     found = {path.name for path in card.iterdir()}
     if found != set(CARD_FILES):
@@ -70,8 +74,11 @@ def compare(card: Path, repo: str, api: HfApi) -> Change:
             info = api.model_info(repo, files_metadata=True)
         except RepositoryNotFoundError:  # or private, and not ours: the commit will tell
             return Change(repo, False, "", CARD_FILES, (), "", sha256)
+        tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags} if tag else {}
     there = {file.rfilename: file for file in info.siblings or ()}
     changed = tuple(name for name in CARD_FILES if name not in there or not _same(card / name, there[name]))
+    if tag in tags and (changed or tags[tag] != info.sha):
+        raise InputError(f"--tag {tag}: {repo} has it at another commit ({tags[tag][:12]}); give another tag")
     others = tuple(sorted(there.keys() - set(CARD_FILES) - {".gitattributes"}))
     return Change(repo, True, info.sha or "", changed, others, (info.sha or "") if not changed else "", sha256)
 
@@ -107,9 +114,9 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
     """
     from huggingface_hub import CommitOperationAdd
 
-    change = compare(card, repo, api)
     if tag and create_pr:
         raise InputError(f"--tag {tag} --create-pr: a pull request is no release; tag it when it is merged")
+    change = compare(card, repo, api, tag)
     with explained(repo, HubError):
         if change.exists and private and not api.model_info(repo).private:
             raise InputError(f"{repo} exists and is public; make it private on its page, or leave out --private")
@@ -129,13 +136,5 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
         if weights.lfs is None or weights.lfs.sha256 != change.sha256:
             raise HubError(f"{repo}: {WEIGHTS_FILE} on the Hub is not what was sent; run the same command again")
         if tag:
-            _tag(api, repo, tag, revision)
+            api.create_tag(repo, tag=tag, revision=revision, exist_ok=True)
     return Change(repo, change.exists, change.head, change.files, change.others, revision, change.sha256, url)
-
-
-def _tag(api: HfApi, repo: str, tag: str, revision: str) -> None:
-    there = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags}
-    if there.get(tag, revision) != revision:
-        raise InputError(f"--tag {tag}: {repo} has it at another commit ({there[tag][:12]}); give another tag")
-    if tag not in there:
-        api.create_tag(repo, tag=tag, revision=revision)

@@ -172,6 +172,9 @@ _FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}
 _CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
 _FIXMATCH = {"steps": 2**20, "eval_every": 2**10}  # the rest of FixMatch's settings are the defaults above
 
+# For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
+_SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500}
+
 # What a data set changes of the defaults above, for every architecture, method and budget alike.
 _DATASETS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -184,18 +187,22 @@ _DATASETS: dict[str, dict[str, Any]] = {
         "cpu_threads": 1,
         **_DIGIT_VIEWS,
     },
-    "mnist": {"steps": 3000, **_DIGIT_VIEWS},
-    "fashion_mnist": {"steps": 3000, **_FLIPPED},
+    "mnist": {**_SHORT, **_DIGIT_VIEWS},
+    "fashion_mnist": {**_SHORT, **_FLIPPED},
     "cifar10": {**_FIXMATCH, **_FLIPPED},
-    "cifar10_jpeg": {"steps": 3000, **_FLIPPED},
+    "cifar10_jpeg": {**_SHORT, **_FLIPPED},
     "cifar100": {**_FIXMATCH, "weight_decay": 1e-3, **_FLIPPED},
     "svhn": {**_FIXMATCH, **_SHIFTED},
     "svhn_extra": {**_FIXMATCH, **_SHIFTED},
     "stl10": {**_FIXMATCH, **_FLIPPED},
     "mini_imagenet": {**_FIXMATCH, **_FLIPPED},
     "imagenet": {**_FIXMATCH, **_CROPPED},
-    "folder": {"steps": 3000, **_FLIPPED},
+    "folder": {**_SHORT, "eval_every": 250, **_FLIPPED},
     "synthetic": {"steps": 100, **_SHIFTED},
+}
+# What an architecture changes besides on one of them.
+_ON: dict[tuple[str, str], dict[str, Any]] = {
+    ("wrn_28_2", "cifar10_jpeg"): {"steps": 2**15, "eval_every": 2**10, "batch_size": 64, "mu": 7},  # for a GPU
 }
 _ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
 _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
@@ -206,6 +213,7 @@ _ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
     ("test_resnet", "fashion_mnist", (250,)),  # timm's own, so that plain timm loads it
     ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
     ("wrn_28_2", "cifar10", (40, 250, 4000)),
     ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
     ("wrn_28_2", "svhn", (40, 250, 1000)),
@@ -251,7 +259,10 @@ def _wrong_part(name: str) -> str:
     """Which part of a name that is none is wrong, and what is near it."""
     arch, dot, tag = name.partition(".")
     if not dot or not tag:
-        return near(name, recipe_names())
+        if arch not in _ARCHS:
+            return near(name, (*_ARCHS, *recipe_names()))
+        example = next((known for known in _NAMED if known.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
+        return f"it is an architecture; name a recipe of it, such as {example}"
     if arch not in _ARCHS:
         return f"arch {arch!r}; {near(arch, _ARCHS)}"
     methods = [method for method in method_names() if tag.startswith(f"{method}_")]
@@ -273,8 +284,8 @@ def _wrong_part(name: str) -> str:
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
     """Composes a recipe from its name and overrides.
 
-    The defaults come first, then what the data set changes, then the variant, then the overrides. An override of a part
-    of the name (``labels=20``) gives the recipe of that other name.
+    The defaults come first, then what the data set changes, the architecture on it, the variant, and the overrides. An
+    override of a part of the name (``labels=20``) gives the recipe of that other name.
 
     Args:
         name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
@@ -298,7 +309,13 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
-    for changes in (_DATASETS[parts["dataset"].partition(":")[0]], _VARIANTS.get(Recipe(**parts).name, {}), overrides):
+    layers = (
+        _DATASETS[parts["dataset"].partition(":")[0]],
+        _ON.get((parts["arch"], parts["dataset"]), {}),
+        _VARIANTS.get(Recipe(**parts).name, {}),
+        overrides,
+    )
+    for changes in layers:
         for key, value in changes.items():
             _set(values, key, value)
     return Recipe(**values)

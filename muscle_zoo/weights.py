@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from . import registry
 from .errors import WeightsError, near
 from .hub import explained
+from .recipes import recipe_names
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
@@ -128,6 +129,8 @@ def _locate(name: str, source: str | None) -> _Place:
         return _Place(Path(name.removeprefix(LOCAL_DIR)).expanduser())
     if name.startswith(HF_HUB):
         repo, _, revision = name.removeprefix(HF_HUB).partition("@")
+        if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo):
+            raise WeightsError(f"{name}: {repo!r} is no name of a repo; write hf-hub:ORG/NAME")
         return _Place(repo=repo, revision=revision or None)
     plain, _, revision = name.partition("@")
     if not revision and source is None and (folder := registry.find_card(plain)) is not None:
@@ -138,8 +141,16 @@ def _locate(name: str, source: str | None) -> _Place:
         return _Place(None, pin["repo"], revision or pin["revision"], pin["sha256"] if known else None)
     if registry.find_card(plain) is not None:
         raise WeightsError(
-            f"{name}: {plain} is not on the Hugging Face Hub yet; leave out the revision and source='hub'"
+            f"{name}: registry.json names no repo of it on the Hugging Face Hub; write hf-hub:ORG/{plain}, or leave "
+            "out the revision and the source to take the weights on disk"
         )
+    if plain in recipe_names():
+        raise WeightsError(
+            f"{plain} is a recipe without weights; train it (python train.py {plain}), or take one of "
+            "`muscle-zoo list --pretrained`"
+        )
+    if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
+        raise WeightsError(f"no weights for {name!r}; of a repo on the Hub write hf-hub:{name}")
     raise WeightsError(
         f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
     )

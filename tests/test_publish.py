@@ -165,12 +165,13 @@ def test_what_was_published_loads_elsewhere(hub: HubServer, person: Callable[...
     assert {path for path in FILES if hub.read(REPO, path) == (author.cards / NAME / path).read_bytes()} == FILES
     assert len(hub.repos[REPO].commits) == 2 and first[:12] in out  # the Hub's own first commit, and ours
     code, out, _ = author.publish("--tag", "v1")
-    assert code == 0 and "was up to date" in out and head(hub) == first
+    assert code == 0 and "was up to date; tag v1" in out and head(hub) == first
     author.change_card()
     code, out, _ = author.publish("--dry-run")
     assert code == 0 and "would update" in out and WEIGHTS in out and "curves.png" not in out
-    code, out, err = author.publish("--tag", "v1")
-    assert code == 1 and "has it at another commit" in err  # the commit is there, the old tag stays where it is
+    for words in (["--tag", "v1"], ["--tag", "v1", "--dry-run"]):
+        code, out, err = author.publish(*words)
+        assert code == 1 and "has it at another commit" in err and len(hub.repos[REPO].commits) == 2
     assert author.publish("--tag", "v2")[0] == 0 and len(hub.repos[REPO].commits) == 3
 
     reader = person("reader", token=None, xet=xet)
@@ -278,6 +279,7 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
         ([NAME], "--namespace"),
         ([NAME, "--namespace", "owner", "--pin", "--dry-run"], "--pin needs a commit"),
         ([NAME, "--namespace", "no/where"], "no name of a repo"),
+        ([NAME, "--namespace", "owner", "--tag", "bad tag"], "'bad tag' is no tag"),
     ):
         code, _, err = author.run("publish", *words)
         assert code in (1, 2) and says in err, err

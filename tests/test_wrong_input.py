@@ -210,7 +210,7 @@ WRONG_INPUT = {
     "not JSON": (cards(lambda c: (c / "config.json").write_text("{")), ["eval", "card"], "config.json is not JSON"),
     "unknown architecture": (cards(unknown_architecture), ["eval", "card"], "'cnn5' is unknown; did you mean 'cnn4'"),
     "foreign": (cards(foreign_config), ["eval", "card"], "no muscle_zoo block"),
-    "no repo": (nothing, ["eval", "hf-hub:no/such/repo"], "that is no name of a repo; write hf-hub:ORG/NAME"),
+    "no repo": (nothing, ["eval", "hf-hub:no/such/repo"], "is no name of a repo; write hf-hub:ORG/NAME"),
     "cwd": (nothing, ["train", NAME, "--out", ".", "--fresh"], "out=. is the working directory"),
     "fresh, no run": (my_folder, ["train", NAME, "--out", "out", "--fresh"], "out=out exists and is no run folder"),
     "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "arch=cnn13 takes images of 12x12 and more"),

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ..verify import verify
 
     if bool(args.names) == args.all:
-        raise InputError("names: give some checkpoints, or --all")
+        raise InputError("NAME: give some checkpoints, or --all, and not both")
     if args.pin and (args.create_pr or args.dry_run):
         raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
     if args.verify and args.dry_run:
@@ -67,8 +67,9 @@ def run(args: argparse.Namespace) -> int:
                 continue
         if pins is not None:
             register(pins, card.name, change.sha256, change.repo, change.revision)
+            print(f"{card.name}: pinned in {pins}", flush=True)
     if len(cards) > 1:
-        done = f"published{' and verified' if args.verify else ''}{' (dry run)' if args.dry_run else ''}"
+        done = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
         print(f"{len(cards) - failed} of {len(cards)} {done}")
     return 1 if failed else 0
 
@@ -77,14 +78,15 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
     from ..publish import compare, publish
 
     if args.dry_run:
-        change = compare(card, repo, api)
+        change = compare(card, repo, api, args.tag)
         what = f"would {'update' if change.exists else 'create'} {repo}: " if change.files else f"{repo} is up to date"
     else:
         change = publish(card, repo, api, args.private, args.tag, args.create_pr)
         what = f"{change.url} at {change.revision[:12]}: " if change.files else f"{change.url} was up to date"
     sizes = [f"{name} ({(card / name).stat().st_size:,} bytes)" for name in change.files]
     left = f"; left alone: {', '.join(change.others)}" if change.others else ""
-    print(f"{card.name}: {what}{', '.join(sizes)}{left}", flush=True)
+    tagged = f"; tag {args.tag}" if args.tag and not args.dry_run else ""
+    print(f"{card.name}: {what}{', '.join(sizes)}{left}{tagged}", flush=True)
     return change
 
 

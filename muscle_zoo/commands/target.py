@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import weights
+from .. import registry, weights
 from ..errors import InputError
 
 
@@ -31,6 +31,12 @@ def as_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder}"
     if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
         raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
+    if (
+        target.count("/") == 1
+        and not folder.exists()
+        and registry.find_card(target.partition("/")[2].partition("@")[0])
+    ):
+        raise InputError(f"{target} is no folder; of a repo on the Hub write hf-hub:{target}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")

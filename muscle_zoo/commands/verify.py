@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from ..verify import verify
 
     if bool(args.names) == args.all:
-        raise InputError("names: give some checkpoints, or --all")
+        raise InputError("NAME: give some checkpoints, or --all, and not both")
     rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
     found: dict[str, list[Check]] = {}
     for name in args.names or registry.checkpoint_names():
