@@ -19,12 +19,16 @@ from . import registry, weights
 from .backbones._base import Backbone
 from .data.datasets import dataset_info
 from .data.images import upright
-from .errors import DownloadError, WeightsError
+from .errors import DownloadError, InputError, WeightsError, near
 from .listing import describe_config, find_config
 from .recipes import parse_name
 
 __all__ = ["create_model", "create_transform"]
 
+_ARGUMENTS = (  # of timm.create_model, that most architectures take
+    *("num_classes", "in_chans", "features_only", "out_indices", "global_pool", "drop_rate", "drop_path_rate"),
+    *("cache_dir", "pretrained_cfg_overlay", "checkpoint_path", "scriptable", "exportable"),
+)
 _FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
 _WHOLE = frozenset(("I64", "I32", "I16", "I8", "U8", "BOOL"))
 
@@ -75,6 +79,9 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
             model = timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
         reason = registry.one_line(error)
+        if isinstance(error, TypeError) and (wrong := next((key for key in kwargs if f"'{key}'" in reason), None)):
+            hint = near(wrong, _ARGUMENTS)
+            raise InputError(f"{wrong}={kwargs[wrong]!r}: {arch} takes no such argument; {hint}") from error
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
     _require_finite(model, checkpoint)
     return model

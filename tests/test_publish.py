@@ -272,6 +272,9 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
         assert code == 1 and says in err and says in PAGE, (token, err)
     assert not [repo for repo in hub.repos.values() if len(repo.commits) > 1]
     assert "hf_" not in err  # no token is ever printed
+    author.token = OWNER
+    code, out, _ = author.run("publish", str(author.cards / NAME), "--namespace", "owner", "--dry-run")
+    assert code == 0 and "would create" in out and not hub.repos
     for words, says in (
         (["--namespace", "owner"], "give some checkpoints"),
         ([NAME, "--all", "--namespace", "owner"], "give some checkpoints"),

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import muscle_zoo
-from muscle_zoo import WeightsError, registry
+from muscle_zoo import InputError, WeightsError, registry
 from muscle_zoo.data import load_dataset, normalise
 from muscle_zoo.export import pack_safetensors, probe
 
@@ -262,6 +262,12 @@ def test_no_weights_is_an_error_that_names_the_remedy(name: str, says: str) -> N
     with pytest.raises(WeightsError, match=says) as caught:
         muscle_zoo.create_model(name, pretrained=True)
     assert "\n" not in str(caught.value)
+
+
+def test_an_argument_that_the_architecture_has_not_is_named() -> None:
+    says = "num_clases=3: cnn4 takes no such argument; did you mean 'num_classes'"
+    with pytest.raises(InputError, match=says):
+        muscle_zoo.create_model(NAME, pretrained=True, num_clases=3)
 
 
 def test_offline_is_said_to_be_the_network() -> None:

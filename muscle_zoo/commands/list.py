@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
-    """The lines of the table, in columns: a name is never cut, and 60 characters of it fit into 100 columns.
+    """The lines of the table, in columns: a name is never cut, and 50 characters of it fit into 80 columns.
+
+    The accuracy is that of the weights; a dash says that there are none.
 
     Args:
         infos: What to show.
@@ -61,12 +63,11 @@ def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
             info.name,
             f"{info.parameters / 1e6:.2f}",
             str(info.labels),
-            "yes" if info.pretrained else "no",
-            "-" if info.top1 is None else f"{100 * info.top1:.2f}",
+            f"{100 * info.top1:.2f}" if info.top1 is not None else "weights" if info.pretrained else "-",
         )
         for info in infos
     ]
-    cells = [*([("name", "params, M", "labels", "weights", "top-1, %")] if header else []), *cells]
+    cells = [*([("name", "params, M", "labels", "top-1, %")] if header else []), *cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         f"{name:<{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))

@@ -91,6 +91,8 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
 
 
 def _card(name: str) -> Path:
+    if "/" in name and (Path(name) / registry.CONFIG_FILE).is_file():
+        return Path(name)
     card = registry.find_card(name)
     if card is None:
         raise InputError(f"{name!r} has no card folder; {near(name, _all_names())}")

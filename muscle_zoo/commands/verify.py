@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from .. import registry
+from .. import registry, weights
 from ..errors import InputError, MuscleZooError
 from ..ledger import read_ledger
 from .data import add_source_arguments, source_of
@@ -34,8 +34,12 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
     rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
+    names = args.names or registry.checkpoint_names()
+    for name in names:
+        if not any(mark in name for mark in ":/@") and name not in registry.checkpoint_names():
+            weights.resolve(name)  # says what is wrong with the name, before anything is checked
     found: dict[str, list[Check]] = {}
-    for name in args.names or registry.checkpoint_names():
+    for name in names:
         found[name] = verify(name, rows, args.source)
         if args.accuracy and all(check.passed for check in found[name]):
             found[name].append(_accuracy(name, args))
