@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from .data.datasets import DataSetInfo
@@ -89,8 +90,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "probabilities = model(transform(picture)[None]).softmax(dim=1)  # of config.json's label_names",
         "```",
         "",
-        f'`timm.create_model("{source}", pretrained=True)` works too, after `import muscle_zoo` (which registers the '
-        "backbone); it checks no hash.",
+        _in_timm(config["architecture"], name, source),
         "",
         "Fine-tune: `create_model` takes timm's arguments, so a new head for your classes, or the features alone, is",
         "",
@@ -125,6 +125,20 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
     ]
     return "\n".join(lines)
+
+
+def _in_timm(arch: str, name: str, source: str) -> str:
+    """How plain timm loads it."""
+    if timm.model_entrypoint(arch).__module__.startswith("timm."):
+        return (
+            "Plain timm loads it from the Hub or from a folder, without muscle_zoo: "
+            f'`timm.create_model("hf-hub:ORG/{name}", pretrained=True)`, '
+            '`timm.create_model("local-dir:FOLDER", pretrained=True)`; it checks no hash.'
+        )
+    return (
+        f'`timm.create_model("{source}", pretrained=True)` works too, after `import muscle_zoo` (which registers the '
+        "backbone); it checks no hash."
+    )
 
 
 def _results(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> list[EvalResult]:

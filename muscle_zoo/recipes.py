@@ -211,7 +211,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> wh
 _ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("cnn4", "digits", (10, 20, 40, 100)),
     ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
-    ("test_resnet", "fashion_mnist", (250,)),  # timm's own, so that plain timm loads it
+    ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
     ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
     ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
     ("wrn_28_2", "cifar10", (40, 250, 4000)),
