@@ -49,6 +49,10 @@ with torch.no_grad():
 """
 
 
+def test_there_is_a_checkpoint_of_an_architecture_of_timms_own() -> None:
+    assert STOCK
+
+
 @pytest.mark.parametrize("name", [*STOCK, "cnn4.muscle_digits_10"])
 def test_plain_timm_loads_and_adapts_it(
     name: str, hub: HubServer, person: Callable[..., Person], tmp_path: Path
