@@ -38,9 +38,10 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
 
     Returns:
         A row for each checkpoint: top-1 in per cent, mean and standard deviation over seeds; the same of its two
-        controls; MUSCLE's paired gain over the second, in points, with its 95 % interval.
+        controls; MUSCLE's paired gain over the second, in points, with its 95 % interval; the mean negative
+        log-likelihood in nats, and in brackets that of the second.
     """
-    head = ["name", "parameters", "labels", "top-1", "supervised", "without MUSCLE", "paired gain", "seeds"]
+    head = ["name", "parameters", "labels", "top-1", "supervised", "without MUSCLE", "paired gain", "nll", "seeds"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     by_arch = _cells(rows)
     for name, count in sorted(parameters.items(), key=lambda item: _place(item[0])):
@@ -57,8 +58,15 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
         words = [f"`{name}`", _short(count), str(parts["labels"])]
         words += [percent(list(v.values())) if v else "" for v in (own, control.alone, base.alone)]
-        lines.append("| " + " | ".join([*words, gain, str(len(own))]) + " |")
+        alone = f"{parts['arch']}.{base_of(parts['method'])}_{parts['dataset']}_{parts['labels']}"
+        nll = f"{_nll(rows, name)} ({_nll(rows, alone)})"
+        lines.append("| " + " | ".join([*words, gain, nll, str(len(own))]) + " |")
     return "\n".join(lines)
+
+
+def _nll(rows: Sequence[Row], name: str) -> str:
+    values = [row.nll for row in rows if row.name == name]
+    return f"{statistics.fmean(values):.2f}" if values else ""
 
 
 def _place(name: str) -> tuple[Any, ...]:
