@@ -46,7 +46,12 @@ def test_there_are_recipes_of_all_sets_and_budgets() -> None:
     assert len(UNTRAINED) == 4 * sum(map(len, budgets.values()))
 
 
-@pytest.mark.parametrize("name", UNTRAINED)
+SMALLEST = ("40", "400", "4000", "1pct")
+# Every method at a set's smallest budget, and at the others the one that has all the terms.
+TRIED = [name for name in UNTRAINED if name.rpartition("_")[2] in SMALLEST or ".muscle_fixmatch_" in name]
+
+
+@pytest.mark.parametrize("name", TRIED)
 def test_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     recipe = get_recipe(name, {"batch_size": 2, "mu": 1, "steps": 2})
     dataset = stand_in(recipe.dataset)
