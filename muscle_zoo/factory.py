@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
 
     Raises:
         WeightsError: There are no such weights, or they are damaged or not the promised ones.
-        InputError: The name is unknown.
+        InputError: The name is unknown, or the architecture does not take an argument.
         DownloadError: The Hub could not be reached.
 
     Example:
@@ -59,12 +60,12 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         return _create_without_weights(name, kwargs)
     if _is_arch(name):
         tags = [other for other in registry.checkpoint_names() if other.partition(".")[0] == name]
-        raise WeightsError(
-            f"{name!r} is an architecture; name a checkpoint of it: {', '.join(tags) or 'there is none yet'}"
-        )
+        remedy = f"name a checkpoint of it: {', '.join(tags)}" if tags else "no checkpoint of it exists yet"
+        raise WeightsError(f"{name!r} is an architecture; {remedy}")
     if source is None and _is_timms(name):
         try:
-            return timm.create_model(name, pretrained=True, **kwargs)
+            with _known_arguments(name, kwargs):
+                return timm.create_model(name, pretrained=True, **kwargs)
         except OSError as error:
             reason = registry.one_line(error)
             raise DownloadError(f"{name} cannot be had ({reason}); check the network and try again") from error
@@ -76,15 +77,32 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         if isinstance(empty, Backbone) and not kwargs:  # all that it holds is in the file
             model = _filled(empty, checkpoint.weights)
         else:
-            model = timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
+            with _known_arguments(arch, kwargs):
+                model = timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
+    except InputError:
+        raise
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
         reason = registry.one_line(error)
-        if isinstance(error, TypeError) and (wrong := next((key for key in kwargs if f"'{key}'" in reason), None)):
-            hint = near(wrong, _ARGUMENTS)
-            raise InputError(f"{wrong}={kwargs[wrong]!r}: {arch} takes no such argument; {hint}") from error
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
     _require_finite(model, checkpoint)
     return model
+
+
+@contextmanager
+def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Says which argument of the caller's an architecture does not take.
+
+    Raises:
+        InputError: There is one.
+    """
+    try:
+        yield
+    except TypeError as error:
+        wrong = next((key for key in kwargs if f"'{key}'" in str(error)), None)
+        if wrong is None:
+            raise
+        hint = near(wrong, _ARGUMENTS)
+        raise InputError(f"{wrong}={kwargs[wrong]!r}: {arch} takes no such argument; {hint}") from error
 
 
 class _Undrawn(TorchFunctionMode):
@@ -180,15 +198,17 @@ def _is_timms(name: str) -> bool:
 
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     if _is_arch(name) or _is_timms(name):
-        return timm.create_model(name, **kwargs)
+        with _known_arguments(name, kwargs):
+            return timm.create_model(name, **kwargs)
     if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or registry.find_card(name) is not None:
         checkpoint = weights.resolve(name)
         arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
         _fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
     else:
         arch, cfg, model_args = _describe(name)
-    kwargs = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args, **kwargs}
-    return timm.create_model(arch, pretrained_cfg_overlay=cfg, **kwargs)
+    defaults = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
+    with _known_arguments(arch, kwargs):
+        return timm.create_model(arch, pretrained_cfg_overlay=cfg, **{**defaults, **kwargs})
 
 
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:

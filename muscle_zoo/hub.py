@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,18 +69,18 @@ def reason(error: Exception) -> tuple[bool, str]:
     if isinstance(error, errors.RemoteEntryNotFoundError):
         return True, "the repo has no such file; give a repo that muscle_zoo published"
     if isinstance(error, errors.HFValidationError):
-        return True, "that is no name of a repo; write hf-hub:ORG/NAME"
+        return True, "that is not a repo's name; write hf-hub:ORG/NAME"
     if status in _BY_STATUS:
         return False, _BY_STATUS[status]
     if status is not None and status >= 500:
-        return False, f"the Hub has trouble of its own (status {status}); run the same command again later"
+        return False, f"the Hub has a problem of its own (status {status}); run the same command again later"
     if status is not None:
         return False, f"the Hub refused (status {status}: {one_line(error)})"
     full = isinstance(error, OSError) and error.errno in _NO_SPACE
     if full or "No space left on device" in str(error):  # hf-xet's errors have no number
         return False, "no space left on the disk; free some, or set HF_HOME to a folder on another one"
     if isinstance(error, OSError) and "onsistency check" in str(error):
-        return False, "the file came shorter than it is on the Hub; run the same command again"
+        return False, "the download is incomplete; run the same command again"
     if isinstance(error, ValueError) and "README.md" in str(error):
         return True, f"the Hub refuses the card ({one_line(error)}); run `muscle-zoo cards render`"
     if isinstance(error, PermissionError):
@@ -90,7 +89,9 @@ def reason(error: Exception) -> tuple[bool, str]:
 
 
 def _unreachable(error: BaseException) -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set; unset it to go to the Hub"
     cause = error.__cause__ or error.__context__
     why = f" ({type(cause).__name__}: {one_line(cause)})" if cause is not None else ""

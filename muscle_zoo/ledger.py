@@ -107,7 +107,7 @@ def _read_row(words: Sequence[str], line: int) -> Row:
         except ValueError:
             value = None
         if value is None or not _is_possible(field.name, value):
-            raise ValueError(f"line {line}: {field.name}={word[:50]!r} cannot be")
+            raise ValueError(f"line {line}: {field.name}={word[:50]!r} is not a valid value")
         values[field.name] = value
     return Row(**values)
 
@@ -158,3 +158,10 @@ def percent(values: Sequence[float]) -> str:
     """``86.1 ± 2.0``: mean and standard deviation of shares, in per cent."""
     mean, std = mean_std(values)
     return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a README or a page, the head first."""
+    rule = "|" + "---|" * len(head)
+    first, *others = ["| " + " | ".join(words) + " |" for words in (head, *rows)]
+    return "\n".join([first, rule, *others])

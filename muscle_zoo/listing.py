@@ -43,7 +43,7 @@ class ModelInfo:
     arch: str
     method: str
     dataset: str
-    labels: int
+    labels: int | str
     pretrained: bool
     top1: float | None
     seed: int | None
@@ -95,7 +95,8 @@ def list_models(
         if value not in (known := {str(part[key]) for part in parts.values() if part}):
             raise InputError(f"{key}={value}: no model has it; {near(value, known)}")
     names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in wanted.items())}
-    names &= set(checkpoints) if pretrained else names
+    if pretrained:
+        names &= set(checkpoints)
     return sorted(_matching(names, filter or "*") - _matching(names, exclude_filters), key=_natural)
 
 

@@ -5,9 +5,8 @@ The token is huggingface_hub's business: ``hf auth login`` or ``HF_TOKEN``.
 
 from __future__ import annotations
 
-import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,13 +60,13 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     if tag and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", tag):
-        raise InputError(f"--tag {tag!r} is no tag; give letters, digits and . _ + -, such as v1")
+        raise InputError(f"--tag {tag!r} is not a tag; give letters, digits and . _ + -, such as v1")
     from_folder(card)
     found = {path.name for path in card.iterdir()}
     if found != set(CARD_FILES):
         wrong = [f"{name} is missing" for name in sorted(set(CARD_FILES) - found)]
         wrong += [f"{name} does not belong there" for name in sorted(found - set(CARD_FILES))]
-        raise InputError(f"{card} is no card: {', '.join(wrong)}; export the run again")
+        raise InputError(f"{card} is not a card: {', '.join(wrong)}; export the run again")
     sha256 = file_sha256(card / WEIGHTS_FILE)
     with explained(repo, HubError):
         try:
@@ -85,11 +84,12 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
 
 def _same(path: Path, remote: object) -> bool:
     """Whether a file of the Hub is this one: by sha256 if it is a large file, else by git's own hash."""
+    from huggingface_hub.utils.sha import git_hash
+
     lfs = getattr(remote, "lfs", None)
     if lfs is not None:
         return file_sha256(path) == lfs.sha256
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == getattr(remote, "blob_id", None)
+    return git_hash(path.read_bytes()) == getattr(remote, "blob_id", None)
 
 
 def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str = "", create_pr: bool = False) -> Change:
@@ -115,7 +115,7 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
     from huggingface_hub import CommitOperationAdd
 
     if tag and create_pr:
-        raise InputError(f"--tag {tag} --create-pr: a pull request is no release; tag it when it is merged")
+        raise InputError(f"--tag {tag} --create-pr: a pull request is not a release; tag it when it is merged")
     change = compare(card, repo, api, tag)
     with explained(repo, HubError):
         if change.exists and private and not api.model_info(repo).private:
@@ -137,4 +137,4 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
             raise HubError(f"{repo}: {WEIGHTS_FILE} on the Hub is not what was sent; run the same command again")
         if tag:
             api.create_tag(repo, tag=tag, revision=revision, exist_ok=True)
-    return Change(repo, change.exists, change.head, change.files, change.others, revision, change.sha256, url)
+    return replace(change, revision=revision, url=url)

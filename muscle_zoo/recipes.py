@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InputError, near
 from .methods import default_options, method_names
 
-__all__ = ["Recipe", "get_recipe", "parse_name", "recipe_names"]
+__all__ = ["ZOO_METHODS", "Recipe", "budget_order", "get_recipe", "parse_name", "recipe_names"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Recipe:
         lr: Highest learning rate.
         momentum: Momentum of the optimiser.
         weight_decay: Decay of weights that are neither biases nor norms.
-        schedule: ``cosine`` (FixMatch's 7/16 of a period) or ``constant``.
+        schedule: ``cosine`` (FixMatch's, ``lr cos(7 pi k / 16 K)`` at step k of K) or ``constant``.
         warmup_steps: Steps over which the learning rate rises linearly.
         ema_decay: Decay of the averaged weights, warmed up as timm's ModelEmaV3 does.
         bn_momentum: PyTorch's BatchNorm momentum.
@@ -170,7 +170,9 @@ _STRONG = "randaugment(2)+cutout(0.5,0.5)"
 _SHIFTED = {"weak": "shift(0.125)", "strong": f"shift(0.125)+{_STRONG}"}
 _FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}"}
 _CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
-_FIXMATCH = {"steps": 2**20, "eval_every": 2**10}  # the rest of FixMatch's settings are the defaults above
+# The rest of FixMatch's settings are the defaults above, but for BatchNorm's momentum (its code has 0.001) and for the
+# averaged weights, whose decay is warmed up here.
+_FIXMATCH = {"steps": 2**20, "eval_every": 2**10}
 
 # For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
 _SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500}
@@ -207,6 +209,7 @@ _ON: dict[tuple[str, str], dict[str, Any]] = {
 _ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
 _VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
 
+ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
 _ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("cnn4", "digits", (10, 20, 40, 100)),
@@ -225,7 +228,7 @@ _NAMED = [
     f"{arch}.{method}_{dataset}_{labels}"
     for arch, dataset, budgets in _ZOO
     for labels in budgets
-    for method in ("supervised", "muscle", "fixmatch", "muscle_fixmatch")
+    for method in ZOO_METHODS
 ]
 _IDENTITY = ("arch", "method", "dataset", "labels", "variant")
 
@@ -253,6 +256,11 @@ def parse_name(name: str) -> dict[str, Any]:
         raise InputError(f"recipe {name!r} is unknown: {_wrong_part(name)} (a name is ARCH.METHOD_DATASET_LABELS)")
     labels = match["labels"]
     return {**match.groupdict(default=""), "labels": int(labels) if labels.isdecimal() else labels}
+
+
+def budget_order(labels: int | str) -> tuple[bool, int]:
+    """Sorts label budgets: numbers first, then shares such as ``10pct``, each by size."""
+    return isinstance(labels, str), int(str(labels).removesuffix("pct"))
 
 
 def _wrong_part(name: str) -> str:

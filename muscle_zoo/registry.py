@@ -169,8 +169,13 @@ def card_folders() -> list[Path]:
     """
     own = own_cards()
     if own is not None and not own.is_dir():
-        raise InputError(f"MUSCLE_ZOO_HUB={own} is no folder; correct it or unset it")
+        raise InputError(f"MUSCLE_ZOO_HUB={own} is not a folder; correct it or unset it")
     return [*([own] if own else []), shipped_cards()]
+
+
+def cards_in(root: Path, pattern: str = "*") -> list[Path]:
+    """The card folders in a folder, by name; one that was not finished (``NAME.part``) is none."""
+    return sorted(path.parent for path in root.glob(f"{pattern}/{CONFIG_FILE}") if path.parent.suffix != ".part")
 
 
 def find_card(name: str) -> Path | None:
@@ -182,9 +187,8 @@ def find_card(name: str) -> Path | None:
 
 def checkpoint_names() -> list[str]:
     """Checkpoints whose weights can be had: on disk, or pinned on the Hub."""
-    configs = [path for root in card_folders() for path in root.glob(f"*/{CONFIG_FILE}")]
-    on_disk = {path.parent.name for path in configs if path.with_name(WEIGHTS_FILE).is_file()}
-    return sorted(name for name in on_disk | pinned().keys() if not name.endswith(".part"))
+    cards = [card for root in card_folders() for card in cards_in(root)]
+    return sorted({card.name for card in cards if (card / WEIGHTS_FILE).is_file()} | pinned().keys())
 
 
 def pinned() -> dict[str, dict[str, str]]:
@@ -366,12 +370,12 @@ def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     damaged: set[str] = set()
     for root in (own_cards(), shipped_cards()):
-        for path in sorted(root.glob(f"{arch}.*/{CONFIG_FILE}")) if root else ():
-            tag = path.parent.name.partition(".")[2]
-            if tag in found or tag in damaged or tag.endswith(".part"):
+        for card in cards_in(root, f"{arch}.*") if root else ():
+            tag = card.name.partition(".")[2]
+            if tag in found or tag in damaged:
                 continue
             try:
-                cfg = {**timm_cfg(read_config(path.parent)), "tag": tag, "file": str(path.parent / WEIGHTS_FILE)}
+                cfg = {**timm_cfg(read_config(card)), "tag": tag, "file": str(card / WEIGHTS_FILE)}
             except WeightsError:
                 damaged.add(tag)
             else:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .ledger import Row, percent, runs_of
+from .ledger import Row, markdown_table, percent, runs_of
 from .methods import default_options
-from .recipes import get_recipe
-
-METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # of the zoo
+from .recipes import ZOO_METHODS, get_recipe
 
 
 def search_rows(
@@ -39,7 +37,7 @@ def search_rows(
     for place, changes in enumerate(tried):
         words = {**overrides, **changes}
         parts = {key.partition(".")[0] for key in words if "." in key}
-        for method in METHODS:
+        for method in ZOO_METHODS:
             if parts <= default_options(method).keys():
                 name = f"{arch}.{method}_{dataset}_{labels}"
                 found[place, method] = runs_of(rows, name, get_recipe(name, words).sha256)
@@ -48,11 +46,11 @@ def search_rows(
 
 def search_table(found: Mapping[tuple[int, str], Sequence[Row]], tried: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table: top-1 in per cent, a row for each thing that was tried and a column for each method."""
-    lines = ["| " + " | ".join(["changed", *METHODS]) + " |", "|" + "---|" * (1 + len(METHODS))]
+    lines = []
     for place, changes in enumerate(tried):
         words = [" ".join(f"`{key}={value}`" for key, value in changes.items()) or "nothing"]
-        for method in METHODS:
+        for method in ZOO_METHODS:
             runs = found.get((place, method), ())
             words.append(percent([row.top1_ema for row in runs]) if runs else "")
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines)
+        lines.append(words)
+    return markdown_table(["changed", *ZOO_METHODS], lines)

@@ -12,19 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from .errors import InputError
-from .ledger import Row
-from .methods import METHODS, method_names
-from .recipes import Recipe, get_recipe, parse_name
+from .ledger import Row, markdown_table, percent
+from .methods import METHODS, base_of, method_names, with_muscle
+from .recipes import Recipe, budget_order, get_recipe, parse_name
 
 # Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
 COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
 # Half the width of a 95 % interval, in standard errors, by the number of seeds (Student's t).
 _T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-
-
-def with_muscle(method: str) -> str:
-    """The name of a method with MUSCLE: ``supervised`` becomes ``muscle``."""
-    return "muscle" if method == "supervised" else f"muscle_{method}"
 
 
 def plan(
@@ -55,7 +50,9 @@ def plan(
     """
     for method in methods:
         if method not in METHODS:
-            raise InputError(f"--methods {method} is no base method; give some of {', '.join(METHODS)}")
+            raise InputError(f"--methods {method} is not a base method; give some of {', '.join(METHODS)}")
+    if 0 < sum(budget.endswith("pct") for budget in labels) < len(labels):
+        raise InputError(f"--labels {' '.join(labels)} mixes numbers and shares; give each kind its own study")
     return [
         get_recipe(f"{arch}.{method}_{dataset}_{budget}", {**(overrides or {}), "seed": seed, "bias": bias})
         for seed in seeds
@@ -102,11 +99,6 @@ def select(
     return found
 
 
-def base_of(method: str) -> str:
-    """The method without MUSCLE: ``muscle`` becomes ``supervised``."""
-    return "supervised" if method == "muscle" else method.removeprefix("muscle_")
-
-
 def digest(rows: Iterable[Row]) -> str:
     """What tells one set of results from another; figures carry it."""
     values = sorted((row.name, row.bias, row.seed, row.top1_ema) for row in rows)
@@ -119,7 +111,7 @@ class Cell:
 
     dataset: str
     bias: str
-    labels: int
+    labels: int | str
     base: str
     alone: dict[int, float]
     muscle: dict[int, float]
@@ -141,7 +133,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     Raises:
         InputError: Runs of more than one recipe stand under one name and bias.
     """
-    found: dict[tuple[str, str, int, str], dict[bool, dict[int, float]]] = {}
+    found: dict[tuple[str, str, int | str, str], dict[bool, dict[int, float]]] = {}
     hashes: dict[tuple[str, str], str] = {}
     for row in rows:
         if hashes.setdefault((row.name, row.bias), row.recipe_sha256) != row.recipe_sha256:
@@ -154,7 +146,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
         cell = found.setdefault((parts["dataset"], row.bias, parts["labels"], base), {False: {}, True: {}})
         cell[method != base][row.seed] = row.top1_ema
     order = method_names()
-    keys = sorted(found, key=lambda key: (key[0], _strength(key[1]), key[1], key[2], order.index(key[3])))
+    keys = sorted(found, key=lambda key: (key[0], _strength(key[1]), key[1], budget_order(key[2]), order.index(key[3])))
     return [Cell(*key, alone=found[key][False], muscle=found[key][True]) for key in keys]
 
 
@@ -165,7 +157,7 @@ def _strength(bias: str) -> float:
 
 
 def interval(gains: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean of paired gains (Student's t); None for fewer than two."""
+    """95 % interval of the mean of paired gains (Student's t; too wide above ten); None for fewer than two."""
     if len(gains) < 2:
         return None
     half = _T95.get(len(gains), 2.262) * statistics.stdev(gains) / math.sqrt(len(gains))
@@ -179,16 +171,13 @@ def table(rows: Iterable[Row]) -> str:
     several = {"data set": len({c.dataset for c in made}) > 1, "bias": len({c.bias for c in made}) > 1}
     extra = [name for name, wanted in several.items() if wanted]
     head = [*extra, "labels", "method", "alone", "worst", "with MUSCLE", "worst", "gain, 95 % interval", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for cell in made:
         values = {"data set": cell.dataset, "bias": cell.bias}
-        gains, bounds = cell.gains, interval(cell.gains)
-        gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
-        gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
         words = [*(values[name] for name in extra), str(cell.labels), cell.base]
-        words += [*_accuracy(cell.alone), *_accuracy(cell.muscle), gain, str(len(gains))]
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines)
+        words += [*_accuracy(cell.alone), *_accuracy(cell.muscle), gain_text(cell.gains), str(len(cell.gains))]
+        lines.append(words)
+    return markdown_table(head, lines)
 
 
 def bias_table(rows: Iterable[Row]) -> str:
@@ -204,25 +193,27 @@ def bias_table(rows: Iterable[Row]) -> str:
     made = cells(rows)
     plain = {cell.base: cell.gains_by_seed for cell in made if cell.bias == "none"}
     biases = [bias for bias in dict.fromkeys(cell.bias for cell in made) if bias != "none"]
-    lines = ["| " + " | ".join(["method", *biases]) + " |", "|" + "---|" * (1 + len(biases))]
+    lines = []
     for base in plain:
         words = [base]
         for bias in biases:
             gains = next((cell.gains_by_seed for cell in made if (cell.base, cell.bias) == (base, bias)), {})
-            more = [gains[seed] - plain[base][seed] for seed in sorted(gains.keys() & plain[base].keys())]
-            bounds = interval(more)
-            text = f"{statistics.fmean(more):+.1f}" if more else ""
-            words.append(text + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""))
-        lines.append("| " + " | ".join(words) + " |")
-    return "\n".join(lines)
+            words.append(gain_text([gains[s] - plain[base][s] for s in sorted(gains.keys() & plain[base].keys())]))
+        lines.append(words)
+    return markdown_table(["method", *biases], lines)
+
+
+def gain_text(gains: Sequence[float]) -> str:
+    """``+1.2 (+0.1 to +2.3)``: mean and 95 % interval of paired gains; empty where there are none."""
+    if not gains:
+        return ""
+    bounds = interval(gains)
+    return f"{statistics.fmean(gains):+.1f}" + (f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else "")
 
 
 def _accuracy(by_seed: Mapping[int, float]) -> tuple[str, str]:
-    values = [100 * value for value in by_seed.values()]
-    if not values:
-        return "", ""
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread}", f"{min(values):.1f}"
+    values = list(by_seed.values())
+    return (percent(values), f"{100 * min(values):.1f}") if values else ("", "")
 
 
 def draw(rows: Iterable[Row], path: Path) -> None:
@@ -258,13 +249,8 @@ def draw(rows: Iterable[Row], path: Path) -> None:
             _curve(panel, control, "#999999", ":", "supervised")
         _curve(panel, {cell.labels: cell.alone for cell in mine}, colour, "--", base.replace("_", " "), 0.97)
         _curve(panel, {cell.labels: cell.muscle for cell in mine}, colour, "-", "with MUSCLE", 1.03)
-        budgets = sorted({cell.labels for cell in made})
-        panel.set_xscale("log")
-        panel.set_xticks(budgets, [str(budget) for budget in budgets])
-        panel.minorticks_off()
+        style_budgets(panel, [cell.labels for cell in made])
         panel.set_title(base.replace("_", " "), fontsize=13)
-        panel.tick_params(labelsize=11)
-        panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=10, loc="lower right")
     for panel in axes.flat[len(bases) :]:
         panel.set_visible(False)
@@ -276,10 +262,19 @@ def draw(rows: Iterable[Row], path: Path) -> None:
 
 
 def _curve(
-    panel: Any, by_budget: Mapping[int, Mapping[int, float]], colour: str, style: str, label: str, aside: float = 1.0
+    panel: Any,
+    by_budget: Mapping[int | str, Mapping[int, float]],
+    colour: str,
+    style: str,
+    label: str,
+    aside: float = 1.0,
 ) -> None:
     """Means and standard deviations by budget; ``aside`` keeps the bars of two curves apart."""
-    known = {budget: [100 * v for v in values.values()] for budget, values in sorted(by_budget.items()) if values}
+    known = {
+        budget_order(budget)[1]: [100 * v for v in by_budget[budget].values()]
+        for budget in sorted(by_budget, key=budget_order)
+        if by_budget[budget]
+    }
     means = [statistics.fmean(values) for values in known.values()]
     spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in known.values()]
     panel.errorbar(
@@ -292,3 +287,13 @@ def _curve(
         capsize=3,
         linewidth=1.8,
     )
+
+
+def style_budgets(panel: Any, budgets: Iterable[int | str]) -> None:
+    """Makes a panel's horizontal axis one of label budgets: logarithmic, a tick for each."""
+    shown = sorted(set(budgets), key=budget_order)
+    panel.set_xscale("log")
+    panel.set_xticks([budget_order(budget)[1] for budget in shown], [str(budget) for budget in shown])
+    panel.minorticks_off()
+    panel.tick_params(labelsize=11)
+    panel.grid(alpha=0.3)

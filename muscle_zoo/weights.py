@@ -55,14 +55,10 @@ class Checkpoint:
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:  # Python 3.10 has no file_digest
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -130,7 +126,7 @@ def _locate(name: str, source: str | None) -> _Place:
     if name.startswith(HF_HUB):
         repo, _, revision = name.removeprefix(HF_HUB).partition("@")
         if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo):
-            raise WeightsError(f"{name}: {repo!r} is no name of a repo; write hf-hub:ORG/NAME")
+            raise WeightsError(f"{name}: {repo!r} is not a repo's name; write hf-hub:ORG/NAME")
         return _Place(repo=repo, revision=revision or None)
     plain, _, revision = name.partition("@")
     if not revision and source is None and (folder := registry.find_card(plain)) is not None:
@@ -150,7 +146,7 @@ def _locate(name: str, source: str | None) -> _Place:
             "`muscle-zoo list --pretrained`"
         )
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
-        raise WeightsError(f"no weights for {name!r}; of a repo on the Hub write hf-hub:{name}")
+        raise WeightsError(f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}")
     raise WeightsError(
         f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
     )
@@ -172,7 +168,7 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
     """
     if not folder.is_dir():
         raise WeightsError(
-            f"{folder} is no folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}"
+            f"{folder} is not a folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}"
         )
     config = registry.read_config(folder)
     weights = folder / registry.WEIGHTS_FILE
@@ -228,7 +224,7 @@ def _from_hub(place: _Place, files: Sequence[str], force: bool = False) -> Check
 
     where, revision = place.hub_name, place.revision
     if revision and (not re.fullmatch(r"\w[\w./-]*", revision, flags=re.ASCII) or ".." in revision):
-        raise WeightsError(f"{where}: {revision!r} is no revision; give a branch, a tag or a commit")
+        raise WeightsError(f"{where}: {revision!r} is not a revision; give a branch, a tag or a commit")
     paths = {}
     for file in files:
         with explained(f"{where}, {file}"):

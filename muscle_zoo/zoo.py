@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .ledger import Row, percent, runs_of
-from .recipes import get_recipe, parse_name
-from .study import COLOURS, Cell, base_of, cells, digest, interval
+from .ledger import Row, markdown_table, percent, runs_of
+from .methods import base_of
+from .recipes import budget_order, get_recipe, parse_name
+from .study import COLOURS, Cell, cells, digest, gain_text, interval, style_budgets
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
@@ -42,7 +43,7 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         log-likelihood in nats, and in brackets that of the second.
     """
     head = ["name", "parameters", "labels", "top-1", "supervised", "without MUSCLE", "paired gain", "nll", "seeds"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     by_arch = _cells(rows)
     for name, count in sorted(parameters.items(), key=lambda item: _place(item[0])):
         parts = parse_name(name)
@@ -53,15 +54,12 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         }
         base = of_budget[base_of(parts["method"])]
         control = of_budget.get("supervised", base)
-        own, gains, bounds = base.muscle, base.gains, interval(base.gains)
-        gain = f"{statistics.fmean(gains):+.1f}" if gains else ""
-        gain += f" ({bounds[0]:+.1f} to {bounds[1]:+.1f})" if bounds else ""
         words = [f"`{name}`", _short(count), str(parts["labels"])]
-        words += [percent(list(v.values())) if v else "" for v in (own, control.alone, base.alone)]
+        words += [percent(list(v.values())) if v else "" for v in (base.muscle, control.alone, base.alone)]
         alone = f"{parts['arch']}.{base_of(parts['method'])}_{parts['dataset']}_{parts['labels']}"
         nll = f"{_nll(rows, name)} ({_nll(rows, alone)})"
-        lines.append("| " + " | ".join([*words, gain, nll, str(len(own))]) + " |")
-    return "\n".join(lines)
+        lines.append([*words, gain_text(base.gains), nll, str(len(base.muscle))])
+    return markdown_table(head, lines)
 
 
 def _nll(rows: Sequence[Row], name: str) -> str:
@@ -71,7 +69,7 @@ def _nll(rows: Sequence[Row], name: str) -> str:
 
 def _place(name: str) -> tuple[Any, ...]:
     parts = parse_name(name)
-    return parts["dataset"], parts["arch"], parts["method"], str(parts["labels"]).zfill(9)
+    return parts["dataset"], parts["arch"], parts["method"], budget_order(parts["labels"])
 
 
 def _short(count: int) -> str:
@@ -106,7 +104,7 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
             spread = [(mean - low, high - mean) for mean, (low, high) in zip(means, bounds, strict=True)]
             if mine:
                 panel.errorbar(
-                    [cell.labels * aside for cell in mine],
+                    [budget_order(cell.labels)[1] * aside for cell in mine],
                     means,
                     yerr=list(zip(*spread, strict=True)),
                     color=colour,
@@ -115,14 +113,10 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
                     capsize=3,
                     linewidth=1.8,
                 )
-        budgets = sorted({cell.labels for cell in found})
-        panel.set_xscale("log")
-        panel.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
-        panel.set_xlim(budgets[0] / 1.4, budgets[-1] * 1.4)
-        panel.minorticks_off()
+        style_budgets(panel, [cell.labels for cell in found])
+        places = [budget_order(cell.labels)[1] for cell in found]
+        panel.set_xlim(min(places) / 1.4, max(places) * 1.4)
         panel.set_title(f"{dataset}, {arch}", fontsize=13)
-        panel.tick_params(labelsize=11)
-        panel.grid(alpha=0.3)
         panel.legend(frameon=False, fontsize=10)
     figure.supxlabel("labels", fontsize=13)
     figure.supylabel("paired gain of MUSCLE, points", fontsize=12)

@@ -325,7 +325,7 @@ def test_sizes(name, sizes):
 
 def test_input_errors():
     for depth in (4, 27):
-        with pytest.raises(InputError, match=f"depth: {depth} is not 6n"):
+        with pytest.raises(InputError, match=f"depth={depth} is not 6n"):
             timm.create_model("wrn_16_2", depth=depth)
     for model in (timm.create_model("cnn13"), timm.create_model("cnn13", features_only=True)):
         for height, width in ((8, 8), (11, 32), (32, 11), (1, 1)):

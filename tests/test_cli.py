@@ -27,7 +27,7 @@ def test_a_batch_that_does_not_divide_by_the_processes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launch, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode != 0
-    assert done.stderr.count("error: batch_size=7 does not divide by 2 processes; give a multiple of 2") == 1
+    assert done.stderr.count("error: batch_size=7 is not divisible by 2 processes; give a multiple of 2") == 1
     assert not (tmp_path / "run").exists()
 
 

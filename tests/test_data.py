@@ -102,7 +102,7 @@ def test_the_control_gets_no_unlabelled_image() -> None:
 
 
 def test_a_batch_size_that_does_not_divide() -> None:
-    with pytest.raises(InputError, match=r"batch_size=32 does not divide by 3 processes; give a multiple of 3"):
+    with pytest.raises(InputError, match=r"batch_size=32 is not divisible by 3 processes; give a multiple of 3"):
         batches("fixmatch", world=3)
     with pytest.raises(InputError, match="mu=0"):
         batches("fixmatch", mu=0)

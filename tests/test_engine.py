@@ -259,7 +259,7 @@ def test_the_time_limit_stops_with_75_and_the_same_command_goes_on(
     command += ["--out", str(tmp_path / "run")]
     assert main([*command, "--time-limit", "0.000001"]) == 75
     assert json.loads((tmp_path / "run" / "status.json").read_text())["why"] == "time limit"
-    assert "the same command goes on" in capsys.readouterr().out
+    assert "run the same command again to continue" in capsys.readouterr().out
     assert main(command) == 0
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
 
@@ -296,5 +296,5 @@ def test_accumulation_averages_the_gradients_of_the_parts(tmp_path: Path) -> Non
     for name, parameter in model.named_parameters():
         moved = recipe.lr * (1 + recipe.momentum) * parameter.grad  # Nesterov's first step
         assert state[f"model.{name}"].allclose(parameter - moved, atol=1e-6), name
-    with pytest.raises(InputError, match="batch_size=16 does not divide by 1 processes and accumulate=3"):
+    with pytest.raises(InputError, match="batch_size=16 is not divisible by 1 processes and accumulate=3"):
         run(short(accumulate=3), tmp_path / "three")

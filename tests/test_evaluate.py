@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
+from muscle_zoo import InputError
 from muscle_zoo.data import DataSetInfo, LabelledImages, dataset_info
 from muscle_zoo.engine.evaluate import ECE_BINS, Metrics, count, evaluate, summarise
 
@@ -74,6 +75,13 @@ def test_batches_and_processes_add_up() -> None:
     for rank in range(3):
         evaluate(model, data, info, rank=rank, world_size=3, reduce=lambda c: shares.append(c) or c)
     assert close(summarise(sum(shares)), whole)
+
+
+def test_fewer_images_than_processes_are_refused_by_every_process() -> None:
+    few = LabelledImages(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    for rank in range(2):
+        with pytest.raises(InputError, match=r"1 images to evaluate are fewer than processes \(2\)"):
+            evaluate(Linear(), few, dataset_info("digits"), rank=rank, world_size=2)
 
 
 def test_the_mode_is_left_as_it_was() -> None:

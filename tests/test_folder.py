@@ -239,7 +239,7 @@ def test_no_folder(tmp_path: Path) -> None:
     assert "--data" in refusal(None)
     for root, what in (
         (tmp_path / "gone", "does not exist"),
-        (write(tmp_path / "note.txt", "x"), "is a file, no folder"),
+        (write(tmp_path / "note.txt", "x"), "is a file, not a folder"),
     ):
         text = refusal(root)
         assert f"--data {root} {what}; it must hold labelled/CLASS/" in text
@@ -255,11 +255,11 @@ WRONG_FOLDERS = {
     "an empty test class": (["train/a/1.png", "train/b/1.png", "val/b/1.txt"], ["val/b holds no pictures"]),
     "an unknown class": (
         ["labelled/cat/1.png", "labelled/dog/1.png", "test/cta/1.png"],
-        ["test: 'cta' is no class of", "did you mean 'cat'?"],
+        ["test: 'cta' is not a class of", "did you mean 'cat'?"],
     ),
     "an unknown class, nothing near": (
         ["labelled/cat/1.png", "labelled/dog/1.png", "test/zebra/1.png"],
-        ["test: 'zebra' is no class of", "known: cat, dog"],
+        ["test: 'zebra' is not a class of", "known: cat, dog"],
     ),
     "unlabelled alone": (["unlabelled/1.png", "cat/1.png", "dog/1.png"], ["has unlabelled/ and no labelled/"]),
     "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labelled/", "it must hold labelled/CLASS/"]),

@@ -213,7 +213,7 @@ def test_a_registry_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ):
         (tmp_path / "registry.json").write_text(json.dumps(table))
         refused(muscle_zoo.list_models, says)
-    refused(lambda: weights.resolve("hf-hub:a/b@../../x"), "'../../x' is no revision")
+    refused(lambda: weights.resolve("hf-hub:a/b@../../x"), "'../../x' is not a revision")
 
 
 def test_a_ledger_that_cannot_be(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_readme_shows_the_house_as_it_is() -> None:
 
 def test_the_top_level_is_fixed() -> None:
     allowed = {"pyproject.toml", "README.md", "LICENSE", "muscle_zoo", "hub_cards", "train.py", "eval.py", "tests"}
-    ignored = {"runs", "data", "dist", "build", "carry"}
+    ignored = {"runs", "data", "dist", "build"}
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert {name for name in found - allowed - ignored if not name.endswith(".egg-info")} == set()
 

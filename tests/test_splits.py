@@ -67,7 +67,7 @@ def test_the_dev_fold_is_seen_by_nothing_but_the_evaluation() -> None:
     assert len(split.unlabelled) + len(split.held_out) == 1437
 
 
-@pytest.mark.parametrize(("labels", "says"), [(9, "one a class"), (1400, "class"), (2000, "beyond the data")])
+@pytest.mark.parametrize(("labels", "says"), [(9, "one per class"), (1400, "class"), (2000, "more than there are")])
 def test_label_budgets_that_do_not_fit(labels: int, says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         digits_split(labels, 0)
@@ -224,7 +224,7 @@ def test_wrong_tasks(classes: list[int]) -> None:
         (Budget(300, bias="imbalance:100"), "asks for [0-9]+ images of class 0, toy has 100; give fewer"),
         (Budget(40, mismatch=0.5), "no image is of a class outside the task"),
         (Budget(40, fold="validation"), "give validation=0.2"),
-        (Budget(40, validation=0.01), "is no image; raise it"),
+        (Budget(40, validation=0.01), "rounds to 0 images; raise it"),
         (Budget(4, validation=0.9), "no label of class"),
         (Budget(3, given=(1, 2, 400)), "position 400 does not exist"),
         (Budget(3, given=(1, 2, 2)), "listed twice"),
@@ -265,7 +265,7 @@ def test_given_lists(text: str, names: tuple[str, ...], expected: tuple[int, ...
         ("", "lists no images"),
         ("{}", "lists no images"),
         ("cat/9.jpg", "'cat/9.jpg' is not among the training images"),
-        ("0000.jpg", "'0000.jpg' is the end of several file names"),
+        ("0000.jpg", "'0000.jpg' matches several file names"),
         ("10_cat.png cat", "'10_cat.png' is not among"),
     ],
 )

@@ -16,7 +16,7 @@ from tests.conftest import listing, run
 ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
 
 
-def row(method: str, labels: int, seed: int, top1: float, **more: object) -> Row:
+def row(method: str, labels: int | str, seed: int, top1: float, **more: object) -> Row:
     return dataclasses.replace(ROW, name=f"cnn4.{method}_digits_{labels}", seed=seed, top1_ema=top1, **more)
 
 
@@ -31,7 +31,7 @@ def test_a_plan_is_paired_and_seed_by_seed() -> None:
         changed = dataclasses.replace(muscle, method=alone.method, options=alone.options)
         assert changed == alone
     assert {recipe.steps for recipe in recipes} == {7}
-    with pytest.raises(InputError, match="--methods muscle is no base method"):
+    with pytest.raises(InputError, match="--methods muscle is not a base method"):
         plan("cnn4", ["muscle"], ["digits"], ["10"], [0])
 
 
@@ -95,6 +95,16 @@ def test_the_figure(tmp_path: Path) -> None:
     assert len(COLOURS) >= len(METHODS) and len(set(COLOURS)) == len(COLOURS)
 
 
+def test_budgets_may_be_shares(tmp_path: Path) -> None:
+    rows = [row("supervised", share, seed, 0.6) for share in ("10pct", "5pct") for seed in (0, 1)]
+    assert [cell.labels for cell in cells(rows)] == ["5pct", "10pct"]
+    assert table(rows).splitlines()[2].startswith("| 5pct | supervised | 60.0")
+    draw(rows, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
+    with pytest.raises(InputError, match="--labels 10 10pct mixes numbers and shares"):
+        plan("cnn4", ["supervised"], ["digits"], ["10", "10pct"], [0])
+
+
 def test_overrides_may_stand_after_a_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["study", "--methods", "supervised", "--datasets", "digits", "--seeds", "1", "--out", str(tmp_path / "s")]
     code, _, err = run([*words, "--labels", "10", "steps=x"], capsys)
@@ -134,4 +144,4 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     code, text, _ = run([*elsewhere, "--mixed-precision", "bf16", "--time-limit", "0.000001"], capsys)
     assert code == 75 and "8 runs, 0 of them done" in text
     code, _, err = run([*words, "--ledger", str(tmp_path / "none.csv")], capsys)
-    assert code == 2 and "none.csv is no file" in err
+    assert code == 2 and "none.csv is not a file" in err

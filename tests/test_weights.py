@@ -251,11 +251,11 @@ def test_an_own_hub_folder_comes_first(card: Path, monkeypatch: pytest.MonkeyPat
         ("cnn4", "cnn4.muscle_digits_10"),
         ("cnn4.muscle_digits_10@v1", "names no repo of it .* write hf-hub:ORG/cnn4.muscle_digits_10"),
         ("resnet50.fixmatch_imagenet_1pct", "is a recipe without weights; train it"),
-        ("owner/cnn4.muscle_digits_10", "of a repo on the Hub write hf-hub:owner/cnn4.muscle_digits_10"),
-        ("hf-hub:cnn4.muscle_digits_10", "no name of a repo; write hf-hub:ORG/NAME"),
-        ("local-dir:/nowhere", "no folder"),
+        ("owner/cnn4.muscle_digits_10", "for a repo on the Hub, write hf-hub:owner/cnn4.muscle_digits_10"),
+        ("hf-hub:cnn4.muscle_digits_10", "not a repo.s name; write hf-hub:ORG/NAME"),
+        ("local-dir:/nowhere", "not a folder"),
         ("../cnn4.muscle_digits_10", "no weights"),
-        ("hf-hub:no/such/repo", "no name of a repo; write hf-hub:ORG/NAME"),
+        ("hf-hub:no/such/repo", "not a repo.s name; write hf-hub:ORG/NAME"),
     ],
 )
 def test_no_weights_is_an_error_that_names_the_remedy(name: str, says: str) -> None:
@@ -264,10 +264,12 @@ def test_no_weights_is_an_error_that_names_the_remedy(name: str, says: str) -> N
     assert "\n" not in str(caught.value)
 
 
-def test_an_argument_that_the_architecture_has_not_is_named() -> None:
+@pytest.mark.parametrize("pretrained", [True, False])
+@pytest.mark.parametrize("name", [NAME, "cnn4", "cnn4.supervised_digits_11"])
+def test_an_argument_that_the_architecture_has_not_is_named(name: str, pretrained: bool) -> None:
     says = "num_clases=3: cnn4 takes no such argument; did you mean 'num_classes'"
-    with pytest.raises(InputError, match=says):
-        muscle_zoo.create_model(NAME, pretrained=True, num_clases=3)
+    with pytest.raises(InputError, match=says if name == NAME or not pretrained else "cnn4"):
+        muscle_zoo.create_model(name, pretrained=pretrained, num_clases=3)
 
 
 def test_offline_is_said_to_be_the_network() -> None:

@@ -66,7 +66,7 @@ WRONG: dict[str, tuple[Prepare, list[str], str]] = {
     "info unknown": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean 'digits'"),
     "info no path": (nothing, ["info", "runs/nope"], "runs/nope does not exist; give a run folder"),
     "info unfinished": (unfinished, ["info", "run"], "run is not finished"),
-    "info no folder": (nothing, ["info", "local-dir:nowhere"], "nowhere is no folder"),
+    "info no folder": (nothing, ["info", "local-dir:nowhere"], "nowhere is not a folder"),
     "predict nothing": (nothing, ["predict", NAME], "required: IMAGE"),
     "predict no path": (one, ["predict", NAME, "a.png", "b.png"], "b.png does not exist; give pictures"),
     "predict unknown": (one, ["predict", "cnn4.muscle_digits_11", "a.png"], "did you mean 'cnn4.muscle_digits_10'"),

@@ -119,7 +119,7 @@ class WideResNet(Backbone):
         dtype: torch.dtype | None = None,
     ) -> None:
         if depth < 10 or depth % 6 != 4:
-            raise InputError(f"depth: {depth} is not 6n + 4 with n >= 1; give 10, 16, 22, 28, 34 or 40")
+            raise InputError(f"depth={depth} is not 6n + 4 with n >= 1; give 10, 16, 22, 28, 34 or 40")
         dd: dict[str, Any] = {"device": device, "dtype": dtype}
         bn: dict[str, Any] = {"bn_eps": bn_eps, "bn_momentum": bn_momentum}
         stem = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False, **dd)

@@ -13,6 +13,7 @@ import torch
 
 from ..data import DataSet, dataset_info, load_dataset
 from ..errors import MissingDataError
+from ..ledger import markdown_table
 from ..recipes import Recipe, get_recipe
 from .data import add_source_arguments, source_of
 from .train import add_device_arguments, parse_overrides
@@ -107,7 +108,7 @@ def render(result: dict[str, Any], indent: str = "") -> str:
             lines += [f"{indent}{key}", render(value, indent + "  ")]
             continue
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            lines += _table(value)
+            lines.append(_table(value))
             continue
         if isinstance(value, dict):
             value = "  ".join(f"{name} {part}" for name, part in value.items())
@@ -121,9 +122,7 @@ def render(result: dict[str, Any], indent: str = "") -> str:
     return "\n".join(lines)
 
 
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Rows of a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    for row in rows:
-        lines.append("| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
-    return lines
+def _table(rows: list[dict[str, Any]]) -> str:
+    """A Markdown table of rows with the same keys."""
+    words = ([f"{v:.2f}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)
+    return markdown_table(list(rows[0]), words)

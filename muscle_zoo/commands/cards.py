@@ -28,8 +28,7 @@ def run(args: argparse.Namespace) -> int:
     cards = root / "hub_cards"
     rows = [row for file in (registry.LEDGER_FILE, registry.DEV_LEDGER_FILE) for row in read_ledger(cards / file)]
     parameters = {
-        path.parent.name: count_parameters(registry.read_config(path.parent), str(path.parent))
-        for path in sorted(cards.glob(f"*/{registry.CONFIG_FILE}"))
+        card.name: count_parameters(registry.read_config(card), str(card)) for card in registry.cards_in(cards)
     }
     drifted = [
         (path, text)
@@ -46,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
     for path in (*(path for path, _ in drifted), *old):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
     if args.action == "check" and (drifted or old):
-        print("`muscle-zoo cards render` writes them anew")
+        print("run `muscle-zoo cards render` to update them")
         return 1
     if not drifted and not old:
-        print("all as the ledger gives them")
+        print("everything matches the ledger")
     return 0

@@ -62,7 +62,9 @@ def evaluate_target(target: str, source: str | None = None, data: Source | None 
     info, names = prepared.dataset.info, checkpoint.config.get("label_names", [])
     if list(info.class_names) != list(names):
         theirs, ours = (one_line(", ".join(classes)) for classes in (names, info.class_names))
-        raise InputError(f"{target} knows the classes {theirs}, the data {ours}; give other data")
+        raise InputError(
+            f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
+        )
     model = create_model(name, pretrained=True, source=source)
     try:
         metrics = evaluate(model, prepared.evaluation, info)

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     found: list[tuple[Path, Row]] = []
     for path in map(Path, args.targets):
         if not path.is_dir():
-            raise InputError(f"{path} is no run folder; give one that train wrote")
+            raise InputError(f"{path} is not a run folder; give one that train wrote")
         status = read_json(path / "status.json")
         if status.get("status") != "finished" or "row" not in status:
             raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     to.mkdir(parents=True, exist_ok=True)
     for file, all_rows in ledgers.items():
         write_ledger(to / file, all_rows)
-        print(f"{to / file}: {len(new[file])} runs added or renewed, {len(all_rows)} in all")
+        print(f"{to / file}: {len(new[file])} runs added or updated, {len(all_rows)} in total")
     for name, chosen, path in published:
         _publish(path / "export", to / name)
         register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)

@@ -100,4 +100,4 @@ def _card(name: str) -> Path:
 
 
 def _all_names() -> list[str]:
-    return sorted({path.parent.name for root in registry.card_folders() for path in root.glob("*/config.json")})
+    return sorted({card.name for root in registry.card_folders() for card in registry.cards_in(root)})

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     out: Path = args.out or Path("runs") / "quickstart"
     summary_file = out / "summary.json"
     if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
-        raise InputError(f"out={out} exists and holds no quickstart; give another --out")
+        raise InputError(f"--out {out} exists and holds no quickstart; give another --out")
     args = argparse.Namespace(**vars(args))
     if args.fresh:
         start_over(out, args)
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
                 args.time_limit = max(limit - (time.monotonic() - began), 0.001)
             if not train(recipe, out / folder, args):
                 if is_main():
-                    print(f"stopped, the state is saved in {out}; the same command goes on")
+                    print(f"stopped, the state is saved in {out}; run the same command again to continue")
                 return STOPPED
         if not is_main():
             return 0
@@ -67,7 +67,7 @@ def start_over(out: Path, args: argparse.Namespace) -> None:
 
     Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
     if is_main() and (old := RunFolder(out).set_aside()) is not None:
-        print(f"the old run is {old} now", file=sys.stderr, flush=True)
+        print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
     PartialState(cpu=args.cpu).wait_for_everyone()
 
 

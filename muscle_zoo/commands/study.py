@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     for text in failed:
         print(f"failed: {text}", file=sys.stderr)
     if not whole:
-        print(f"stopped with {len(rows)} of {len(recipes)} runs done; the same command goes on")
+        print(f"stopped with {len(rows)} of {len(recipes)} runs done; run the same command again to continue")
         return STOPPED
     return 1 if failed else 0
 
@@ -105,7 +105,7 @@ def _known(args: argparse.Namespace) -> dict[tuple[str, str, int], Row]:
     if args.ledger is None:
         return {}
     if not args.ledger.is_file():
-        raise InputError(f"--ledger {args.ledger} is no file; give a results.csv")
+        raise InputError(f"--ledger {args.ledger} is not a file; give a results.csv")
     dtype = {"no": "float32"}.get(args.mixed_precision or "no", args.mixed_precision)
     return {row.key: row for row in read_ledger(args.ledger) if row.dtype == dtype}
 
@@ -145,7 +145,7 @@ def _work(todo: Sequence[tuple[Recipe, Path]], args: argparse.Namespace) -> tupl
                 recipe, result = results.get(timeout=1.0)
             except queue.Empty:
                 if not any(worker.is_alive() for worker in workers):
-                    return False, failed if told else [*failed, "a process ended without a word"]
+                    return False, failed if told else [*failed, "a worker process died without an error message"]
                 continue
             if recipe is None:
                 ended += 1

@@ -36,7 +36,7 @@ def as_name(target: str) -> str:
         and not folder.exists()
         and registry.find_card(target.partition("/")[2].partition("@")[0])
     ):
-        raise InputError(f"{target} is no folder; of a repo on the Hub write hf-hub:{target}")
+        raise InputError(f"{target} is not a folder; for a repo on the Hub, write hf-hub:{target}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")

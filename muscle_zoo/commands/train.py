@@ -61,7 +61,7 @@ def time_limit(text: str) -> float:
     """Reads ``90``, ``90s``, ``9m`` or ``1.5h`` as seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 9m or 1.5h")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 90s, 9m or 1.5h")
     return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
@@ -105,7 +105,7 @@ def _run(args: argparse.Namespace) -> int:
     process_age = time.time() - psutil.Process().create_time()  # the imports take their time too
     finished = train(recipe, out, args, began=time.monotonic() - process_age)
     if not finished and is_main():
-        print(f"stopped, the state is saved in {out}; the same command goes on")
+        print(f"stopped, the state is saved in {out}; run the same command again to continue")
     elif is_main():
         print(summary(out))
     return 0 if finished else STOPPED
@@ -137,8 +137,15 @@ def train(
 
     began = time.monotonic() if began is None else began
     options = Options(
-        *(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu, args.fresh, progress),
-        *(source_of(args), args.compile),
+        mixed_precision=args.mixed_precision,
+        tracker=args.tracker,
+        time_limit=args.time_limit,
+        save_every=args.save_every,
+        cpu=args.cpu,
+        fresh=args.fresh,
+        progress=progress,
+        data=source_of(args),
+        compile=args.compile,
     )
     folder = RunFolder(out)
     if args.fresh:
@@ -150,17 +157,17 @@ def train(
         here = own_folder(recipe, options.data)
         if finished and status.get("data", "") != here:
             raise InputError(
-                f"out={out} is a finished run on {status.get('data') or 'other data'}, not on {here or 'these'}; "
+                f"--out {out} is a finished run on {status.get('data') or 'other data'}, not on {here or 'these'}; "
                 "give another --out, or --fresh"
             )
         PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
         if finished:
             return True
     with folder.locked() if is_main() else nullcontext():
-        return _train(recipe, folder, options, args.time_limit, began)
+        return _train(recipe, folder, options, began)
 
 
-def _train(recipe: Recipe, folder: RunFolder, options: Options, time_limit: float | None, began: float) -> bool:
+def _train(recipe: Recipe, folder: RunFolder, options: Options, began: float) -> bool:
     from accelerate import PartialState
 
     from ..engine.build import prepare_data
@@ -169,13 +176,14 @@ def _train(recipe: Recipe, folder: RunFolder, options: Options, time_limit: floa
 
     try:
         data = prepare_data(recipe, options.data)
-        if time_limit is not None:  # it counts from the start of the command
-            options = replace(options, time_limit=max(time_limit - (time.monotonic() - began), 1e-6))
+        if options.time_limit is not None:  # it counts from the start of the command
+            left = options.time_limit - (time.monotonic() - began)
+            options = replace(options, time_limit=max(left, 1e-6))
         trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
             export_run(recipe, folder, trained, data)
         PartialState().wait_for_everyone()  # a process that ends early would have its launcher end the others
-    except (TrainingError, MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
+    except (MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
         status = folder.read_status()
         if is_main() and status.get("status") == "running":  # this attempt's: an older run's is left as it is
             folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")

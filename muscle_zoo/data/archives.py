@@ -93,7 +93,8 @@ def _find(info: DataSetInfo, root: Path) -> Parts | None:
             ) from None
     if target.is_dir() and any(target.iterdir()):
         raise InputError(
-            f"{target} does not hold {info.title}; put its files ({_FILES[info.name]}) there, or empty it to have them"
+            f"{target} does not hold {info.title}; put its files ({_FILES[info.name]}) there, or empty the folder to "
+            "download them"
         )
     return None
 

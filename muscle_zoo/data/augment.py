@@ -78,7 +78,7 @@ class Affine:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Multiplies the distance from black by a factor uniform in 1 +- strength, clipped to 0..1."""
+    """Multiplies pixels by a factor uniform in 1 +- strength, clipped to 0..1: contrast around black, or brightness."""
 
     strength: float = 0.4
     draws: ClassVar[int] = 1
@@ -126,7 +126,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirrors left and right, every other image."""
+    """Mirrors left and right, each image with probability one half."""
 
     draws: ClassVar[int] = 1
     takes_bytes: ClassVar[bool] = True

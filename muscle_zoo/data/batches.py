@@ -101,7 +101,7 @@ class Batches:
         device: Where the views are made.
 
     Raises:
-        InputError: A batch size does not divide by the processes, a policy is wrong, or the method needs unlabelled
+        InputError: A batch size is not divisible by the processes, a policy is wrong, or the method needs unlabelled
             images and mu is 0.
     """
 
@@ -126,7 +126,7 @@ class Batches:
         if recipe.batch_size % (self.world_size * recipe.accumulate):
             parts = f" and accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
             raise InputError(
-                f"batch_size={recipe.batch_size} does not divide by {self.world_size} processes{parts}; "
+                f"batch_size={recipe.batch_size} is not divisible by {self.world_size} processes{parts}; "
                 f"give a multiple of {self.world_size * recipe.accumulate}"
             )
         pools = {"labelled": self.split.labelled, "unlabelled": self.split.unlabelled}

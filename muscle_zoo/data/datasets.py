@@ -263,7 +263,8 @@ def _whole(info: DataSetInfo, root: Path, train: LabelledImages, test: LabelledI
     shape = tuple(train.images.shape[1:])
     if shape != info.input_size or int(train.labels.max()) + 1 != info.num_classes:
         raise InputError(
-            f"{info.name} in {root} has images of {shape} and {int(train.labels.max()) + 1} classes; it is not it"
+            f"{root} has images of {shape} and {int(train.labels.max()) + 1} classes, so these are not the files of "
+            f"{info.name}; give another --data"
         )
     return DataSet(info, train, test)
 

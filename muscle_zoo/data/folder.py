@@ -65,7 +65,7 @@ def list_folder(root: Path) -> Listing:
         listing = list_csv(root)
     else:
         if not root.is_dir():
-            what = "is a file, no folder" if root.exists() else "does not exist"
+            what = "is a file, not a folder" if root.exists() else "does not exist"
             raise InputError(f"--data {root} {what}; it must hold {LAYOUT}")
         listing = _list_folders(root)
     classes = len(listing.class_names)
@@ -105,7 +105,7 @@ def _list_folders(root: Path) -> Listing:
         there = class_folders(test)
         for name in there:
             if name not in class_names:
-                raise InputError(f"{test}: {name!a} is no class of {labelled}; {near(name, class_names)}")
+                raise InputError(f"{test}: {name!a} is not a class of {labelled}; {near(name, class_names)}")
         listing.test = pictures_of_classes(root, test, class_names, there)
     return listing
 

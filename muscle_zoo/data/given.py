@@ -51,7 +51,7 @@ def parse_given(field: str, text: str, names: Sequence[str], dataset: str = "") 
             position = int(number[1])
         if position is None:
             what = (
-                "is the end of several file names"
+                "matches several file names"
                 if str(value).rpartition("/")[2] in last
                 else "is not among the training images"
             )

@@ -111,7 +111,7 @@ def _csv_rows(place: Path, part: str, info: DataSetInfo) -> Iterator[tuple[str, 
         raise InputError(f"{path} cannot be read ({error}); give a CSV of filename,label in UTF-8") from None
     for line, row in enumerate(rows, start=2):
         if row.get("label") not in info.class_names or not row.get("filename"):
-            raise InputError(f"{path} line {line}: {row} is no filename,label of a class of {info.name}")
+            raise InputError(f"{path} line {line}: {row} is not a filename,label of a class of {info.name}")
         name = f"images/{row['filename']}"
         if not (place / name).is_file():
             raise InputError(f"{path} line {line}: {place / name} does not exist; unpack the images again")

@@ -114,7 +114,6 @@ _POINT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "solarize": _solarize,
 }
 _FILTERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"color": _color, "sharpness": _sharpness}
-_GEOMETRIC = ("rotate", "shear_x", "shear_y", "translate_x", "translate_y")
 
 _FACTOR = Magnitude(0.05, 0.95)
 _SHARE = Magnitude(0.0, 0.3, signed=True)

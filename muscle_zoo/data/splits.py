@@ -224,18 +224,17 @@ def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) ->
     num_classes = len(counts)
     if labels < num_classes:
         raise InputError(
-            f"labels={labels} is below one a class: {dataset} has {num_classes} classes, give at least that"
+            f"labels={labels} is fewer than one per class: {dataset} has {num_classes}; give at least that"
         )
     if labels > sum(counts):
-        raise InputError(f"labels={labels} is beyond the data: {dataset} has {sum(counts)} images with a label")
-    weights = geometric("bias", budget.bias, num_classes)
+        raise InputError(f"labels={labels} is more than there are: {dataset} has {sum(counts)} labelled images")
     if budget.bias == NO_BIAS:
         if labels == sum(counts):
             return list(counts)
         with_one_more = hash_order(f"{budget.seed}/classes", range(num_classes))[: labels % num_classes]
         wanted = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
     else:
-        wanted = apportion(labels, weights)
+        wanted = apportion(labels, geometric("bias", budget.bias, num_classes))
     for label, (k, count) in enumerate(zip(wanted, counts, strict=True)):
         if k > count:
             most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
@@ -282,7 +281,7 @@ def _validation(labelled: Sequence[int], classes: Sequence[int], num_classes: in
                 f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
             )
     if not chosen:
-        raise InputError(f"validation={budget.validation} of {len(labelled)} labels is no image; raise it")
+        raise InputError(f"validation={budget.validation} of {len(labelled)} labels rounds to 0 images; raise it")
     return chosen
 
 

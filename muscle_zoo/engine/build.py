@@ -96,7 +96,7 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
     found = []
     for word in text.split("+"):
         if word not in numbers and not word.isdecimal():
-            raise InputError(f"classes={text}: {word!r} is no class of {info.name}; {near(word, numbers)}")
+            raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {near(word, numbers)}")
         found.append(numbers[word] if word in numbers else int(word))
     return found
 

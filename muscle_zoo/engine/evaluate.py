@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import DataSetInfo, ImageSource, normalise
+from ..errors import InputError
 
 ECE_BINS = 15
 _PIXELS = 2**25  # numbers in one batch: 128 MiB
@@ -107,13 +108,18 @@ def evaluate(
 
     Returns:
         The metrics over all images.
+
+    Raises:
+        InputError: There are fewer images than processes.
     """
+    if len(data) < world_size:
+        raise InputError(f"{len(data)} images to evaluate are fewer than processes ({world_size}); give more of them")
     was_training = model.training
     model.eval()
     device = next(model.parameters()).device
     batch_size = min(batch_size, max(8, _PIXELS // math.prod(info.input_size)))
     total: Tensor | None = None
-    positions = torch.arange(rank, len(data), world_size).split(batch_size) if rank < len(data) else ()
+    positions = torch.arange(rank, len(data), world_size).split(batch_size)
     for chosen, raw in zip(positions, data.batches(positions), strict=True):
         batch = normalise(raw.to(device, non_blocking=True), info)
         batch = batch.contiguous(memory_format=torch.channels_last)
@@ -121,6 +127,5 @@ def evaluate(
         counts = count(logits, data.labels[chosen])
         total = counts if total is None else total + counts
     model.train(was_training)
-    if total is None:
-        raise ValueError("there are no images to evaluate")
+    assert total is not None
     return summarise(reduce(total.to(device)).cpu() if reduce is not None else total)

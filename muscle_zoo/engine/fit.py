@@ -72,7 +72,7 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
 
     if options.fresh:
         if accelerator.is_main_process and (old := folder.set_aside()) is not None:
-            print(f"the old run is {old} now", file=sys.stderr, flush=True)
+            print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
         accelerator.wait_for_everyone()
     start, seconds_before = _resume(trainer, folder, dtype, chosen)
     if accelerator.is_main_process:

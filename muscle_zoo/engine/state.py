@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -82,7 +81,7 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
             values = read_json(generation / "state.json")
             digests = values["sha256"]
             return {name: _load(generation / f"{name}.safetensors", digests[name]) for name in digests}, values
-        except (OSError, ValueError, KeyError, SafetensorError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             warnings.warn(f"{generation} is damaged ({error}); going back to the state before it", stacklevel=2)
     if generations:
         raise TrainingError(f"no state in {folder} can be read; give --fresh to start over in a new folder")

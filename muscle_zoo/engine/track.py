@@ -71,7 +71,7 @@ class RunFolder:
             self._lock.acquire()
         except Timeout:
             raise InputError(
-                f"out={self.path} is in use by another process; wait for it, or give another --out"
+                f"--out {self.path} is in use by another process; wait for it, or give another --out"
             ) from None
         try:
             yield
@@ -86,7 +86,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"out={self.path} cannot be made ({error.strerror}); give another --out") from None
+            raise InputError(f"--out {self.path} cannot be made ({error.strerror}); give another --out") from None
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the folder is new, empty, or this recipe's.
@@ -103,7 +103,7 @@ class RunFolder:
                 mine, other = recipe.to_dict(), found.to_dict()
                 key = next(key for key in mine if key != "name" and mine[key] != other[key])
                 raise InputError(
-                    f"out={self.path} holds another recipe ({found.name} with {key}={other[key]}, not {mine[key]}); "
+                    f"--out {self.path} holds another recipe ({found.name} with {key}={other[key]}, not {mine[key]}); "
                     "give another --out, or --fresh to set that run aside"
                 )
 
@@ -114,12 +114,12 @@ class RunFolder:
             InputError: It is something else.
         """
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
-            raise InputError(f"out={self.path} is the working directory or above it; give a folder of its own")
+            raise InputError(f"--out {self.path} is the working directory or above it; give a folder of its own")
         occupied = self.path.is_file() or (
             self.path.is_dir() and any(found.name != ".lock" for found in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
-            raise InputError(f"out={self.path} exists and is no run folder; give another --out")
+            raise InputError(f"--out {self.path} exists and is not a run folder; give another --out")
 
     def open(self, recipe: Recipe) -> None:
         """Creates the folder for a recipe; :meth:`check` first."""

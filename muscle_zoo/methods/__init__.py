@@ -41,10 +41,12 @@ __all__ = [
     "Supervised",
     "TemporalEnsembling",
     "View",
+    "base_of",
     "create_method",
     "default_options",
     "method_names",
     "prepare",
+    "with_muscle",
 ]
 
 METHODS: dict[str, type[nn.Module]] = {
@@ -64,12 +66,22 @@ Options = dict[str, dict[str, Any]]
 
 def method_names() -> list[str]:
     """Every method, alone and with MUSCLE."""
-    return [*METHODS, "muscle", *(f"muscle_{name}" for name in METHODS if name != "supervised")]
+    return [*METHODS, *map(with_muscle, METHODS)]
 
 
-def _base_name(name: str) -> str:
+def with_muscle(name: str) -> str:
+    """The name of a method with MUSCLE: ``supervised`` becomes ``muscle``."""
+    return "muscle" if name == "supervised" else f"muscle_{name}"
+
+
+def base_of(name: str) -> str:
+    """The name of a method without MUSCLE: ``muscle`` becomes ``supervised``.
+
+    Raises:
+        InputError: The name is unknown.
+    """
     if name not in method_names():
-        raise InputError(f"method: {name!r} is unknown; {near(name, method_names())}")
+        raise InputError(f"method={name}: it is unknown; {near(name, method_names())}")
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
 
 
@@ -80,7 +92,7 @@ def _constructor_defaults(cls: type[nn.Module]) -> dict[str, Any]:
 
 def default_options(name: str) -> Options:
     """Options of a method and their defaults: ``{"fixmatch": {"threshold": 0.95, ...}, "muscle": {...}}``."""
-    base = _base_name(name)
+    base = base_of(name)
     options = {base: _constructor_defaults(METHODS[base])}
     if name != base:
         options["muscle"] = _constructor_defaults(Muscle)
@@ -102,6 +114,6 @@ def create_method(name: str, options: Options | None = None, setting: Setting | 
         InputError: The name is unknown or an option is out of its range.
     """
     options = options or {}
-    base_name = _base_name(name)
+    base_name = base_of(name)
     base = METHODS[base_name](**options.get(base_name, {}), setting=setting)
     return base if name == base_name else Muscle(base, **options.get("muscle", {}))

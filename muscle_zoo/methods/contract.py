@@ -99,7 +99,7 @@ def at_least(option: str, value: float, least: float = 0.0) -> None:
         InputError: It is.
     """
     if not value >= least:
-        raise InputError(f"{option}: {value} is below {least:g}; give {least:g} or more")
+        raise InputError(f"{option}={value} is below {least:g}; give {least:g} or more")
 
 
 def share(option: str, value: float, zero: bool = False) -> None:
@@ -109,7 +109,7 @@ def share(option: str, value: float, zero: bool = False) -> None:
         InputError: It is not.
     """
     if not 0.0 <= value <= 1.0 or (value == 0.0 and not zero):
-        raise InputError(f"{option}: {value} is out of range; give {'0' if zero else 'more than 0'} and at most 1")
+        raise InputError(f"{option}={value} is out of range; give {'0' if zero else 'more than 0'} and at most 1")
 
 
 def rising(step: int, steps: int, share: float) -> float:

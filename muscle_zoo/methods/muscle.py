@@ -33,7 +33,7 @@ class Muscle(nn.Module):
         at_least("muscle.weight", weight)
         at_least("muscle.ramp_steps", ramp_steps)
         if lambda_ <= 0.0:
-            raise InputError(f"muscle.lambda_: {lambda_} is not above 0; 1 is mutual information")
+            raise InputError(f"muscle.lambda_={lambda_} is not above 0; 1 is mutual information")
         self.base = base
         self.mutual_information = MutualInformationLoss(lambda_)
         self.weight = weight

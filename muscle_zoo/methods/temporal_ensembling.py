@@ -43,7 +43,7 @@ class TemporalEnsembling(nn.Module):
         at_least("temporal_ensembling.weight", weight)
         share("temporal_ensembling.momentum", momentum, zero=True)
         if momentum == 1.0:
-            raise InputError("temporal_ensembling.momentum: 1.0 never learns; give at least 0 and less than 1")
+            raise InputError("temporal_ensembling.momentum=1.0 never learns; give at least 0 and less than 1")
         share("temporal_ensembling.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.supervised = Supervised()
