@@ -10,11 +10,12 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
+from .config import BLOCK, CONFIG_FILE
 from .data.datasets import DataSetInfo
+from .files import read_untrusted_json
 from .ledger import Row, mean_std, runs_of
 from .pages import pages, render_page
 from .recipes import Recipe, changes, get_recipe
-from .registry import BLOCK, CONFIG_FILE, read_json
 
 CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
@@ -186,7 +187,7 @@ def render_all(
     rendered = {}
     for name in parameters:
         card = root / "hub_cards" / name
-        config = read_json(card / CONFIG_FILE)
+        config = read_untrusted_json(card / CONFIG_FILE)
         rendered[card / "README.md"] = render_card(config, info_of(config[BLOCK]["dataset"]), rows)
     for page in pages(root):
         rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, parameters)

@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
             commands.add_parser(name, help=text, add_help=False)
         command = parser.parse_known_args(words[:1])[0].command
         prog, words = f"muscle-zoo {command}", words[1:]
+    if strange := next((word for word in words if not _is_utf8(word)), None):
+        shown = os.fsencode(strange).decode("utf-8", "replace")
+        return _fail(2, f"{shown!r} is not UTF-8, so it could not be written into a card; rename it")
     text, add_arguments, run = COMMANDS[command]
     parser = _Parser(prog=prog, description=text)
     add_arguments(parser)
@@ -87,6 +90,10 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
 
     if is_main():
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+
+
+def _is_utf8(word: str) -> bool:
+    return word.encode("utf-8", "replace").decode() == word
 
 
 def _fail(code: int, message: str) -> int:

@@ -51,3 +51,9 @@ def near(word: str, known: Iterable[str], n: int = 3) -> str:
         return "did you mean " + ", ".join(repr(name) for name in close) + "?"
     shown = ", ".join(known[:12]) or "none"
     return f"known: {shown}{', ...' if len(known) > 12 else ''}"
+
+
+def one_line(message: object) -> str:
+    """A message, or an error's, in one line, short and printable: it may quote what a file says."""
+    line = " ".join(str(message).split())[:500]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)

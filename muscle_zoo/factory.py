@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from . import registry, weights
 from .backbones._base import Backbone
+from .config import shown
 from .data.datasets import dataset_info
 from .data.images import upright
-from .errors import DownloadError, InputError, WeightsError, near
+from .errors import DownloadError, InputError, WeightsError, near, one_line
 from .listing import describe_config, find_config
 from .recipes import parse_name
 
@@ -67,7 +68,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
             with _known_arguments(name, kwargs):
                 return timm.create_model(name, pretrained=True, **kwargs)
         except OSError as error:
-            reason = registry.one_line(error)
+            reason = one_line(error)
             raise DownloadError(f"{name} cannot be had ({reason}); check the network and try again") from error
     checkpoint = weights.resolve(name, source)
     arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
@@ -82,7 +83,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     except InputError:
         raise
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
-        reason = registry.one_line(error)
+        reason = one_line(error)
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
     _require_finite(model, checkpoint)
     return model
@@ -137,7 +138,7 @@ def _fitting_model(
             model = timm.create_model(arch, pretrained_cfg=cfg, **model_args)
         problem = _misfit(checkpoint.tensors, model.state_dict()) or _wrong_classifier(checkpoint.tensors, cfg)
     except Exception as error:  # the file decides what is called with which arguments
-        problem = registry.one_line(error) or type(error).__name__
+        problem = one_line(error) or type(error).__name__
     if problem is not None:
         raise WeightsError(
             f"{checkpoint.origin}: {arch} cannot be built from it ({problem}); download or export it again"
@@ -156,7 +157,7 @@ def _misfit(found: dict[str, weights.TensorInfo], wanted: dict[str, Tensor]) -> 
         if found[name].dtype not in (_FLOATS if tensor.is_floating_point() else _WHOLE):
             return f"the tensor {name} is {found[name].dtype} in {registry.WEIGHTS_FILE}, the model's is {tensor.dtype}"
     foreign = next((name for name in found if name not in wanted), None)
-    return foreign and f"{registry.WEIGHTS_FILE} has a tensor {registry.shown(foreign)} that the model has not"
+    return foreign and f"{registry.WEIGHTS_FILE} has a tensor {shown(foreign)} that the model has not"
 
 
 def _filled(empty: nn.Module, path: Path) -> nn.Module:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from .errors import InputError
+from .files import write_text
 
 SIZE_LIMIT = 16 << 20  # bytes: some 40,000 runs
 
@@ -127,9 +128,7 @@ def write_ledger(path: Path, rows: Iterable[Row]) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
-    part = path.with_name(path.name + ".part")
-    part.write_text(text.getvalue(), encoding="utf-8")
-    part.replace(path)
+    write_text(path, text.getvalue())
 
 
 def merge(rows: Iterable[Row], new: Iterable[Row]) -> list[Row]:

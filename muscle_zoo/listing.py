@@ -14,8 +14,9 @@ import timm
 import torch
 
 from . import registry, weights
+from .config import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
 from .data.datasets import dataset_info
-from .errors import InputError, WeightsError, near
+from .errors import InputError, WeightsError, near, one_line
 from .recipes import parse_name, recipe_names
 
 
@@ -107,7 +108,7 @@ def _parts(name: str) -> dict[str, Any]:
         if found is None:
             return parse_name(name)
         config = found[0]
-        block = config[registry.BLOCK]
+        block = config[BLOCK]
         return {"arch": config["architecture"], **{key: block[key] for key in ("method", "dataset", "labels")}}
     except (InputError, KeyError):
         return {}
@@ -134,7 +135,7 @@ def find_config(name: str) -> tuple[dict[str, Any], str] | None:
         checkpoint = weights.resolve(name)
         return checkpoint.config, checkpoint.origin
     folder = registry.find_card(name)
-    return (registry.read_config(folder), str(folder)) if folder is not None else None
+    return (read_config(folder), str(folder)) if folder is not None else None
 
 
 def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -142,8 +143,8 @@ def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str,
     arch = config["architecture"]
     if not timm.is_model(arch):
         hint = near(arch, timm.list_models())
-        raise WeightsError(f"{origin}/{registry.CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
-    return arch, registry.timm_cfg(config), registry.model_args(config)
+        raise WeightsError(f"{origin}/{CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
+    return arch, timm_cfg(config), model_args(config)
 
 
 def model_info(name: str) -> ModelInfo:
@@ -185,7 +186,7 @@ def model_info(name: str) -> ModelInfo:
 
 def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> ModelInfo:
     arch, cfg, model_args = describe_config(config, origin)
-    block = config.get(registry.BLOCK, {})
+    block = config.get(BLOCK, {})
     try:
         return ModelInfo(
             name=name or block["name"],
@@ -203,9 +204,9 @@ def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> Mode
             parameters=_count(arch, cfg, model_args),
         )
     except KeyError as error:
-        raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
+        raise WeightsError(f"{origin}/{CONFIG_FILE} lacks {error}; download or export it again") from None
     except Exception as error:  # the file decides what is built with which arguments
-        reason = registry.one_line(error)
+        reason = one_line(error)
         raise WeightsError(
             f"{origin}: {arch} cannot be built from it ({reason}); download or export it again"
         ) from None
@@ -220,7 +221,7 @@ def count_parameters(config: dict[str, Any], origin: str) -> int:
     try:
         return _count(*describe_config(config, origin))
     except KeyError as error:
-        raise WeightsError(f"{origin}/{registry.CONFIG_FILE} lacks {error}; download or export it again") from None
+        raise WeightsError(f"{origin}/{CONFIG_FILE} lacks {error}; download or export it again") from None
 
 
 def _count(arch: str, cfg: dict[str, Any], model_args: dict[str, Any]) -> int:

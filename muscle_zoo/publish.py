@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import HubError, InputError
+from .files import file_sha256
 from .hub import explained
 from .registry import CARD_FILES, WEIGHTS_FILE
-from .weights import file_sha256, from_folder
+from .weights import from_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -59,8 +60,8 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
-    if tag and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", tag):
-        raise InputError(f"--tag {tag!r} is not a tag; give letters, digits and . _ + -, such as v1")
+    if tag and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", tag):
+        raise InputError(f"--tag {tag!r} is not a tag; give letters, digits and . _ -, such as v1")
     from_folder(card)
     found = {path.name for path in card.iterdir()}
     if found != set(CARD_FILES):

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import cards, registry, weights
+from . import cards, weights
+from .config import BLOCK, CONFIG_FILE
 from .data import dataset_info
 from .errors import MuscleZooError
 from .export import probe
 from .factory import create_model
+from .files import file_sha256, read_untrusted_json
 from .ledger import Row, runs_of
-from .registry import BLOCK, CARD_FILES, CONFIG_FILE
+from .registry import CARD_FILES
 
 LOGITS = 1e-4  # how far a probe's logits may be from those in config.json
 
@@ -52,13 +54,13 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
             return checks
         checkpoint = weights.resolve(name, source)
         block = checkpoint.config[BLOCK]
-        checks.append(_same("hash", weights.file_sha256(checkpoint.weights), block["weights_sha256"]))
+        checks.append(_same("hash", file_sha256(checkpoint.weights), block["weights_sha256"]))
         model = create_model(name, pretrained=True, source=source).eval()
         checks.append(Check("model", True, checkpoint.config["architecture"]))
         info = dataset_info(block["dataset"])
         found = probe(model, info)
         checks.append(_probe(found, block["probe"]))
-        split = registry.read_json(folder / "split.json")
+        split = read_untrusted_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))
         text = (folder / "README.md").read_text(encoding="utf-8")
         same = text == cards.render_card(checkpoint.config, info, rows)

@@ -8,7 +8,6 @@ safetensors is ever read: nothing that came from outside is unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from . import registry
-from .errors import WeightsError, near
+from .config import BLOCK, CONFIG_FILE, read_config
+from .errors import WeightsError, near, one_line
+from .files import file_sha256
 from .hub import explained
 from .recipes import recipe_names
 
@@ -53,15 +54,6 @@ class Checkpoint:
     origin: str
 
 
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where a name's files are: a folder, or a repo of the Hub; and the hash that was promised for the weights."""
@@ -93,7 +85,7 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
     place = _locate(name, source)
     if place.folder is not None:
         return from_folder(place.folder, place.sha256)
-    return _from_hub(place, (registry.CONFIG_FILE, registry.WEIGHTS_FILE))
+    return _from_hub(place, (CONFIG_FILE, registry.WEIGHTS_FILE))
 
 
 def fetch(name: str, source: str | None = None, force: bool = False) -> Path:
@@ -167,14 +159,12 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
         WeightsError: A file is missing, damaged, or has another hash.
     """
     if not folder.is_dir():
-        raise WeightsError(
-            f"{folder} is not a folder; give one that holds {registry.CONFIG_FILE} and {registry.WEIGHTS_FILE}"
-        )
-    config = registry.read_config(folder)
+        raise WeightsError(f"{folder} is not a folder; give one that holds {CONFIG_FILE} and {registry.WEIGHTS_FILE}")
+    config = read_config(folder)
     weights = folder / registry.WEIGHTS_FILE
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")
-    tensors = check(weights, sha256 or config.get(registry.BLOCK, {}).get("weights_sha256"))
+    tensors = check(weights, sha256 or config.get(BLOCK, {}).get("weights_sha256"))
     return Checkpoint(config, weights, tensors, str(folder))
 
 
@@ -195,7 +185,7 @@ def check(weights: Path, sha256: str | None) -> dict[str, TensorInfo]:
         tensors = _read_header(weights)
         found = file_sha256(weights) if sha256 is not None else None
     except (SafetensorError, OSError, ValueError) as error:
-        reason = registry.one_line(error)
+        reason = one_line(error)
         raise WeightsError(f"{weights} is truncated or damaged ({reason}); download or export it again") from None
     if found is not None and sha256 is not None and found != sha256:
         raise WeightsError(
@@ -229,9 +219,9 @@ def _from_hub(place: _Place, files: Sequence[str], force: bool = False) -> Check
     for file in files:
         with explained(f"{where}, {file}"):
             paths[file] = Path(hf_hub_download(place.repo, file, revision=revision, force_download=force))
-    folder, weights = paths[registry.CONFIG_FILE].parent, paths[registry.WEIGHTS_FILE]
-    config = registry.read_config(folder)
-    promised = place.sha256 or _announced(place, weights) or config.get(registry.BLOCK, {}).get("weights_sha256")
+    folder, weights = paths[CONFIG_FILE].parent, paths[registry.WEIGHTS_FILE]
+    config = read_config(folder)
+    promised = place.sha256 or _announced(place, weights) or config.get(BLOCK, {}).get("weights_sha256")
     try:
         tensors = check(weights, promised)
     except WeightsError as error:

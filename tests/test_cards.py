@@ -11,9 +11,9 @@ from huggingface_hub import ModelCard
 from muscle_zoo import InputError, get_recipe, registry
 from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
+from muscle_zoo.files import file_sha256
 from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
 from muscle_zoo.pages import render_page
-from muscle_zoo.weights import file_sha256
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = registry.shipped_cards()

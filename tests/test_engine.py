@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from timm.optim import create_optimizer_v2
 from torch import nn
 
@@ -19,11 +20,11 @@ from muscle_zoo.cli import main
 from muscle_zoo.data import Batches, Source
 from muscle_zoo.engine import fit as engine
 from muscle_zoo.engine import trainer
-from muscle_zoo.engine.build import Data, build_model, prepare_data
+from muscle_zoo.engine.build import Data, build_model, build_optimizer, prepare_data
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options, Trained
 from muscle_zoo.engine.schedule import learning_rate
-from muscle_zoo.engine.state import load_optimizer_tensors, load_state, optimizer_tensors, save_state
+from muscle_zoo.engine.state import load_optimizer_state, load_state, optimizer_state, save_state
 from muscle_zoo.engine.stop import StopSignal
 from muscle_zoo.engine.track import RunFolder
 from muscle_zoo.export import export_run
@@ -149,16 +150,16 @@ def test_a_damaged_state_falls_back_and_says_so(damage: Callable[[Path], object]
     assert load_state(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_the_optimizer_goes_through_tensors(name: str) -> None:
-    def trained(steps: int, state: dict[str, torch.Tensor] | None, weights: Any) -> tuple[Any, Any]:
+@pytest.mark.parametrize("name", ["sgd", "adamw", "lamb", "adan", "nadam"])
+def test_the_optimizer_goes_on_as_if_never_stopped(name: str) -> None:
+    def trained(steps: int, state: Any, weights: Any) -> tuple[Any, Any]:
         torch.manual_seed(0)
         layer = nn.Linear(3, 2)
         if weights is not None:
             layer.load_state_dict(weights)
         optimizer = create_optimizer_v2(layer, opt=name, lr=0.1, momentum=0.9, weight_decay=0.1)
         if state is not None:
-            load_optimizer_tensors(optimizer, state)
+            load_optimizer_state(optimizer, *state)
         for _ in range(steps):
             optimizer.zero_grad()
             layer(torch.ones(1, 3)).square().sum().backward()
@@ -167,8 +168,22 @@ def test_the_optimizer_goes_through_tensors(name: str) -> None:
 
     whole, _ = trained(6, None, None)
     layer, optimizer = trained(3, None, None)
-    resumed, _ = trained(3, optimizer_tensors(optimizer), layer.state_dict())
+    resumed, _ = trained(3, optimizer_state(optimizer), layer.state_dict())
     assert equal(whole.state_dict(), resumed.state_dict())
+
+
+def test_an_optimizer_that_cannot_be_saved_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="its state cannot be saved"):
+        build_optimizer(get_recipe("cnn4.muscle_digits_10", {"optimizer": "kron"}), nn.Linear(2, 2))
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("muscle_zoo.engine.state.save_file", full)
+    with pytest.raises(TrainingError, match=r"model.safetensors cannot be written .*No space left.*; free space"):
+        save_state(tmp_path, 1, {"model": {"w": torch.ones(1)}}, {})
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

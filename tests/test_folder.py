@@ -112,6 +112,15 @@ def test_what_is_no_picture_does_not_count(tmp_path: Path) -> None:
     assert test == []
 
 
+def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "cat/2.jfif", "cat/3.jpe", "dog/1.png")
+    for name in ("cat/4.HEIC", "cat/5.heic", "cat/6.svg"):
+        write(tmp_path / name, "x")
+    with pytest.warns(UserWarning, match=r"3 pictures in .*cat are left out \(.heic, .svg\); convert them to .jpg"):
+        train, _ = listed(tmp_path)
+    assert len(train) == 4
+
+
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     put(tmp_path / "elsewhere", "1.png", "sub/2.png")
     root = put(tmp_path / "data", "a/1.png")

@@ -30,6 +30,7 @@ from muscle_zoo import InputError, MuscleZooError, registry, weights
 from muscle_zoo.backbones._cfg import with_pretrained
 from muscle_zoo.backbones.cnn4 import BASE
 from muscle_zoo.commands.eval import evaluated, read_block
+from muscle_zoo.config import BLOCK, CONFIG_FILE, read_config
 from muscle_zoo.ledger import mean_std, merge, read_ledger
 
 NAME = "cnn4.muscle_digits_10"
@@ -83,10 +84,10 @@ def outcomes(actions: list[Callable[[], object]]) -> list[str]:
 def of_config(hub: Path, dice: random.Random) -> list[str]:
     """Every way into a card, the import's among them."""
     card = hub / NAME
-    (card / registry.CONFIG_FILE).write_bytes(mutated((CARD / registry.CONFIG_FILE).read_bytes(), dice))
+    (card / CONFIG_FILE).write_bytes(mutated((CARD / CONFIG_FILE).read_bytes(), dice))
 
     def evaluation() -> None:
-        recipe, top1, n = read_block(NAME, registry.read_config(card))
+        recipe, top1, n = read_block(NAME, read_config(card))
         assert 0 <= top1 <= 1 and n >= 1 and not evaluated(NAME, recipe).split
 
     def model(pretrained: bool) -> None:
@@ -142,9 +143,9 @@ def of_ledger(hub: Path, dice: random.Random) -> list[str]:
 def of_weights(hub: Path, dice: random.Random) -> list[str]:
     """The header is damaged, and its length made right again half of the time; nobody promised a hash."""
     card = hub / NAME
-    config = json.loads((CARD / registry.CONFIG_FILE).read_bytes())
-    del config[registry.BLOCK]
-    (card / registry.CONFIG_FILE).write_text(json.dumps(config))
+    config = json.loads((CARD / CONFIG_FILE).read_bytes())
+    del config[BLOCK]
+    (card / CONFIG_FILE).write_text(json.dumps(config))
     good = (CARD / registry.WEIGHTS_FILE).read_bytes()
     size = int.from_bytes(good[:8], "little")
     text, body = mutated(good[8 : 8 + size], dice), good[8 + size :]
@@ -180,7 +181,7 @@ def test_damage_is_an_error_of_ours_or_nothing(kind: str, tmp_path: Path, monkey
 def test_what_timm_saves_is_taken(arch: str, tmp_path: Path) -> None:
     """What is refused must not be what is harmless."""
     model = timm.create_model(arch, num_classes=7, in_chans=1).eval()
-    save_config_for_hf(model, str(tmp_path / registry.CONFIG_FILE))
+    save_config_for_hf(model, str(tmp_path / CONFIG_FILE))
     save_file(model.state_dict(), tmp_path / registry.WEIGHTS_FILE)
     images = torch.rand(2, *model.pretrained_cfg["input_size"])[:, :1]
     ours = muscle_zoo.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()

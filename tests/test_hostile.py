@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from timm.models import PretrainedCfg
 
 import muscle_zoo
-from muscle_zoo import DownloadError, InputError, registry
+from muscle_zoo import DownloadError, InputError, config, registry
 from muscle_zoo.commands.eval import evaluate_target
+from muscle_zoo.config import CONFIG_FILE
 
-CONFIG, WEIGHTS = registry.CONFIG_FILE, registry.WEIGHTS_FILE
+CONFIG, WEIGHTS = CONFIG_FILE, registry.WEIGHTS_FILE
 
 
 def change(card: Path, path: str, value: Any) -> None:
@@ -105,11 +106,11 @@ def test_a_field_that_cannot_be(path: str, value: Any, says: str, card: Path) ->
 
 def test_every_field_of_timms_is_known() -> None:
     names = {field.name for field in fields(PretrainedCfg)}
-    assert names == set(registry._PRETRAINED_CFG) | set(registry._WEIGHT_SOURCES)
+    assert names == set(config._PRETRAINED_CFG) | set(config._WEIGHT_SOURCES)
 
 
 def test_what_is_not_asked_for_is_ignored(card: Path) -> None:
-    for source in registry._WEIGHT_SOURCES:
+    for source in config._WEIGHT_SOURCES:
         change(card, f"pretrained_cfg.{source}", "/etc/passwd")
     for path, value in (("colour", {"deep": [1]}), ("auto_map", "evil.py"), ("model_args", None), ("muscle_zoo", None)):
         change(card, path, value)

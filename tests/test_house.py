@@ -14,7 +14,20 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from left to right: each imports only from those before it.
 ORDER = [
-    *("errors", "losses", "methods", "recipes", "registry", "ledger", "study", "search", "zoo", "pages"),
+    *(
+        "errors",
+        "files",
+        "losses",
+        "methods",
+        "recipes",
+        "config",
+        "registry",
+        "ledger",
+        "study",
+        "search",
+        "zoo",
+        "pages",
+    ),
     *("backbones", "hub", "weights", "data", "listing", "factory", "engine", "bench", "cards", "export"),
     *("publish", "verify", "commands", "cli", "__main__"),
 ]

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo import DownloadError, registry
+from muscle_zoo.config import CONFIG_FILE
+from muscle_zoo.files import file_sha256
 from muscle_zoo.hub import explained
-from muscle_zoo.weights import file_sha256
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
 PAGE = (Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "hub_faults.md").read_text(encoding="utf-8")
 NAME = "cnn4.muscle_digits_10"
 REPO = f"owner/{NAME}"
-WEIGHTS, CONFIG = registry.WEIGHTS_FILE, registry.CONFIG_FILE
+WEIGHTS, CONFIG = registry.WEIGHTS_FILE, CONFIG_FILE
 FILES = set(registry.CARD_FILES)
 # What users call, many times in one process (imports take seconds), without the seconds the client waits between tries.
 DRIVER = """
@@ -227,7 +228,7 @@ def test_pull_request_and_private(hub: HubServer, person: Callable[..., Person])
     assert code == 0 and "/discussions/1" in out and len(hub.repos[REPO].commits) == 3
     assert hub.read(REPO, WEIGHTS) == (registry.shipped_cards() / NAME / WEIGHTS).read_bytes()
     code, _, err = author.publish("--create-pr", "--tag", "v1")
-    assert code == 1 and "a pull request is no release" in err
+    assert code == 1 and "a pull request is not a release" in err
     author.token = None
     code, _, err = author.run("download", f"hf-hub:{REPO}")
     assert code == 2 and "private" in err and "HF_TOKEN" in err
@@ -276,7 +277,9 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
     author.token = OWNER
     code, out, _ = author.run("publish", str(author.cards / NAME), "--namespace", "owner", "--dry-run")
     assert code == 0 and "would create" in out and not hub.repos
+    shutil.copytree(card, tmp_path / "export")  # a run's own folder: its repo would be owner/export
     for words, says in (
+        ([str(tmp_path / "export"), "--namespace", "owner"], f"export holds {NAME}; give hub_cards/{NAME}"),
         (["--namespace", "owner"], "give some checkpoints"),
         ([NAME, "--all", "--namespace", "owner"], "give some checkpoints"),
         (["cnn4.muscle_digits_11", "--namespace", "owner"], f"did you mean '{NAME}'"),
@@ -295,9 +298,9 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
 def test_faults_of_publishing(hub: HubServer, person: Callable[..., Person]) -> None:
     author = person("author")
     for fault, says in (
-        (Fault("status", "PUT", UPLOADS, None), "trouble of its own (status 503)"),
+        (Fault("status", "PUT", UPLOADS, None), "a problem of its own (status 503)"),
         (Fault("reset", "PUT", UPLOADS, None), "to the Hub.); run the same command again"),
-        (Fault("status", "POST", "/commit/", None), "trouble of its own (status 503)"),
+        (Fault("status", "POST", "/commit/", None), "a problem of its own (status 503)"),
         (Fault("status", "POST", "/commit/", None, 429), "asks for a pause"),
         (Fault("reset", "POST", "/commit/", None), "the connection failed"),
     ):

@@ -15,6 +15,7 @@ from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, ImageFiles, Source
+from muscle_zoo.data.images import upright
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.recipes import get_recipe
@@ -145,14 +146,24 @@ def test_the_transform_takes_pictures_of_any_mode(name: str, mode: str) -> None:
     assert tuple(made.shape) == tuple(create_model(name).pretrained_cfg["input_size"])
 
 
+def test_pictures_of_32_bits_are_read_where_their_scale_is_known() -> None:
+    grey = np.full((8, 8), 200.0)
+    assert np.asarray(upright(Image.fromarray((grey * 256).astype(np.int32)), 1)).tolist() == grey.tolist()
+    assert np.asarray(upright(Image.fromarray((grey * 256).astype(np.uint16)), 1)).tolist() == grey.tolist()
+    assert not np.asarray(upright(Image.fromarray(np.zeros((8, 8), np.float32)), 1)).any()
+    for values in (np.float32(grey), np.float32(grey / 255), np.int32(grey), np.int32(grey * 2**12)):
+        with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
+            upright(Image.fromarray(values), 1)
+
+
 def test_the_transform_turns_pictures_upright(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    upright = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    straight = Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise by a quarter
-    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.png", exif=exif)
+    straight.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "x.png", exif=exif)
     transform = create_transform("wrn_28_2.fixmatch_cifar10_40")
-    assert transform(Image.open(tmp_path / "x.png")).equal(transform(upright))
+    assert transform(Image.open(tmp_path / "x.png")).equal(transform(straight))
 
 
 def test_eval_on_other_pictures_compares_nothing(

@@ -16,6 +16,7 @@ from safetensors import safe_open
 
 import muscle_zoo
 from muscle_zoo import InputError, WeightsError, registry
+from muscle_zoo.config import read_config
 from muscle_zoo.data import load_dataset, normalise
 from muscle_zoo.export import pack_safetensors, probe
 
@@ -92,7 +93,7 @@ def test_the_shipped_checkpoint_loads_by_both_names() -> None:
     assert NAME in muscle_zoo.list_models(pretrained=True)
     ours, timms = muscle_zoo.create_model(NAME, pretrained=True), timm.create_model(NAME, pretrained=True)
     assert logits(ours).equal(logits(timms))
-    config = registry.read_config(registry.shipped_cards() / NAME)
+    config = read_config(registry.shipped_cards() / NAME)
     data = load_dataset("digits")
     expected = config["muscle_zoo"]["probe"]["logits"]
     assert probe(ours.eval(), data.info)["logits"] == pytest.approx(expected, abs=1e-4)

@@ -20,7 +20,7 @@ from muscle_zoo import get_recipe, list_models, registry
 from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands import predict as predict_command
-from muscle_zoo.commands.terminal import say, shown
+from muscle_zoo.commands.terminal import printable, say
 from muscle_zoo.commands.train import parse_overrides
 from muscle_zoo.ledger import read_ledger
 from tests.conftest import SHORT, listing, run, truncated
@@ -296,5 +296,5 @@ def test_what_an_encoding_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
     say("dög \udcff")
     sys.stdout.flush()
-    assert shown("d\xf6g\n\x1b[2J\udcff") == "d\xf6g\\n\\x1b[2J\\udcff"
+    assert printable("d\xf6g\n\x1b[2J\udcff") == "d\xf6g\\n\\x1b[2J\\udcff"
     assert raw.getvalue() == b"d\\xf6g \\udcff\n"

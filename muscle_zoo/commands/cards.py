@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from .. import registry
+from ..config import read_config
 from ..ledger import read_ledger
 
 
@@ -27,9 +28,7 @@ def run(args: argparse.Namespace) -> int:
     root = args.root or registry.checkout()
     cards = root / "hub_cards"
     rows = [row for file in (registry.LEDGER_FILE, registry.DEV_LEDGER_FILE) for row in read_ledger(cards / file)]
-    parameters = {
-        card.name: count_parameters(registry.read_config(card), str(card)) for card in registry.cards_in(cards)
-    }
+    parameters = {card.name: count_parameters(read_config(card), str(card)) for card in registry.cards_in(cards)}
     drifted = [
         (path, text)
         for path, text in render_all(root, rows, dataset_info, parameters).items()

@@ -9,11 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 from .. import weights
+from ..config import BLOCK, shown
 from ..data import Source, dataset_info
-from ..errors import InputError, MuscleZooError, WeightsError
+from ..errors import InputError, MuscleZooError, WeightsError, one_line
 from ..factory import create_model
 from ..recipes import Recipe, parse_name
-from ..registry import BLOCK, one_line, shown
 from .data import add_source_arguments, source_of
 from .target import as_name
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+
+from filelock import FileLock
 
 from .. import registry
 from ..errors import InputError
+from ..files import read_json
 from ..ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
 from ..recipes import get_recipe
 from . import onnx
@@ -39,11 +43,19 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.onnx is not None:
         return onnx.run(args)
-    from ..engine.track import read_json
 
     to = args.to or registry.checkout() / "hub_cards"
+    found = _finished(args.targets, args.card)
+    to.mkdir(parents=True, exist_ok=True)
+    with FileLock(to / ".lock"):  # of two exports at once one waits, or it would lose the other's rows
+        _add(found, to, args.card)
+    return 0
+
+
+def _finished(targets: Sequence[str], named: bool) -> list[tuple[Path, Row]]:
+    """The run folders and their rows; with ``named``, of named recipes only."""
     found: list[tuple[Path, Row]] = []
-    for path in map(Path, args.targets):
+    for path in map(Path, targets):
         if not path.is_dir():
             raise InputError(f"{path} is not a run folder; give one that train wrote")
         status = read_json(path / "status.json")
@@ -53,12 +65,16 @@ def run(args: argparse.Namespace) -> int:
             found.append((path, Row(**status["row"])))
         except TypeError as error:
             raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
-    if args.card:
-        for path, row in found:
-            if row.recipe_sha256 != get_recipe(row.name).sha256:
-                raise InputError(
-                    f"{path} is not the named recipe {row.name} (other overrides or version); leave out --card"
-                )
+    for path, row in found:
+        if named and row.recipe_sha256 != get_recipe(row.name).sha256:
+            raise InputError(
+                f"{path} is not the named recipe {row.name} (other overrides or version); leave out --card"
+            )
+    return found
+
+
+def _add(found: Sequence[tuple[Path, Row]], to: Path, card: bool) -> None:
+    """Merges rows into their ledgers and, with ``card``, makes the median seeds' exports the published ones."""
     new: dict[str, list[Row]] = {registry.LEDGER_FILE: [], registry.DEV_LEDGER_FILE: []}
     for path, row in found:
         fold = read_json(path / "recipe.json")["fold"]
@@ -66,21 +82,19 @@ def run(args: argparse.Namespace) -> int:
     ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
     rows = ledgers.get(registry.LEDGER_FILE, [])
     published: list[tuple[str, Row, Path]] = []
-    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for _, row in found}) if args.card else ():
+    for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for _, row in found}) if card else ():
         chosen = median_run(runs_of(rows, name, recipe_sha256))
         path = next((path for path, row in found if row.key == chosen.key), None)
         if path is None:
             raise InputError(f"{name}: the median seed is {chosen.seed}; give its run folder too")
         published.append((name, chosen, path))
-    to.mkdir(parents=True, exist_ok=True)
     for file, all_rows in ledgers.items():
         write_ledger(to / file, all_rows)
         print(f"{to / file}: {len(new[file])} runs added or updated, {len(all_rows)} in total")
     for name, chosen, path in published:
         _publish(path / "export", to / name)
-        register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
+        registry.register(to / registry.REGISTRY_FILE, name, chosen.weights_sha256)
         print(f"{to / name}: seed {chosen.seed}, {100 * chosen.top1_ema:.2f} %")
-    return 0
 
 
 def _publish(export: Path, card: Path) -> None:
@@ -89,13 +103,3 @@ def _publish(export: Path, card: Path) -> None:
     shutil.copytree(export, part)
     shutil.rmtree(card, ignore_errors=True)
     part.rename(card)
-
-
-def register(path: Path, name: str, sha256: str, repo: str | None = None, revision: str | None = None) -> None:
-    """Writes a checkpoint into a registry.json; without repo and revision it is not on the Hub."""
-    from ..engine.track import write_json
-
-    table = registry.read_json(path) if path.is_file() else {"checkpoints": {}}
-    table["checkpoints"][name] = {"repo": repo, "revision": revision, "sha256": sha256}
-    table["checkpoints"] = dict(sorted(table["checkpoints"].items()))
-    write_json(path, table)

@@ -12,6 +12,7 @@ from typing import Any
 from timm.data import resolve_data_config
 
 from .. import registry
+from ..config import BLOCK, timm_cfg
 from ..data import dataset_info
 from ..errors import InputError
 from ..ledger import mean_std, merge, read_ledger, runs_of
@@ -19,7 +20,7 @@ from ..listing import ModelInfo, find_config, model_info
 from ..recipes import Recipe, changes, get_recipe
 from .eval import read_block
 from .target import as_name
-from .terminal import is_terminal, say, shown
+from .terminal import is_terminal, printable, say
 
 WIDTH = 100
 _INDENT = 2
@@ -67,7 +68,7 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
 
 def _what(info: ModelInfo) -> list[str]:
     names = info.class_names
-    first = ", ".join(map(shown, names[:20])) + (", ..." if len(names) > 20 else "")
+    first = ", ".join(map(printable, names[:20])) + (", ..." if len(names) > 20 else "")
     lines = [
         f"{info.arch}, {info.parameters:,} parameters, trained by {info.method} on {_title(info.dataset)}, "
         f"label budget {info.labels}",
@@ -89,7 +90,7 @@ def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) ->
     runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
     lines = []
     if config is not None and info.top1 is not None:
-        images = config[registry.BLOCK]["metrics"].get("n", "the")
+        images = config[BLOCK]["metrics"].get("n", "the")
         fold = "test images" if recipe.fold == "test" else f"images of the {recipe.fold} fold"
         lines.append((f"these weights, seed {info.seed}", f"top-1 {100 * info.top1:.2f} % of {images} {fold}"))
     if runs:
@@ -113,7 +114,7 @@ def _load(name: str, info: ModelInfo) -> list[str]:
 
 
 def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
-    given = registry.timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
+    given = timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
     cfg = resolve_data_config({}, pretrained_cfg=given)
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
@@ -126,7 +127,7 @@ def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
 def _reproduce(name: str, info: ModelInfo, recipe: Recipe) -> list[str]:
     words = [recipe.name, f"seed={recipe.seed}", *changes(recipe)]
     data = " --data DIR" if recipe.dataset == "folder" else ""
-    lines = [f"muscle-zoo train {shown(shlex.join(words))}{data}"]
+    lines = [f"muscle-zoo train {printable(shlex.join(words))}{data}"]
     return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained else [])
 
 

@@ -13,9 +13,11 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from .. import registry, weights
+from .. import weights
+from ..config import BLOCK, timm_cfg
 from ..errors import InputError, MuscleZooError
 from ..factory import create_model
+from ..files import file_sha256
 from .target import as_name
 
 TOLERANCE = 1e-4  # between the logits of torch and of onnxruntime
@@ -56,10 +58,10 @@ def run(args: argparse.Namespace) -> int:
 def describe(checkpoint: weights.Checkpoint) -> dict[str, Any]:
     """What somebody needs to know who has the ONNX file alone: it becomes the file's metadata, as JSON."""
     config = checkpoint.config
-    cfg = resolve_data_config({}, pretrained_cfg=registry.timm_cfg(config))
+    cfg = resolve_data_config({}, pretrained_cfg=timm_cfg(config))
     return {
-        "name": config.get(registry.BLOCK, {}).get("name", config["architecture"]),
-        "weights_sha256": weights.file_sha256(checkpoint.weights),
+        "name": config.get(BLOCK, {}).get("name", config["architecture"]),
+        "weights_sha256": file_sha256(checkpoint.weights),
         "class_names": config.get("label_names"),
         **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
     }

@@ -21,7 +21,7 @@ from ..data.images import reason
 from ..errors import InputError
 from ..factory import create_model, create_transform
 from .target import as_name
-from .terminal import say, shown
+from .terminal import printable, say
 
 Prediction = list[tuple[str, float]]
 
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     for file, found in predict(model, files, args.topk, args.batch_size):
         if isinstance(found, str):
             unreadable += 1
-            print(f"error: {shown(file)} cannot be read ({found}); replace or delete it", file=sys.stderr)
+            print(f"error: {printable(file)} cannot be read ({found}); replace or delete it", file=sys.stderr)
             continue
         if args.json:
             print(",\n" if done else "[\n", as_json(file, found), sep="", end="")
@@ -63,7 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
 def render(file: str, found: Prediction) -> str:
     """A picture's name and its classes, as a person reads them."""
-    return "\n".join([shown(file), *(f"  {100 * probability:6.2f} %  {shown(name)}" for name, probability in found)])
+    return "\n".join(
+        [printable(file), *(f"  {100 * probability:6.2f} %  {printable(name)}" for name, probability in found)]
+    )
 
 
 def as_json(file: str, found: Prediction) -> str:
@@ -89,9 +91,11 @@ def list_pictures(images: Sequence[str]) -> list[str]:
         elif path.exists():
             files.append(image)
         else:
-            raise InputError(f"{shown(image)} does not exist; give pictures, or folders of them")
+            raise InputError(f"{printable(image)} does not exist; give pictures, or folders of them")
     if not files:
-        raise InputError(f"{', '.join(map(shown, images))}: no pictures; give files, or folders of {SUFFIXES[0]}, ...")
+        raise InputError(
+            f"{', '.join(map(printable, images))}: no pictures; give files, or folders of {SUFFIXES[0]}, ..."
+        )
     return list(dict.fromkeys(files))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import registry
+from ..config import BLOCK, CONFIG_FILE, read_config
 from ..errors import InputError, MuscleZooError, near
 from ..ledger import read_ledger
-from .export import register
 from .verify import render
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 failed += 1
                 continue
         if pins is not None:
-            register(pins, card.name, change.sha256, change.repo, change.revision)
+            registry.register(pins, card.name, change.sha256, change.repo, change.revision)
             print(f"{card.name}: pinned in {pins}", flush=True)
     if len(cards) > 1:
         done = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
@@ -91,8 +91,11 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
 
 
 def _card(name: str) -> Path:
-    if "/" in name and (Path(name) / registry.CONFIG_FILE).is_file():
-        return Path(name)
+    if "/" in name and (Path(name) / CONFIG_FILE).is_file():
+        card = Path(name).resolve()
+        if (own := read_config(card).get(BLOCK, {}).get("name")) != card.name:
+            raise InputError(f"{name} holds {own}; give hub_cards/{own}, which `muscle-zoo export --card RUN` makes")
+        return card
     card = registry.find_card(name)
     if card is None:
         raise InputError(f"{name!r} has no card folder; {near(name, _all_names())}")

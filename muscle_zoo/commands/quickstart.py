@@ -7,8 +7,9 @@ import sys
 import time
 from pathlib import Path
 
-from ..engine.track import RunFolder, read_json, write_json
+from ..engine.track import RunFolder
 from ..errors import InputError
+from ..files import read_json, write_json
 from ..recipes import get_recipe
 from .train import STOPPED, is_main, load_line, train
 
@@ -61,14 +62,12 @@ def run(args: argparse.Namespace) -> int:
 
 def start_over(out: Path, args: argparse.Namespace) -> None:
     """Renames the old folder, once for all processes, after looking at the options."""
-    from accelerate import PartialState
-
-    from ..engine.options import Options
+    from ..engine.options import Options, process_state
 
     Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
     if is_main() and (old := RunFolder(out).set_aside()) is not None:
         print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
-    PartialState(cpu=args.cpu).wait_for_everyone()
+    process_state(args.cpu).wait_for_everyone()
 
 
 def table(summary: dict[str, float], out: Path) -> str:

@@ -10,7 +10,7 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """A name on one line: a file or a class may be called anything, a line break or a terminal's command too."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 

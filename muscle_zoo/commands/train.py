@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,10 +130,8 @@ def train(
         InputError: The input is wrong; nothing was written.
         TrainingError: Training could not go on; status.json says why.
     """
-    from accelerate import PartialState  # slow to import, like what stands on it
-
-    from ..engine.build import own_folder
-    from ..engine.options import Options
+    from ..engine.build import own_folder  # slow to import
+    from ..engine.options import Options, process_state
 
     began = time.monotonic() if began is None else began
     options = Options(
@@ -160,7 +158,7 @@ def train(
                 f"--out {out} is a finished run on {status.get('data') or 'other data'}, not on {here or 'these'}; "
                 "give another --out, or --fresh"
             )
-        PartialState(cpu=args.cpu).wait_for_everyone()  # every process has looked before the first one writes
+        process_state(args.cpu).wait_for_everyone()  # every process has looked before the first one writes
         if finished:
             return True
     with folder.locked() if is_main() else nullcontext():
@@ -168,10 +166,9 @@ def train(
 
 
 def _train(recipe: Recipe, folder: RunFolder, options: Options, began: float) -> bool:
-    from accelerate import PartialState
-
     from ..engine.build import prepare_data
     from ..engine.fit import fit
+    from ..engine.options import process_state
     from ..export import export_run
 
     try:
@@ -182,11 +179,12 @@ def _train(recipe: Recipe, folder: RunFolder, options: Options, began: float) ->
         trained = fit(recipe, folder, options, data)
         if trained.finished and is_main():
             export_run(recipe, folder, trained, data)
-        PartialState().wait_for_everyone()  # a process that ends early would have its launcher end the others
+        process_state().wait_for_everyone()  # a process that ends early would have its launcher end the others
     except (MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
         status = folder.read_status()
         if is_main() and status.get("status") == "running":  # this attempt's: an older run's is left as it is
-            folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be full
+                folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
         first_line = str(error).partition("\n")[0]
         if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in first_line:
             raise TrainingError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -248,7 +249,8 @@ def _from_files(
     ]
     stream = source.stream
     if stream is None:
-        stream = sum(part.nbytes() for part in files) > RAM_SHARE * psutil.virtual_memory().available
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, each with its own copy
+        stream = here * sum(part.nbytes() for part in files) > RAM_SHARE * psutil.virtual_memory().available
     parts: list[ImageSource] = []
     for part in files:
         if stream and bad:

@@ -16,10 +16,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError, near
-from ..weights import file_sha256
+from ..files import file_sha256
 from .images import UNKNOWN, orientation, reason
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2")
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"),
+    ".avif",
+)
+_NOT_READ = (".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
 LAYOUT = "labelled/CLASS/*.jpg and unlabelled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
 
 
@@ -158,6 +162,7 @@ def pictures(root: Path, folder: Path) -> list[str]:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
 
     names = []
+    not_read: list[str] = []
     seen: set[str] = set()  # a link may lead back
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -166,11 +171,19 @@ def pictures(root: Path, folder: Path) -> list[str]:
             continue
         seen.add(real)
         prefix = Path(parent).relative_to(root).as_posix()
-        names += [f"{prefix}/{name}" for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                suffix = Path(name).suffix.lower()
+                names += [f"{prefix}/{name}"] * (suffix in SUFFIXES)
+                not_read += [suffix] * (suffix in _NOT_READ)
     for name in names:
         if name.encode("utf-8", "replace").decode() != name:
             shown = os.fsencode(name).decode("utf-8", "replace")
             raise InputError(f"{root}: the file name {shown!r} is not UTF-8; rename it")
+    if not_read:
+        kinds = ", ".join(sorted(set(not_read)))
+        text = f"{len(not_read)} pictures in {folder} are left out ({kinds}); convert them to .jpg"
+        warnings.warn(text, stacklevel=5)
     return sorted(names)
 
 

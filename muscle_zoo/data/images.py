@@ -6,6 +6,7 @@ a set that is streamed gives the very images that it gives from memory.
 
 from __future__ import annotations
 
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -168,8 +169,14 @@ class ImageFiles:
             num_workers=self.workers,
             collate_fn=partial(_collate, self.input_size),
             generator=torch.Generator(),  # else it draws from the one of all
+            worker_init_fn=_leave_interrupts,
             **extra,
         )
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches a whole group of processes, but stopping is the main one's business: it needs the pictures."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,7 @@ def open_picture(path: Path, channels: int) -> Image.Image:
 
     Raises:
         OSError: It cannot be read.
+        ValueError: Its values have no known scale: fractions, or whole numbers of 32 bits.
     """
     with Image.open(path) as file:
         file.load()
@@ -236,9 +244,14 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
     method = _UPRIGHT.get(orientation(picture))
     if method is not None:
         picture = picture.transpose(method)
-    if picture.mode.startswith("I") or picture.mode == "F":  # convert() would clip, not scale
-        values = np.asarray(picture, dtype=np.float64)
-        picture = Image.fromarray((values / 256).clip(0, 255).astype(np.uint8))
+    if picture.mode.startswith(("I", "F")):  # convert() would clip, not scale
+        values = np.asarray(picture)
+        low, high = values.min(), values.max()
+        # In 32 bits, 16 may be meant (as Pillow gives some PNGs); of fractions and of other whole numbers nobody knows.
+        of_16_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high < 2**16)
+        if not of_16_bits and (low < 0 or high != 0):
+            raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")
+        picture = Image.fromarray((values / 256).astype(np.uint8))
     elif "transparency" in picture.info and picture.mode == "P":
         picture = picture.convert("RGBA")
     return picture.convert("L" if channels == 1 else "RGB")

@@ -46,9 +46,10 @@ def _grey(images: Tensor) -> Tensor:
 
 def _autocontrast(images: Tensor, magnitude: Tensor) -> Tensor:
     """Stretches each channel to 0..255 (``ImageOps.autocontrast``)."""
-    low, high = (bound.double().unsqueeze(2) for bound in images.flatten(2).aminmax(dim=2))
+    exact = "cpu" if images.device.type == "mps" else images.device  # Apple's GPUs have no float64
+    low, high = (bound.to(exact).double().unsqueeze(2) for bound in images.flatten(2).aminmax(dim=2))
     scale = torch.full_like(low, 255.0) / (high - low).clamp(min=1.0)  # a number / a tensor would round twice
-    levels = _levels(images)
+    levels = _levels(images).to(exact)
     # The order of the operations is Pillow's: where it rounds 254.99... down, so does this.
     return torch.where(high > low, (levels * scale + -low * scale).clamp(0.0, 255.0), levels)
 

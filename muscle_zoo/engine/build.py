@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -27,6 +29,7 @@ from ..data.catalog import FOLDER
 from ..data.given import parse_given
 from ..errors import InputError, near
 from ..recipes import Recipe
+from .state import optimizer_state
 
 DEVICE_SHARE = 0.5  # of the device's free memory
 
@@ -142,17 +145,41 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser; biases and norms do not decay."""
+    """The recipe's optimiser; biases and norms do not decay.
+
+    Raises:
+        InputError: timm has no such optimiser, it refuses a setting, or what it keeps could not be saved with a run.
+    """
     if recipe.optimizer not in list_optimizers():
         raise InputError(
             f"optimizer={recipe.optimizer} is unknown to timm; {near(recipe.optimizer, list_optimizers())}"
         )
+    create = partial(
+        create_optimizer_v2,
+        opt=recipe.optimizer,
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        weight_decay=recipe.weight_decay,
+    )
     try:
-        return create_optimizer_v2(
-            model, opt=recipe.optimizer, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    except (ValueError, TypeError) as error:
+        _require_state_that_can_be_saved(create)
+        return create(model)
+    except InputError:
+        raise
+    except (ValueError, TypeError, AssertionError) as error:
         raise InputError(
             f"optimizer={recipe.optimizer} refuses lr={recipe.lr} momentum={recipe.momentum} "
             f"weight_decay={recipe.weight_decay} ({error}); change one of them"
         ) from None
+
+
+def _require_state_that_can_be_saved(create: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
+    """Takes a step with a small layer, for an optimiser shows what it keeps only then."""
+    layer = nn.utils.skip_init(nn.Linear, 2, 2)  # draws nothing: the network's random numbers stay what they were
+    for weights in layer.parameters():
+        nn.init.ones_(weights)
+    optimizer = create(layer)
+    layer(torch.ones(1, 2)).sum().backward()
+    with suppress(RuntimeError, AssertionError, AttributeError):  # it does not run on a CPU, and need not
+        optimizer.step()
+    optimizer_state(optimizer)

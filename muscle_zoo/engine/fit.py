@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..errors import InputError, TrainingError
+from ..files import write_json
 from ..recipes import Recipe
 from .build import Data, prepare_data, to_device
 from .evaluate import Metrics, evaluate
 from .options import Options, Trained
 from .plots import plot_curves
-from .state import load_optimizer_tensors, load_state, optimizer_tensors, save_state, saved_step
+from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
 from .stop import StopSignal
-from .track import RunFolder, write_json
+from .track import RunFolder
 from .trainer import Trainer
 
 __all__ = ["fit"]
@@ -102,13 +103,17 @@ def _fit(recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> Tra
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise TrainingError(_not_finite(step, {name: value.item() for name, value in terms.items()}, folder))
         if accelerator.is_main_process:
+            kept, numbers = optimizer_state(optimizer)
             parts = {
                 "model": network.state_dict(),
                 "ema": averaged.state_dict(),
                 "method": trainer.method.state_dict(),
-                "optimizer": optimizer_tensors(optimizer),
+                "optimizer": kept,
             }
-            save_state(folder.state_dir, step, parts, {"seconds": round(seconds(), 3), "dtype": dtype})
+            values = {"seconds": round(seconds(), 3), "dtype": dtype, "optimizer": numbers}
+            if accelerator.scaler is not None:  # of fp16
+                values["scaler"] = accelerator.scaler.state_dict()
+            save_state(folder.state_dir, step, parts, values)
         accelerator.wait_for_everyone()
 
     def measure(weights: nn.Module) -> Metrics:
@@ -175,7 +180,9 @@ def _resume(trainer: Trainer, folder: RunFolder, dtype: str, chosen: dict[str, A
     trainer.network.load_state_dict(parts["model"])
     trainer.ema.module.load_state_dict(parts["ema"])
     trainer.method.load_state_dict(parts["method"])
-    load_optimizer_tensors(trainer.optimizer.optimizer, parts["optimizer"])
+    load_optimizer_state(trainer.optimizer.optimizer, parts["optimizer"], values.get("optimizer", {}))
+    if "scaler" in values:
+        trainer.accelerator.scaler.load_state_dict(values["scaler"])
     if values["dtype"] != dtype:
         raise InputError(
             f"--mixed-precision: the run was begun in {values['dtype']}, not {dtype}; give the same, or --fresh"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
@@ -60,6 +61,7 @@ class Options:
 
     def accelerator(self, folder: RunFolder, accumulate: int = 1) -> Accelerator:
         """The Accelerator these options ask for, for steps of so many parts."""
+        process_state(self.cpu)
         trackers = None if self.tracker == "none" else self.tracker
         accelerator = Accelerator(
             mixed_precision=self.mixed_precision,
@@ -71,6 +73,14 @@ class Options:
         if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":
             raise InputError("--mixed-precision fp16 does not run on a CPU; give bf16 or no")
         return accelerator
+
+
+def process_state(cpu: bool = False) -> PartialState:
+    """Accelerate's state of the processes; the first call has them find each other.
+
+    The timeout is long because the first process evaluates the export alone, while the others wait for it.
+    """
+    return PartialState(cpu=cpu, timeout=timedelta(hours=12))
 
 
 @dataclass(frozen=True)

@@ -13,31 +13,48 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import TrainingError
-from ..weights import file_sha256
-from .track import read_json, write_json
+from ..errors import InputError, TrainingError
+from ..files import file_sha256, read_json, write_json
 
 GENERATIONS = 2
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors; its settings belong to the recipe."""
-    state = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{key}": value if isinstance(value, Tensor) else torch.tensor(value)
-        for index, values in state.items()
-        for key, value in values.items()
-        if value is not None
-    }
+def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, int | float]]:
+    """What an optimiser keeps from step to step; its settings belong to the recipe.
+
+    Returns:
+        Tensors and plain numbers by ``PARAMETER.KEY`` or ``group.GROUP.KEY``: some of timm's optimisers count
+        their steps in a parameter group.
+
+    Raises:
+        InputError: It keeps something else, which could not be saved.
+    """
+    found = optimizer.state_dict()
+    kept = {f"{index}.{key}": value for index, state in found["state"].items() for key, value in state.items()}
+    for index, group in enumerate(found["param_groups"]):
+        own = group.keys() - optimizer.defaults.keys() - {"params"}
+        kept |= {f"group.{index}.{key}": group[key] for key in own if isinstance(group[key], (int, float, Tensor))}
+    tensors = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in kept.items() if isinstance(value, (int, float))}
+    if other := [name for name, value in kept.items() if value is not None and name not in (*tensors, *numbers)]:
+        raise InputError(f"optimizer: its state cannot be saved ({other[0]} is {type(kept[other[0]]).__name__})")
+    return tensors, numbers
 
 
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Puts back what :func:`optimizer_tensors` took."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], numbers: dict[str, int | float]
+) -> None:
+    """Puts back what :func:`optimizer_state` took."""
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    state: dict[int, dict[str, Tensor | int | float]] = {}
+    for name, value in (tensors | numbers).items():
+        place, key = name.split(".", 1)
+        if place == "group":
+            index, key = key.split(".", 1)
+            groups[int(index)][key] = value
+        else:
+            state.setdefault(int(place), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], values: dict[str, Any]) -> None:
@@ -48,6 +65,10 @@ def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], val
         step: Steps done.
         parts: File stem to named tensors.
         values: Plain values, kept in ``state.json``.
+
+    Raises:
+        OSError: It cannot be written.
+        TrainingError: The same, as safetensors tells it.
     """
     target = folder / f"step-{step:09d}"
     part = folder / f".step-{step:09d}.part"
@@ -56,7 +77,10 @@ def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], val
     digests = {}
     for name, tensors in parts.items():
         path = part / f"{name}.safetensors"
-        save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+        try:
+            save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
+        except SafetensorError as error:  # not an OSError, though the disk is full
+            raise TrainingError(f"{path} cannot be written ({error}); free space, or give another --out") from error
         _sync(path)
         digests[name] = file_sha256(path)
     write_json(part / "state.json", {"step": step, "sha256": digests, **values})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,32 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
+from ..files import read_json, write_json, write_text
 from ..recipes import Recipe
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes JSON so that the file is always whole: either the old content or the new."""
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        InputError: The file is missing or is not JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} is not readable as JSON ({error}); restore it or delete it") from None
 
 
 class RunFolder:
@@ -169,9 +144,7 @@ class RunFolder:
     def rewind_log(self, step: int) -> None:
         """Drops the rows after a step, which a resumed run writes again."""
         rows = [row for row in self.read_log() if row["step"] <= step]
-        part = self.log_file.with_name("log.jsonl.part")
-        part.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        part.replace(self.log_file)
+        write_text(self.log_file, "".join(json.dumps(row) + "\n" for row in rows))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Appends one row."""

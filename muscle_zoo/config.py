@@ -1,0 +1,216 @@
+"""A card's config.json: what it may hold, and what a model is built from.
+
+It is somebody else's file: it is read within bounds, and every field that anything here or in timm looks at is checked
+against the tables below before it is used.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from reprlib import repr as shown  # short, and one line, whatever the value
+from typing import Any
+
+from .errors import WeightsError, near
+from .files import read_untrusted_json
+
+CONFIG_FILE = "config.json"
+BLOCK = "muscle_zoo"  # our block at its root
+_SIDE = 2048  # largest image side and channel count
+_CLASSES = 1_000_000
+_WEIGHT_SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a field of a file may hold.
+
+    Attributes:
+        words: The same for a person: ``text``.
+        accepts: Whether a value is of this kind.
+    """
+
+    words: str
+    accepts: Callable[[Any], bool]
+
+
+def _whole(low: int, high: int) -> Kind:
+    return Kind(f"a whole number from {low} to {high}", lambda v: type(v) is int and low <= v <= high)
+
+
+def _number(low: float, high: float) -> Kind:
+    return Kind(f"a number from {low:g} to {high:g}", lambda v: type(v) in (int, float) and low <= v <= high)
+
+
+def _choice(*words: str) -> Kind:
+    return Kind("one of " + ", ".join(words), lambda v: isinstance(v, str) and v in words)
+
+
+def matching(pattern: str, words: str) -> Kind:
+    """Text that fits a regular expression as a whole."""
+    return Kind(words, lambda v: isinstance(v, str) and re.fullmatch(pattern, v, flags=re.ASCII) is not None)
+
+
+def _list(kind: Kind, low: int, high: int) -> Kind:
+    def accepts(value: Any) -> bool:
+        return isinstance(value, list) and low <= len(value) <= high and all(map(kind.accepts, value))
+
+    return Kind(f"a list of {low} to {high}, each {kind.words}" if low < high else f"{low} times {kind.words}", accepts)
+
+
+def _either(*kinds: Kind) -> Kind:
+    return Kind(" or ".join(kind.words for kind in kinds), lambda v: any(kind.accepts(v) for kind in kinds))
+
+
+_FLAG = Kind("true or false", lambda v: type(v) is bool)
+OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict))
+_TEXT = Kind("text of at most 10000 letters", lambda v: isinstance(v, str) and len(v) <= 10_000)
+_TEXTS = Kind("text by name", lambda v: isinstance(v, dict) and all(map(_TEXT.accepts, v.values())))
+NAME = matching(r"[\w.:-]{1,200}", "a name of letters, digits and _ . : -")
+_MODULES = _either(NAME, _list(NAME, 0, 10))
+_SIZE = _list(_whole(1, _SIDE), 3, 3)
+SHA256 = matching(r"[0-9a-f]{64}", "a sha256 of 64 hexadecimal digits")
+_SHARE = _number(0, 1)
+
+_ROOT: dict[str, Kind] = {
+    "architecture": NAME,
+    "pretrained_cfg": OBJECT,
+    "num_classes": _whole(0, _CLASSES),
+    "label_names": _list(_TEXT, 0, _CLASSES),
+    "label_descriptions": _TEXTS,
+    "model_args": OBJECT,
+    BLOCK: OBJECT,
+}
+# The fields of timm's PretrainedCfg; where weights come from is no field of a file's.
+_PRETRAINED_CFG: dict[str, Kind] = {
+    "architecture": NAME,
+    "tag": _TEXT,
+    **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), _SIZE),
+    "fixed_input_size": _FLAG,
+    "interpolation": _choice("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "random"),
+    **dict.fromkeys(("crop_pct", "test_crop_pct"), _number(0.01, 10)),
+    "crop_mode": _choice("center", "squash", "border"),
+    "mean": _list(_number(-1000, 1000), 1, _SIDE),
+    "std": _list(_number(1e-6, 1000), 1, _SIDE),
+    "num_classes": _whole(0, _CLASSES),
+    "label_offset": _whole(0, 0),  # the file holds the classifier as it is
+    "label_names": _list(_TEXT, 0, _CLASSES),
+    "label_descriptions": _TEXTS,
+    **dict.fromkeys(("pool_size", "test_pool_size"), _list(_whole(1, _SIDE), 1, 3)),
+    **dict.fromkeys(("first_conv", "classifier"), _MODULES),
+    **dict.fromkeys(("license", "description", "origin_url", "paper_name"), _TEXT),
+    **dict.fromkeys(("paper_ids", "notes"), _either(_TEXT, _list(_TEXT, 0, 100))),
+}
+# Arguments of a network that a file may set. timm's create_model takes many more, some of which open files.
+_MODEL_ARGS: dict[str, Kind] = {
+    "num_classes": _whole(0, _CLASSES),
+    "in_chans": _whole(1, _SIDE),
+    "global_pool": matching(r"\w{0,20}", "a pooling's name"),
+    "img_size": _either(_whole(1, _SIDE), _list(_whole(1, _SIDE), 2, 2)),
+    "width": _whole(1, 4096),
+    "depth": _whole(1, 1000),
+    **dict.fromkeys(("drop_rate", "drop_path_rate", "bn_momentum", "bn_eps"), _SHARE),
+}
+_BLOCK: dict[str, Kind] = {
+    **dict.fromkeys(("name", "method", "dataset"), NAME),
+    "labels": _either(_whole(1, 10**12), matching(r"\d{1,3}pct", "a share such as 10pct")),
+    "seed": _whole(0, 2**63 - 1),
+    "weights_sha256": SHA256,
+    "metrics": OBJECT,
+}
+_METRICS: dict[str, Kind] = {"top1": _SHARE, "n": _whole(1, 10**12)}
+
+
+def of_kind(value: Any, where: str, kind: Kind) -> Any:
+    """The value, or a ValueError that says where it stands and what it should be."""
+    if not kind.accepts(value):
+        raise ValueError(f"{where}={shown(value)} is not {kind.words}")
+    return value
+
+
+def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str) -> None:
+    """Raises ValueError unless every known field is of its kind; null is as good as not there."""
+    for key, kind in kinds.items():
+        if values.get(key) is not None:
+            of_kind(values[key], f"{where}{key}", kind)
+
+
+def _refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where.rstrip('.')} has the unknown field {shown(key)}; {near(key[:50], known)}")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Reads a card's config.json, and checks every field that is used; others at its root are ignored.
+
+    Raises:
+        WeightsError: It is missing, is not JSON, lacks what a model is built from, or has a field that cannot be.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        config = read_untrusted_json(path)
+    except FileNotFoundError:
+        raise WeightsError(f"{path} is missing; give a folder that `train` or `export` wrote") from None
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} is not JSON that can be read ({error}); download or export it again") from None
+    if not isinstance(config, dict) or config.get("architecture") is None or config.get("pretrained_cfg") is None:
+        raise WeightsError(f"{path} has no architecture and pretrained_cfg; download or export it again")
+    config = {key: value for key, value in config.items() if value is not None}
+    try:
+        _check_config(config)
+    except ValueError as error:
+        raise WeightsError(
+            f"{path}: {error}, so a model cannot be built from it; download or export it again"
+        ) from None
+    return config
+
+
+def _check_config(config: dict[str, Any]) -> None:
+    """Raises ValueError unless a model can be built from it and described by it."""
+    check_fields(config, _ROOT, "")
+    described = {key: value for key, value in config["pretrained_cfg"].items() if key not in _WEIGHT_SOURCES}
+    _refuse_unknown(described, _PRETRAINED_CFG, "pretrained_cfg.")
+    check_fields(described, _PRETRAINED_CFG, "pretrained_cfg.")
+    arguments = config.get("model_args", {})
+    _refuse_unknown(arguments, _MODEL_ARGS, "model_args.")
+    check_fields(arguments, _MODEL_ARGS, "model_args.")
+    block = config.get(BLOCK, {})
+    check_fields(block, _BLOCK, f"{BLOCK}.")
+    check_fields(block.get("metrics") or {}, _METRICS, f"{BLOCK}.metrics.")
+    cfg = timm_cfg(config)
+    for key in ("num_classes", "input_size"):
+        if key not in cfg:
+            raise ValueError(f"pretrained_cfg.{key} is missing")
+    channels, classes, names = cfg["input_size"][0], cfg["num_classes"], cfg.get("label_names")
+    if names is not None and len(names) != classes:
+        raise ValueError(f"label_names are {len(names)}, num_classes={classes}")
+    for key in ("mean", "std"):
+        if key in cfg and len(cfg[key]) not in (1, channels):
+            raise ValueError(f"pretrained_cfg.{key} has {len(cfg[key])} numbers, the images have {channels} channels")
+    for key, value in (("num_classes", classes), ("in_chans", channels)):
+        if arguments.get(key) not in (None, value):
+            raise ValueError(f"model_args.{key}={arguments[key]} disagrees with {value} of the images and classes")
+
+
+def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
+    """Timm's ``pretrained_cfg`` of a config.json, complete: timm's registry never reads that file itself.
+
+    Where weights come from is decided here, never by what a config.json says.
+    """
+    cfg = {
+        key: value
+        for key, value in config["pretrained_cfg"].items()
+        if key not in _WEIGHT_SOURCES and value is not None
+    }
+    for key in ("num_classes", "label_names", "label_descriptions"):
+        if key in config:
+            cfg[key] = config[key]
+    return cfg
+
+
+def model_args(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says the network is built with."""
+    return {key: value for key, value in config.get("model_args", {}).items() if value is not None}
