@@ -12,6 +12,7 @@ from typing import NoReturn
 from .commands import bench, cards, data, download, export, info, predict, publish, study, train, verify
 from .commands import eval as eval_command
 from .commands import list as list_command
+from .commands.terminal import is_main
 from .errors import InputError, MuscleZooError
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -86,8 +87,6 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning in one line, without the place in the code that gave it."""
-    from .commands.train import is_main
-
     if is_main():
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
@@ -97,8 +96,6 @@ def _is_utf8(word: str) -> bool:
 
 
 def _fail(code: int, message: str) -> int:
-    from .commands.train import is_main
-
     if is_main():
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

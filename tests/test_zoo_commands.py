@@ -20,8 +20,8 @@ from muscle_zoo import get_recipe, list_models, registry
 from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands import predict as predict_command
+from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
-from muscle_zoo.commands.train import parse_overrides
 from muscle_zoo.ledger import read_ledger
 from tests.conftest import SHORT, listing, run, truncated
 

@@ -15,8 +15,7 @@ from ..data import DataSet, dataset_info, load_dataset
 from ..errors import MissingDataError
 from ..ledger import markdown_table
 from ..recipes import Recipe, get_recipe
-from .data import add_source_arguments, source_of
-from .train import add_device_arguments, parse_overrides
+from .arguments import add_device_arguments, add_source_arguments, parse_overrides, source_of
 
 DEFAULT = "wrn_28_2.fixmatch_cifar10_250"
 WHAT = {

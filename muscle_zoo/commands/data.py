@@ -1,9 +1,8 @@
-"""`data show`: a data set's split, and what its views look like; and the options by which every command finds data."""
+"""`data show`: a data set's split, and what its views look like."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,34 +12,10 @@ from ..data.images import OUTSIDE, UNKNOWN
 from ..data.splits import names_sha256
 from ..errors import InputError
 from ..recipes import Recipe, get_recipe
+from .arguments import add_source_arguments, parse_overrides, source_of
 
 if TYPE_CHECKING:
     from ..engine.build import Data
-
-
-def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares where data are found and how they are read."""
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV",
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: up to 4)")
-    parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")
-
-
-def source_of(args: argparse.Namespace) -> Source:
-    """What :func:`add_source_arguments` declared.
-
-    Raises:
-        InputError: The number of workers is negative.
-    """
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
-    if workers < 0:
-        raise InputError(f"--workers {workers} is out of range; give 0 or more")
-    return Source(args.data, True if args.stream else None, workers, progress=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _recipe(args: argparse.Namespace, source: Source) -> Recipe:
     from ..data import load_dataset
-    from .train import parse_overrides
 
     overrides = parse_overrides(args.overrides)
     if "." in args.name:

@@ -14,7 +14,7 @@ from ..data import Source, dataset_info
 from ..errors import InputError, MuscleZooError, WeightsError, one_line
 from ..factory import create_model
 from ..recipes import Recipe, parse_name
-from .data import add_source_arguments, source_of
+from .arguments import add_source_arguments, source_of
 from .target import as_name
 
 LIMIT = 2**31  # bytes of made-up images that a checkpoint may have made

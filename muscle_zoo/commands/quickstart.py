@@ -11,7 +11,8 @@ from ..engine.track import RunFolder
 from ..errors import InputError
 from ..files import read_json, write_json
 from ..recipes import get_recipe
-from .train import STOPPED, is_main, load_line, train
+from .terminal import STOPPED, is_main
+from .train import load_line, train
 
 CONTROL, MUSCLE = "cnn4.supervised_digits_10", "cnn4.muscle_digits_10"
 

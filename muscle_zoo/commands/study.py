@@ -21,7 +21,9 @@ from ..errors import InputError, MuscleZooError
 from ..ledger import Row, read_ledger, write_ledger
 from ..recipes import Recipe, parse_name
 from ..study import draw, plan, table
-from .train import STOPPED, add_run_arguments, parse_overrides, train
+from .arguments import add_run_arguments, parse_overrides
+from .terminal import STOPPED
+from .train import train
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import re
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -18,12 +16,11 @@ from ..engine.track import RunFolder
 from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
 from ..weights import from_folder
-from .data import add_source_arguments, source_of
+from .arguments import add_run_arguments, parse_overrides, source_of
+from .terminal import STOPPED, is_main
 
 if TYPE_CHECKING:
     from ..engine.options import Options
-
-STOPPED = 75
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,50 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
     )
     add_run_arguments(parser)
-
-
-def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares how runs are carried out."""
-    parser.add_argument("--out", type=Path, help="run folder (default: below runs/)")
-    add_device_arguments(parser)
-    parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
-    parser.add_argument(
-        "--time-limit", type=time_limit, metavar="9m", help="save and stop with exit code 75 after this time"
-    )
-    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
-    add_source_arguments(parser)
-
-
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declares where and in which precision the network runs."""
-    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
-    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
-    parser.add_argument("--compile", default="none", metavar="MODE", help="torch.compile's mode: default, ...")
-
-
-def time_limit(text: str) -> float:
-    """Reads ``90``, ``90s``, ``9m`` or ``1.5h`` as seconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
-    if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 90s, 9m or 1.5h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
-
-
-def parse_overrides(words: list[str]) -> dict[str, str]:
-    """Splits ``key=value`` words.
-
-    Raises:
-        InputError: A word has no ``=``, or a key comes twice.
-    """
-    overrides: dict[str, str] = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
-            raise InputError(f"override {word!r} is not key=value; write for example seed=1")
-        if key in overrides:
-            raise InputError(f"override {key!r} is given twice; keep one")
-        overrides[key] = value
-    return overrides
 
 
 def run(args: argparse.Namespace) -> int:
@@ -200,11 +153,6 @@ def _is_whole(export: Path) -> bool:
     except WeightsError:
         return False  # it is made again from the state
     return True
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those a launcher started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def summary(out: Path) -> str:

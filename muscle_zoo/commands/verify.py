@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import registry, weights
 from ..errors import InputError, MuscleZooError
 from ..ledger import read_ledger
-from .data import add_source_arguments, source_of
+from .arguments import add_source_arguments, source_of
 from .eval import evaluate_target
 
 if TYPE_CHECKING:

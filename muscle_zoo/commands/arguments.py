@@ -1,0 +1,80 @@
+"""Arguments that several commands take, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from ..data import Source
+from ..errors import InputError
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares how runs are carried out."""
+    parser.add_argument("--out", type=Path, help="run folder (default: below runs/)")
+    add_device_arguments(parser)
+    parser.add_argument("--tracker", default="none", help="one of Accelerate's: tensorboard, trackio, wandb, ...")
+    parser.add_argument(
+        "--time-limit", type=time_limit, metavar="9m", help="save and stop with exit code 75 after this time"
+    )
+    parser.add_argument("--save-every", type=int, default=500, metavar="STEPS", help="steps between saved states (500)")
+    add_source_arguments(parser)
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares where and in which precision the network runs."""
+    parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
+    parser.add_argument("--mixed-precision", choices=("no", "bf16", "fp16"), help="default: no")
+    parser.add_argument("--compile", default="none", metavar="MODE", help="torch.compile's mode: default, ...")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares where data are found and how they are read."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: up to 4)")
+    parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """What :func:`add_source_arguments` declared.
+
+    Raises:
+        InputError: The number of workers is negative.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
+    if workers < 0:
+        raise InputError(f"--workers {workers} is out of range; give 0 or more")
+    return Source(args.data, True if args.stream else None, workers, progress=True)
+
+
+def parse_overrides(words: list[str]) -> dict[str, str]:
+    """Splits ``key=value`` words.
+
+    Raises:
+        InputError: A word has no ``=``, or a key comes twice.
+    """
+    overrides: dict[str, str] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise InputError(f"override {word!r} is not key=value; write for example seed=1")
+        if key in overrides:
+            raise InputError(f"override {key!r} is given twice; keep one")
+        overrides[key] = value
+    return overrides
+
+
+def time_limit(text: str) -> float:
+    """Reads ``90``, ``90s``, ``9m`` or ``1.5h`` as seconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time; write 90s, 9m or 1.5h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
