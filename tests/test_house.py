@@ -79,6 +79,9 @@ def test_the_readme_shows_the_house_as_it_is() -> None:
             assert path.name in shown, f"{path.name} is not in the README's picture"
         if path.is_dir() and not path.name.startswith("_") and path.name != "hub_cards":
             assert f"{path.name}/" in shown, f"{path.name}/ is not in the README's picture"
+    for room in ("backbones", "data", "engine", "losses"):
+        for path in (PACKAGE / room).glob("[!_]*.py"):
+            assert path.name in shown, f"{room}/{path.name} is not in the README's picture"
     for word in shown:
         if word.endswith(".py"):
             assert (ROOT / word).exists() or list(PACKAGE.rglob(word)), f"{word} of the README's picture does not exist"

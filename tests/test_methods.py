@@ -249,8 +249,8 @@ def test_prepare_may_add_inputs_and_targets(wrap) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("fixmatch", {"fixmatch": {"threshold": 1.5}}, "fixmatch.threshold: 1.5"),
-        ("fixmatch", {"fixmatch": {"threshold": 0.0}}, "fixmatch.threshold: 0.0"),
+        ("fixmatch", {"fixmatch": {"threshold": 1.5}}, "fixmatch.threshold=1.5"),
+        ("fixmatch", {"fixmatch": {"threshold": 0.0}}, "fixmatch.threshold=0.0"),
         ("fixmatch", {"fixmatch": {"weight": -1.0}}, "fixmatch.weight"),
         ("muscle", {"muscle": {"weight": -1.0}}, "muscle.weight"),
         ("muscle", {"muscle": {"lambda_": 0.0}}, "muscle.lambda_"),

@@ -92,7 +92,7 @@ class Method(Protocol):
         ...
 
 
-def at_least(option: str, value: float, least: float = 0.0) -> None:
+def check_at_least(option: str, value: float, least: float = 0.0) -> None:
     """Refuses an option that is too small.
 
     Raises:
@@ -102,7 +102,7 @@ def at_least(option: str, value: float, least: float = 0.0) -> None:
         raise InputError(f"{option}={value} is below {least:g}; give {least:g} or more")
 
 
-def share(option: str, value: float, zero: bool = False) -> None:
+def check_share(option: str, value: float, zero: bool = False) -> None:
     """Refuses an option that is not above 0 (or 0, where that is allowed) and at most 1.
 
     Raises:

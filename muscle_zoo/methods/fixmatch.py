@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..losses import PseudoLabelLoss
-from .contract import Batch, Guess, Setting, View, at_least, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 
@@ -34,8 +34,8 @@ class FixMatch(nn.Module):
 
     def __init__(self, threshold: float = 0.95, weight: float = 1.0, setting: Setting | None = None) -> None:
         super().__init__()
-        share("fixmatch.threshold", threshold)
-        at_least("fixmatch.weight", weight)
+        check_share("fixmatch.threshold", threshold)
+        check_at_least("fixmatch.weight", weight)
         self.supervised = Supervised()
         self.pseudo_label = PseudoLabelLoss(threshold)
         self.weight = weight

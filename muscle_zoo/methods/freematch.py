@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import PseudoLabelLoss
 from ..losses.reduce import all_reduce_sum, mean_over_processes
-from .contract import Batch, Guess, Setting, View, at_least, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 
@@ -48,9 +48,9 @@ class FreeMatch(nn.Module):
         setting: Setting | None = None,
     ) -> None:
         super().__init__()
-        share("freematch.momentum", momentum, zero=True)
-        at_least("freematch.weight", weight)
-        at_least("freematch.fairness", fairness)
+        check_share("freematch.momentum", momentum, zero=True)
+        check_at_least("freematch.weight", weight)
+        check_at_least("freematch.fairness", fairness)
         classes = (setting or Setting()).num_classes
         self.supervised = Supervised()
         self.pseudo_label = PseudoLabelLoss()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import SquaredDifference
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, at_least, rising, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share, rising
 from .supervised import Supervised
 
 
@@ -38,8 +38,8 @@ class MeanTeacher(nn.Module):
 
     def __init__(self, weight: float = 100.0, ramp: float = 40 / 150, setting: Setting | None = None) -> None:
         super().__init__()
-        at_least("mean_teacher.weight", weight)
-        share("mean_teacher.ramp", ramp, zero=True)
+        check_at_least("mean_teacher.weight", weight)
+        check_share("mean_teacher.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.supervised = Supervised()
         self.difference = SquaredDifference()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import SoftCrossEntropy, SquaredDifference, sharpen
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, at_least, frozen_statistics, linear, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share, frozen_statistics, linear
 
 
 class MixMatch(nn.Module):
@@ -47,10 +47,10 @@ class MixMatch(nn.Module):
         setting: Setting | None = None,
     ) -> None:
         super().__init__()
-        at_least("mixmatch.alpha", alpha, 1e-3)
-        at_least("mixmatch.temperature", temperature, 1e-3)
-        at_least("mixmatch.weight", weight)
-        share("mixmatch.ramp", ramp, zero=True)
+        check_at_least("mixmatch.alpha", alpha, 1e-3)
+        check_at_least("mixmatch.temperature", temperature, 1e-3)
+        check_at_least("mixmatch.weight", weight)
+        check_share("mixmatch.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.cross_entropy = SoftCrossEntropy()
         self.difference = SquaredDifference()

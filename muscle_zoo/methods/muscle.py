@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
-from .contract import Batch, Guess, Method, View, at_least, guess, prepare
+from .contract import Batch, Guess, Method, View, check_at_least, guess, prepare
 
 
 class Muscle(nn.Module):
@@ -30,8 +30,8 @@ class Muscle(nn.Module):
 
     def __init__(self, base: Method, weight: float = 1.0, lambda_: float = 1.0, ramp_steps: int = 0) -> None:
         super().__init__()
-        at_least("muscle.weight", weight)
-        at_least("muscle.ramp_steps", ramp_steps)
+        check_at_least("muscle.weight", weight)
+        check_at_least("muscle.ramp_steps", ramp_steps)
         if lambda_ <= 0.0:
             raise InputError(f"muscle.lambda_={lambda_} is not above 0; 1 is mutual information")
         self.base = base

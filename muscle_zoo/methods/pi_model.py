@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import SquaredDifference
 from ..losses.consistency import widen
-from .contract import Batch, Setting, View, at_least, rising, share
+from .contract import Batch, Setting, View, check_at_least, check_share, rising
 from .supervised import Supervised
 
 
@@ -37,8 +37,8 @@ class PiModel(nn.Module):
 
     def __init__(self, weight: float = 100.0, ramp: float = 80 / 300, setting: Setting | None = None) -> None:
         super().__init__()
-        at_least("pi_model.weight", weight)
-        share("pi_model.ramp", ramp, zero=True)
+        check_at_least("pi_model.weight", weight)
+        check_share("pi_model.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.supervised = Supervised()
         self.difference = SquaredDifference()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..losses import SquaredDifference
 from ..losses.reduce import rows_of_all_processes
-from .contract import Batch, Guess, Setting, View, at_least, rising, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share, rising
 from .supervised import Supervised
 
 
@@ -40,11 +40,11 @@ class TemporalEnsembling(nn.Module):
         self, weight: float = 30.0, momentum: float = 0.6, ramp: float = 80 / 300, setting: Setting | None = None
     ) -> None:
         super().__init__()
-        at_least("temporal_ensembling.weight", weight)
-        share("temporal_ensembling.momentum", momentum, zero=True)
+        check_at_least("temporal_ensembling.weight", weight)
+        check_share("temporal_ensembling.momentum", momentum, zero=True)
         if momentum == 1.0:
             raise InputError("temporal_ensembling.momentum=1.0 never learns; give at least 0 and less than 1")
-        share("temporal_ensembling.ramp", ramp, zero=True)
+        check_share("temporal_ensembling.ramp", ramp, zero=True)
         self.setting = setting or Setting()
         self.supervised = Supervised()
         self.difference = SquaredDifference()

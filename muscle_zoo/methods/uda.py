@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import Divergence
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, at_least, share
+from .contract import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 
@@ -39,9 +39,9 @@ class UDA(nn.Module):
         self, threshold: float = 0.8, temperature: float = 0.4, weight: float = 1.0, setting: Setting | None = None
     ) -> None:
         super().__init__()
-        share("uda.threshold", threshold, zero=True)
-        at_least("uda.temperature", temperature, 1e-3)
-        at_least("uda.weight", weight)
+        check_share("uda.threshold", threshold, zero=True)
+        check_at_least("uda.temperature", temperature, 1e-3)
+        check_at_least("uda.weight", weight)
         self.supervised = Supervised()
         self.divergence = Divergence()
         self.threshold, self.temperature, self.weight = threshold, temperature, weight

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import Divergence, Entropy
 from ..losses.consistency import widen
-from .contract import Batch, Setting, View, at_least, frozen_statistics
+from .contract import Batch, Setting, View, check_at_least, frozen_statistics
 from .supervised import Supervised
 
 
@@ -47,11 +47,11 @@ class VAT(nn.Module):
         setting: Setting | None = None,
     ) -> None:
         super().__init__()
-        at_least("vat.epsilon", epsilon)
-        at_least("vat.weight", weight)
-        at_least("vat.entropy_weight", entropy_weight)
-        at_least("vat.xi", xi, 1e-12)
-        at_least("vat.iterations", iterations, 1)
+        check_at_least("vat.epsilon", epsilon)
+        check_at_least("vat.weight", weight)
+        check_at_least("vat.entropy_weight", entropy_weight)
+        check_at_least("vat.xi", xi, 1e-12)
+        check_at_least("vat.iterations", iterations, 1)
         self.supervised = Supervised()
         self.divergence = Divergence()
         self.entropy = Entropy()
