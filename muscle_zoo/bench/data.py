@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Batches, Budget, DataSet, ImageFiles, LabelledImages, Split, make_split, normalise
+from ..data import Batches, DataSet, ImageFiles, LabelledImages, Split, normalise
 from ..data.batches import draws
+from ..engine.build import split_of
 from ..errors import InputError
 from ..methods.contract import View
 from ..recipes import Recipe
@@ -39,7 +41,7 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
     """
     if recipe.mu < 1:
         raise InputError(f"mu={recipe.mu}: there are no unlabelled images to make pairs of; give 1 or more")
-    budget = Budget(recipe.labels, recipe.seed, bias=recipe.bias)
+    dataset, split = split_of(recipe, dataset)
     train = dataset.train
     result: dict[str, Any] = {"dataset": dataset.info.name, "input_size": list(dataset.info.input_size)}
     result["bytes_resident"] = sum(p.images.nbytes for p in (train, dataset.test) if isinstance(p, LabelledImages))
@@ -49,13 +51,12 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
         in_memory = train.subset(range(min(len(train), 1000))).load()
     elif isinstance(train, LabelledImages):
         in_memory = train.to(device)
-    split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
     if isinstance(train, ImageFiles):  # the views are those of any images of this size
         here = tuple(range(len(in_memory)))
         split = Split(split.dataset, 1, split.seed, "test", here[:1], here, ())
     batches = Batches(recipe, in_memory, dataset.info, split, _VIEWS, device=device)
     size = recipe.batch_size * recipe.mu
-    steps = iter(range(10**9))
+    steps = itertools.count()
 
     def one() -> None:
         batches.at(next(steps))

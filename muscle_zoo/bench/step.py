@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import DataSet, make_split
-from ..data.splits import Budget
-from ..engine.build import Data, build_model
+from ..data import DataSet
+from ..engine.build import Data, build_model, split_of
 from ..engine.fit import LOG_ROWS
 from ..engine.options import Options
 from ..engine.track import RunFolder
@@ -49,6 +49,7 @@ def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: 
     """
     with tempfile.TemporaryDirectory() as folder:
         stepper = Stepper(recipe, dataset, options, Path(folder))
+        dataset = stepper.dataset
         device = stepper.trainer.device
         images = stepper.images
         bare = bare_step(recipe, dataset, stepper.trainer.accelerator, images)
@@ -94,26 +95,22 @@ class Stepper:
 
     Attributes:
         trainer: What takes the steps.
+        dataset: What of the data set is the recipe's task.
         images: Images of a step that go through the gradient forward.
     """
 
     def __init__(self, recipe: Recipe, dataset: DataSet, options: Options, folder: Path) -> None:
-        budget = Budget(recipe.labels, recipe.seed, bias=recipe.bias)
-        split = make_split(recipe.dataset, dataset.train.labels.tolist(), dataset.info.num_classes, budget)
+        self.dataset, split = split_of(recipe, dataset)
         self._folder = RunFolder(folder / "run")
         self._folder.open(recipe)
         accelerator = options.accelerator(self._folder, recipe.accumulate)
-        self.trainer = Trainer(recipe, Data(dataset, split, dataset.test), accelerator, options.compile)
+        self.trainer = Trainer(recipe, Data(self.dataset, split, dataset.test), accelerator, options.compile)
         self.trainer.model.train()
         self._log_every = max(1, recipe.steps // LOG_ROWS)
-        self._steps = self._endless(recipe.steps)
+        self._steps = itertools.cycle(range(recipe.steps))
         batch = self.trainer.batches.at(0)
         _, prepared = self.trainer.predict(batch, 0)
         self.images = sum(len(view) for view in prepared.inputs.values())
-
-    def _endless(self, steps: int) -> Iterator[int]:
-        while True:
-            yield from range(steps)
 
     def __call__(self) -> None:
         """One step as a run takes it, its row of the log included."""

@@ -69,7 +69,22 @@ def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
         InputError: The data set is unknown or not whole, or the label budget does not fit it.
         DownloadError: The data set is not there and could not be downloaded.
     """
-    dataset = load_dataset(recipe.dataset, source, recipe.image_size)
+    dataset, split = split_of(recipe, load_dataset(recipe.dataset, source, recipe.image_size))
+    evaluation = dataset.test if recipe.fold == "test" else _with_known_class(dataset.train, split.held_out)
+    if not len(evaluation):
+        raise InputError(
+            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or train "
+            "with fold=dev, which holds out a fifth of all pictures"
+        )
+    return Data(dataset, split, evaluation, own_folder(recipe, source))
+
+
+def split_of(recipe: Recipe, dataset: DataSet) -> tuple[DataSet, Split]:
+    """The part of a data set that is a recipe's task, and the recipe's split of it.
+
+    Raises:
+        InputError: The classes or the label budget do not fit the data set.
+    """
     if recipe.classes != "all":
         dataset = restrict(dataset, _parse_classes(recipe.classes, dataset.info))
     train = dataset.train
@@ -83,14 +98,7 @@ def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
         validation=recipe.validation,
         given=_read_given(recipe.split, train.names, recipe.dataset) if recipe.split else None,
     )
-    split = make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
-    evaluation = dataset.test if recipe.fold == "test" else _with_known_class(train, split.held_out)
-    if not len(evaluation):
-        raise InputError(
-            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or train "
-            "with fold=dev, which holds out a fifth of all pictures"
-        )
-    return Data(dataset, split, evaluation, own_folder(recipe, source))
+    return dataset, make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
 
 
 def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
