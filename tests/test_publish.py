@@ -336,7 +336,7 @@ def test_faults_of_downloading(hub: HubServer, person: Callable[..., Person], xe
     faults = [
         (Fault("cut", "GET", there), 0, ""),
         (Fault("reset", "GET", there, None), 1, "the connection failed"),
-        (Fault("truncate", "GET", there, None), 1, "the connection failed" if xet else "shorter"),
+        (Fault("truncate", "GET", there, None), 1, "the connection failed" if xet else "incomplete"),
         (Fault("status", "HEAD|GET", REPO, None, 429), 1, "asks for a pause"),
     ]
     if not xet:  # hf-xet tries for minutes, and notices some wrong bytes itself

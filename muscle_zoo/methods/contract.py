@@ -109,7 +109,8 @@ def check_share(option: str, value: float, zero: bool = False) -> None:
         InputError: It is not.
     """
     if not 0.0 <= value <= 1.0 or (value == 0.0 and not zero):
-        raise InputError(f"{option}={value} is out of range; give {'0' if zero else 'more than 0'} and at most 1")
+        low = "at least" if zero else "more than"
+        raise InputError(f"{option}={value} is out of range; give {low} 0 and at most 1")
 
 
 def rising(step: int, steps: int, share: float) -> float:
