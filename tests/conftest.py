@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the internet
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores would wait for each other's threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
