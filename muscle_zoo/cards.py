@@ -13,11 +13,15 @@ from huggingface_hub import EvalResult, ModelCardData
 from .config import BLOCK, CONFIG_FILE
 from .data.datasets import DataSetInfo
 from .files import read_untrusted_json
-from .ledger import Row, mean_std, runs_of
+from .ledger import Row, mean_std, percent, runs_of
+from .methods import base_of
 from .pages import pages, render_page
-from .recipes import Recipe, changes, get_recipe
+from .recipes import Recipe, changes, get_recipe, parse_name
+from .study import cells, gain_text
+from .zoo import zoo_rows
 
-CHOSEN = "The recipe was chosen on a dev fold of the training images; its labels served nothing else."
+CHOSEN = "Test images had no part in choosing the recipe."
+SURE = 0.1  # an expected calibration error from which on a card warns
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
 PAPER = "https://arxiv.org/abs/2012.00150"
 
@@ -50,6 +54,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
     own = {row.seed: row for row in runs}[block["seed"]]
+    sure = block["metrics"]["ece"] >= SURE
     words = [name, f"seed={block['seed']}", *changes(Recipe.from_dict(recipe))]
     if own.dtype != "float32":
         words += ["--mixed-precision", own.dtype]
@@ -69,7 +74,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"Top-1 of these weights (seed {block['seed']}) on the {block['metrics']['n']} {fold}: "
         f"**{100 * block['metrics']['top1']:.2f} %**. "
         f"Negative log-likelihood {block['metrics']['nll']:.3f} nats, "
-        f"expected calibration error {100 * block['metrics']['ece']:.1f} %.",
+        f"expected calibration error {100 * block['metrics']['ece']:.1f} %"
+        + (": it is surer than it is right, so do not take its probabilities at their word." if sure else "."),
         "",
         f"Over {_count(len(runs), 'seed')}: mean {100 * mean:.2f} %"
         + (f", standard deviation {100 * std:.2f} points. These are the weights of the median seed" if std else "")
@@ -79,6 +85,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "|---|---|",
         *[f"| {row.seed} | {100 * row.top1_ema:.2f} |" for row in runs],
         "",
+        *(_controls(name, rows) if named else ()),
         "![curves of the run](curves.png)",
         "",
         "## Use",
@@ -126,6 +133,18 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
     ]
     return "\n".join(lines)
+
+
+def _controls(name: str, rows: Sequence[Row]) -> list[str]:
+    """What the ledger says of the same seeds without MUSCLE."""
+    own, base = parse_name(name)["method"], base_of(parse_name(name)["method"])
+    found = cells(zoo_rows(rows, [name]))
+    said = [f"`{cell.base}` {percent(list(cell.alone.values()))} %" for cell in found if cell.alone]
+    if own == base or not said:
+        return []
+    gain = next(gain_text(cell.gains) for cell in found if cell.base == base)
+    more = f" MUSCLE's paired gain over `{base}`: {gain} points." if gain else ""
+    return [f"Without MUSCLE, on the same labels, initial weights and views: {', '.join(said)}.{more}", ""]
 
 
 def _in_timm(arch: str, name: str, source: str) -> str:

@@ -3,13 +3,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
 
 from muscle_zoo import InputError, get_recipe, registry
+from muscle_zoo.cards import render_card
 from muscle_zoo.cli import main
+from muscle_zoo.config import read_config
 from muscle_zoo.data import dataset_info
 from muscle_zoo.files import file_sha256
 from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
@@ -202,6 +205,26 @@ def test_the_ledger_is_of_recipes_that_exist() -> None:
         recipe = get_recipe(r.name)
         by_seed.setdefault((recipe.dataset, recipe.labels, r.bias, r.seed), set()).add(r.split_sha256)
     assert all(len(splits) == 1 for splits in by_seed.values())  # every method saw the same labels
+
+
+def test_a_card_shows_its_controls_and_warns_of_too_sure_a_network() -> None:
+    name = "cnn4.muscle_fixmatch_digits_10"
+    config, rows = read_config(CARDS / name), read_ledger(CARDS / "results.csv")
+    text = render_card(config, dataset_info("digits"), rows)
+    alone, both = (
+        {row.seed: 100 * row.top1_ema for row in runs_of(rows, found, get_recipe(found).sha256)}
+        for found in ("cnn4.fixmatch_digits_10", name)
+    )
+    gain = statistics.fmean(both[seed] - alone[seed] for seed in both)
+    assert (
+        f"`fixmatch` {statistics.fmean(alone.values()):.1f} ±" in text
+        and f"gain over `fixmatch`: {gain:+.1f} (" in text
+    )
+    assert "surer than it is right" in text
+    config["muscle_zoo"]["metrics"]["ece"] = 0.05
+    own = [row for row in rows if row.name == name and row.seed == config["muscle_zoo"]["seed"]]
+    text = render_card(config, dataset_info("digits"), own)
+    assert "Without MUSCLE" not in text and "surer" not in text
 
 
 def test_hub_cards_stay_small() -> None:
