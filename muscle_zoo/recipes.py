@@ -280,10 +280,10 @@ def _wrong_part(name: str) -> str:
     dataset = next((known for known in sorted(_DATASETS, key=len, reverse=True) if rest.startswith(f"{known}_")), None)
     if rest in _DATASETS:
         return "the label budget is missing, such as _10"
-    if dataset is None:
-        word = rest.rpartition("_")[0] or rest
-        return f"data set {word!r}; {near(word, _DATASETS)}"
+    word = rest.rpartition("_")[0] or rest
     labels, _, variant = rest.removeprefix(f"{dataset}_").partition("_")
+    if dataset is None or (word not in _DATASETS and not labels.isdecimal()):
+        return f"data set {word!r}; {near(word, _DATASETS)}"
     return (
         f"variant {variant!r}; there is none" if labels.isdecimal() and variant else f"labels {labels!r}; give a number"
     )

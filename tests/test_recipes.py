@@ -110,6 +110,7 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("wrn16_2.muscle_folder_40", "arch 'wrn16_2'; did you mean 'wrn_16_2'"),
         ("cnn4.musle_digits_10", "method in 'musle_digits_10'; did you mean 'muscle'"),
         ("cnn4.muscle_cifar-10_40", "data set 'cifar-10'; did you mean 'cifar10"),
+        ("wrn_16_2.muscle_cifar10_jpg_250", "data set .cifar10_jpg.; did you mean .cifar10_jpeg"),
         ("cnn4.muscle_digits_ten", "labels 'ten'; give a number"),
         ("cnn4.muscle_digits_10_typo", "variant 'typo'; there is none"),
     ],
