@@ -23,7 +23,7 @@ class Mark:
     """What a page shows between ``<!-- KIND WORDS -->`` and ``<!-- /KIND -->``.
 
     - ``study ARCH DATASET key=value ...``: accuracies. ``methods``, ``labels`` and ``bias`` choose (values joined by
-      ``+``), anything else is what the study changed of every recipe.
+      ``+``), and ``variant``; anything else is what the study changed of every recipe.
     - ``bias ARCH DATASET key=value ...``: how the gain changes with a bias.
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
       first bar is what all runs change of the recipe.
@@ -67,7 +67,8 @@ class Mark:
             given = self.values
             methods, labels, bias = (given.pop(key, "") for key in ("methods", "labels", "bias"))
             chosen = [text.split("+") if text else [] for text in (methods, labels, bias or "none")]
-            found = select(rows, *self._arch_and_dataset(), *chosen, given)
+            variant = given.pop("variant", "")
+            found = select(rows, *self._arch_and_dataset(), *chosen, given, variant)
         if not found:
             raise InputError(f"the ledger has no runs of {self.text.strip()}")
         return found

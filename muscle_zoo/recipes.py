@@ -13,7 +13,7 @@ from typing import Any
 from .errors import InputError, near
 from .methods import default_options, method_names
 
-__all__ = ["ZOO_METHODS", "Recipe", "budget_order", "get_recipe", "parse_name", "recipe_names"]
+__all__ = ["ZOO_METHODS", "Recipe", "budget_order", "get_recipe", "parse_name", "recipe_names", "with_method"]
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,10 @@ _ON: dict[tuple[str, str], dict[str, Any]] = {
     ("wrn_28_2", "cifar10_jpeg"): {"steps": 2**15, "eval_every": 2**10, "batch_size": 64, "mu": 7},  # for a GPU
 }
 _ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
-_VARIANTS: dict[str, dict[str, Any]] = {}  # a whole name with its variant -> what it changes
+# What a variant changes besides, of an architecture on a data set.
+_VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20
+}
 
 ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
 # The named recipes: what `list` shows. Any other name of the grammar composes just as well.
@@ -215,7 +218,7 @@ _ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("cnn4", "digits", (10, 20, 40, 100)),
     ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
     ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
-    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
     ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
     ("wrn_28_2", "cifar10", (40, 250, 4000)),
     ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
@@ -252,10 +255,19 @@ def parse_name(name: str) -> dict[str, Any]:
         r"_(?P<labels>\d+(?:pct)?)(_(?P<variant>[a-z0-9_]+))?"
     )
     match = re.fullmatch(grammar, name)
-    if match is None or match["arch"] not in _ARCHS or (match["variant"] and name not in _VARIANTS):
+    if match is None or match["arch"] not in _ARCHS or not _has_variant(**match.groupdict(default="")):
         raise InputError(f"recipe {name!r} is unknown: {_wrong_part(name)} (a name is ARCH.METHOD_DATASET_LABELS)")
     labels = match["labels"]
     return {**match.groupdict(default=""), "labels": int(labels) if labels.isdecimal() else labels}
+
+
+def with_method(name: str, method: str) -> str:
+    """The name of the same recipe with another method: ``cnn4.muscle_digits_10`` -> ``cnn4.supervised_digits_10``."""
+    return Recipe(**{**parse_name(name), "method": method}).name
+
+
+def _has_variant(arch: str, dataset: str, variant: str, **_: str) -> bool:
+    return not variant or (arch, dataset, variant) in _VARIANTS
 
 
 def budget_order(labels: int | str) -> tuple[bool, int]:
@@ -284,9 +296,10 @@ def _wrong_part(name: str) -> str:
     labels, _, variant = rest.removeprefix(f"{dataset}_").partition("_")
     if dataset is None or (word not in _DATASETS and not labels.isdecimal()):
         return f"data set {word!r}; {near(word, _DATASETS)}"
-    return (
-        f"variant {variant!r}; there is none" if labels.isdecimal() and variant else f"labels {labels!r}; give a number"
-    )
+    if not labels.isdecimal() or not variant:
+        return f"labels {labels!r}; give a number"
+    variants = [known for *place, known in _VARIANTS if place == [arch, dataset]]
+    return f"variant {variant!r}; {near(variant, variants) if variants else 'there is none'}"
 
 
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
@@ -320,7 +333,7 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     layers = (
         _DATASETS[parts["dataset"].partition(":")[0]],
         _ON.get((parts["arch"], parts["dataset"]), {}),
-        _VARIANTS.get(Recipe(**parts).name, {}),
+        _VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
         overrides,
     )
     for changes in layers:

@@ -75,6 +75,7 @@ def select(
     labels: Sequence[str] = (),
     biases: Sequence[str] = ("none",),
     overrides: Mapping[str, Any] | None = None,
+    variant: str = "",
 ) -> list[Row]:
     """The rows of a study among a ledger's: those of its recipes as they are now, and no others.
 
@@ -86,6 +87,7 @@ def select(
         labels: Label budgets; all, if there are none.
         biases: Values of the recipe's ``bias``.
         overrides: What else the study changed of every recipe.
+        variant: Last part of the names; empty for the main recipes.
 
     Returns:
         The rows.
@@ -93,7 +95,7 @@ def select(
     found = []
     for row in rows:
         parts = parse_name(row.name)
-        if (parts["arch"], parts["dataset"]) != (arch, dataset) or row.bias not in biases:
+        if (parts["arch"], parts["dataset"], parts["variant"]) != (arch, dataset, variant) or row.bias not in biases:
             continue
         if (methods and base_of(parts["method"]) not in methods) or (labels and str(parts["labels"]) not in labels):
             continue
@@ -113,6 +115,7 @@ class Cell:
     """What one method does at one budget, alone and with MUSCLE: accuracies by seed, 0 to 1."""
 
     dataset: str
+    variant: str
     bias: str
     labels: int | str
     base: str
@@ -131,12 +134,12 @@ class Cell:
 
 
 def cells(rows: Iterable[Row]) -> list[Cell]:
-    """Sorts a study's rows by data set, bias, budget and base method.
+    """Sorts a study's rows by data set, variant, bias, budget and base method.
 
     Raises:
         InputError: Runs of more than one recipe stand under one name and bias.
     """
-    found: dict[tuple[str, str, int | str, str], dict[bool, dict[int, float]]] = {}
+    found: dict[tuple[str, str, str, int | str, str], dict[bool, dict[int, float]]] = {}
     hashes: dict[tuple[str, str], str] = {}
     for row in rows:
         if hashes.setdefault((row.name, row.bias), row.recipe_sha256) != row.recipe_sha256:
@@ -146,11 +149,15 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
         parts = parse_name(row.name)
         method = parts["method"]
         base = base_of(method)
-        cell = found.setdefault((parts["dataset"], row.bias, parts["labels"], base), {False: {}, True: {}})
+        key = parts["dataset"], parts["variant"], row.bias, parts["labels"], base
+        cell = found.setdefault(key, {False: {}, True: {}})
         cell[method != base][row.seed] = row.top1_ema
     order = method_names()
-    keys = sorted(found, key=lambda key: (key[0], _strength(key[1]), key[1], budget_order(key[2]), order.index(key[3])))
-    return [Cell(*key, alone=found[key][False], muscle=found[key][True]) for key in keys]
+    made = [Cell(*key, alone=found[key][False], muscle=found[key][True]) for key in found]
+    return sorted(
+        made,
+        key=lambda c: (c.dataset, c.variant, _strength(c.bias), c.bias, budget_order(c.labels), order.index(c.base)),
+    )
 
 
 def _strength(bias: str) -> float:
@@ -171,13 +178,12 @@ def interval(gains: Sequence[float]) -> tuple[float, float] | None:
 def table(rows: Iterable[Row]) -> str:
     """A Markdown table of a study: mean, standard deviation and worst seed in per cent, and MUSCLE's paired gain."""
     made = cells(rows)
-    several = {"data set": len({c.dataset for c in made}) > 1, "bias": len({c.bias for c in made}) > 1}
-    extra = [name for name, wanted in several.items() if wanted]
+    columns = {"data set": "dataset", "variant": "variant", "bias": "bias"}
+    extra = [name for name, part in columns.items() if len({getattr(cell, part) for cell in made}) > 1]
     head = [*extra, "labels", "method", "alone", "worst", "with MUSCLE", "worst", "gain, 95 % interval", "seeds"]
     lines = []
     for cell in made:
-        values = {"data set": cell.dataset, "bias": cell.bias}
-        words = [*(values[name] for name in extra), str(cell.labels), cell.base]
+        words = [*(getattr(cell, columns[name]) for name in extra), str(cell.labels), cell.base]
         words += [*_accuracy(cell.alone), *_accuracy(cell.muscle), gain_text(cell.gains), str(len(cell.gains))]
         lines.append(words)
     return markdown_table(head, lines)
@@ -237,8 +243,8 @@ def draw(rows: Iterable[Row], path: Path) -> None:
 
     rows = list(rows)
     made = cells(rows)
-    if len({(cell.dataset, cell.bias) for cell in made}) != 1:
-        raise InputError("a figure is of one data set and one bias")
+    if len({(cell.dataset, cell.variant, cell.bias) for cell in made}) != 1:
+        raise InputError("a figure is of one data set, one variant and one bias")
     bases = list(dict.fromkeys(cell.base for cell in made))
     columns = min(3, len(bases))
     height = math.ceil(len(bases) / columns)

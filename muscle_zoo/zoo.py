@@ -9,17 +9,16 @@ from typing import Any
 
 from .ledger import Row, markdown_table, percent, runs_of
 from .methods import base_of
-from .recipes import budget_order, get_recipe, parse_name
+from .recipes import budget_order, get_recipe, parse_name, with_method
 from .study import COLOURS, Cell, cells, digest, gain_text, interval, style_budgets
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
     """The ledger's rows of these checkpoints and their controls: supervised, and the method without MUSCLE."""
     rows = list(rows)
+    methods = {name: parse_name(name)["method"] for name in names}
     wanted = dict.fromkeys(
-        f"{parts['arch']}.{method}_{parts['dataset']}_{parts['labels']}"
-        for parts in map(parse_name, names)
-        for method in ("supervised", base_of(parts["method"]), parts["method"])
+        with_method(name, method) for name, own in methods.items() for method in ("supervised", base_of(own), own)
     )
     return [row for name in wanted for row in runs_of(rows, name, get_recipe(name).sha256)]
 
@@ -50,14 +49,14 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         of_budget = {
             cell.base: cell
             for cell in by_arch.get(parts["arch"], ())
-            if (cell.dataset, cell.labels) == (parts["dataset"], parts["labels"])
+            if all(getattr(cell, part) == parts[part] for part in ("dataset", "variant", "labels"))
         }
-        base = of_budget[base_of(parts["method"])]
+        method = base_of(parts["method"])
+        base = of_budget[method]
         control = of_budget.get("supervised", base)
         words = [f"`{name}`", _short(count), str(parts["labels"])]
         words += [percent(list(v.values())) if v else "" for v in (base.muscle, control.alone, base.alone)]
-        alone = f"{parts['arch']}.{base_of(parts['method'])}_{parts['dataset']}_{parts['labels']}"
-        nll = f"{_nll(rows, name)} ({_nll(rows, alone)})"
+        nll = f"{_nll(rows, name)} ({_nll(rows, with_method(name, method))})"
         lines.append([*words, gain_text(base.gains), nll, str(len(base.muscle))])
     return markdown_table(head, lines)
 
@@ -69,7 +68,7 @@ def _nll(rows: Sequence[Row], name: str) -> str:
 
 def _place(name: str) -> tuple[Any, ...]:
     parts = parse_name(name)
-    return parts["dataset"], parts["arch"], parts["method"], budget_order(parts["labels"])
+    return parts["dataset"], parts["arch"], parts["variant"], parts["method"], budget_order(parts["labels"])
 
 
 def _short(count: int) -> str:
@@ -77,7 +76,7 @@ def _short(count: int) -> str:
 
 
 def draw_gains(rows: Sequence[Row], path: Path) -> None:
-    """Draws MUSCLE's paired gain against the label budget: a panel for each data set and backbone.
+    """Draws MUSCLE's paired gain against the label budget: a panel for each data set, backbone and variant.
 
     Bars are 95 % intervals (none where there is a single seed). A PNG carries :func:`digest` of its rows.
 
@@ -87,15 +86,15 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels: dict[tuple[str, str], list[Cell]] = {}
+    panels: dict[tuple[str, str, str], list[Cell]] = {}
     for arch, found in _cells(rows).items():
         for cell in found:
             if cell.gains:
-                panels.setdefault((cell.dataset, arch), []).append(cell)
+                panels.setdefault((cell.dataset, arch, cell.variant), []).append(cell)
     figure = Figure(figsize=(3.9 * len(panels) + 0.6, 3.7), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False, sharey=False)[0]
     looks = {"supervised": (COLOURS[0], "o", "on supervised", 0.96), "fixmatch": (COLOURS[7], "s", "on fixmatch", 1.04)}
-    for panel, ((dataset, arch), found) in zip(axes, sorted(panels.items()), strict=True):
+    for panel, (place, found) in zip(axes, sorted(panels.items()), strict=True):
         panel.axhline(0, color="#666666", linewidth=0.8)
         for base, (colour, marker, label, aside) in looks.items():
             mine = [cell for cell in found if cell.base == base]
@@ -116,7 +115,7 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
         style_budgets(panel, [cell.labels for cell in found])
         places = [budget_order(cell.labels)[1] for cell in found]
         panel.set_xlim(min(places) / 1.4, max(places) * 1.4)
-        panel.set_title(f"{dataset}, {arch}", fontsize=13)
+        panel.set_title(", ".join(filter(None, place)), fontsize=13)
         panel.legend(frameon=False, fontsize=10)
     figure.supxlabel("labels", fontsize=13)
     figure.supylabel("paired gain of MUSCLE, points", fontsize=12)

@@ -8,7 +8,7 @@ import pytest
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import dataset_names
 from muscle_zoo.methods import default_options, method_names
-from muscle_zoo.recipes import _DATASETS, Recipe, parse_name, recipe_names
+from muscle_zoo.recipes import _DATASETS, Recipe, parse_name, recipe_names, with_method
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -72,6 +72,15 @@ def test_overriding_a_part_of_the_name_gives_that_recipe() -> None:
     assert get_recipe("cnn4.muscle_digits_10", {"method": "fixmatch"}) == get_recipe("cnn4.fixmatch_digits_10")
 
 
+def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
+    main, long = (get_recipe(f"wrn_16_2.muscle_cifar10_jpeg_250{variant}") for variant in ("", "_long"))
+    assert (long.variant, long.steps, long.labels) == ("long", 10_486, 250)
+    back = {"variant": "", "steps": main.steps, "eval_every": main.eval_every}
+    assert dataclasses.replace(long, **back) == main
+    assert with_method(long.name, "fixmatch") == "wrn_16_2.fixmatch_cifar10_jpeg_250_long"
+    assert get_recipe(main.name, {"variant": "long"}) == long
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -113,6 +122,8 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("wrn_16_2.muscle_cifar10_jpg_250", "data set .cifar10_jpg.; did you mean .cifar10_jpeg"),
         ("cnn4.muscle_digits_ten", "labels 'ten'; give a number"),
         ("cnn4.muscle_digits_10_typo", "variant 'typo'; there is none"),
+        ("cnn4.muscle_cifar10_jpeg_250_long", "variant 'long'; there is none"),
+        ("wrn_16_2.muscle_cifar10_jpeg_250_lang", "variant 'lang'; did you mean 'long'"),
     ],
 )
 def test_unknown_names_say_which_part_is_wrong(name: str, says: str) -> None:

@@ -90,7 +90,7 @@ def test_the_figure(tmp_path: Path) -> None:
     more = [dataclasses.replace(r, name=r.name.replace("_10", "_40")) for r in ROWS]
     draw([*ROWS, *more], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="one data set and one bias"):
+    with pytest.raises(InputError, match="one data set, one variant and one bias"):
         draw([*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")], tmp_path / "y.png")
     assert len(COLOURS) >= len(METHODS) and len(set(COLOURS)) == len(COLOURS)
 
