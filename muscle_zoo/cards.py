@@ -15,8 +15,9 @@ from .data.datasets import DataSetInfo
 from .files import read_untrusted_json
 from .ledger import Row, mean_std, percent, runs_of
 from .methods import base_of
+from .names import parse_name
 from .pages import pages, render_page
-from .recipes import Recipe, changes, get_recipe, parse_name
+from .recipes import Recipe, changes, get_recipe
 from .study import cells, gain_text
 from .zoo import zoo_rows
 

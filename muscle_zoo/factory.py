@@ -23,7 +23,7 @@ from .data.datasets import dataset_info
 from .data.images import upright
 from .errors import DownloadError, InputError, WeightsError, near, one_line
 from .listing import describe_config, find_config
-from .recipes import parse_name
+from .names import parse_name
 
 __all__ = ["create_model", "create_transform"]
 

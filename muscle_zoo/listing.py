@@ -17,7 +17,7 @@ from . import registry, weights
 from .config import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
 from .data.datasets import dataset_info
 from .errors import InputError, WeightsError, near, one_line
-from .recipes import parse_name, recipe_names
+from .names import parse_name, recipe_names
 
 
 @dataclass(frozen=True)

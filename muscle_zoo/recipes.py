@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import InputError, near
-from .methods import default_options, method_names
+from .methods import default_options
+from .names import make_name, parse_name
+from .settings import DATASETS, ON, VARIANTS
 
-__all__ = ["ZOO_METHODS", "Recipe", "budget_order", "get_recipe", "parse_name", "recipe_names", "with_method"]
+__all__ = ["Recipe", "changes", "get_recipe"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class Recipe:
     @property
     def name(self) -> str:
         """``{arch}.{method}_{dataset}_{labels}[_{variant}]``."""
-        return f"{self.arch}.{self.method}_{self.dataset}_{self.labels}" + (f"_{self.variant}" if self.variant else "")
+        return make_name(self.arch, self.method, self.dataset, self.labels, self.variant)
 
     @property
     def sha256(self) -> str:
@@ -164,142 +166,7 @@ _LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
-_DIGIT_VIEWS = {"weak": "affine(8,0.08,0.05)", "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)"}
-# FixMatch's (arXiv 2001.07685, section 2.3 and appendix B); digits of house numbers are not mirrored.
-_STRONG = "randaugment(2)+cutout(0.5,0.5)"
-_SHIFTED = {"weak": "shift(0.125)", "strong": f"shift(0.125)+{_STRONG}"}
-_FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}"}
-_CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
-# The rest of FixMatch's settings are the defaults above, but for BatchNorm's momentum (its code has 0.001) and for the
-# averaged weights, whose decay is warmed up here.
-_FIXMATCH = {"steps": 2**20, "eval_every": 2**10}
-
-# For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
-_SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500}
-
-# What a data set changes of the defaults above, for every architecture, method and budget alike.
-_DATASETS: dict[str, dict[str, Any]] = {
-    "digits": {
-        "steps": 600,
-        "batch_size": 32,
-        "mu": 4,
-        "lr": 0.05,
-        "ema_decay": 0.99,
-        "eval_every": 30,
-        "cpu_threads": 1,
-        **_DIGIT_VIEWS,
-    },
-    "mnist": {**_SHORT, **_DIGIT_VIEWS},
-    "fashion_mnist": {**_SHORT, **_FLIPPED},
-    "cifar10": {**_FIXMATCH, **_FLIPPED},
-    "cifar10_jpeg": {**_SHORT, **_FLIPPED},
-    "cifar100": {**_FIXMATCH, "weight_decay": 1e-3, **_FLIPPED},
-    "svhn": {**_FIXMATCH, **_SHIFTED},
-    "svhn_extra": {**_FIXMATCH, **_SHIFTED},
-    "stl10": {**_FIXMATCH, **_FLIPPED},
-    "mini_imagenet": {**_FIXMATCH, **_FLIPPED},
-    "imagenet": {**_FIXMATCH, **_CROPPED},
-    "folder": {**_SHORT, "eval_every": 250, **_FLIPPED},
-    "synthetic": {"steps": 100, **_SHIFTED},
-}
-# What an architecture changes besides on one of them.
-_ON: dict[tuple[str, str], dict[str, Any]] = {
-    ("wrn_28_2", "cifar10_jpeg"): {"steps": 2**15, "eval_every": 2**10, "batch_size": 64, "mu": 7},  # for a GPU
-}
-_ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
-# What a variant changes besides, of an architecture on a data set.
-_VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
-    ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20
-}
-
-ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
-# The named recipes: what `list` shows. Any other name of the grammar composes just as well.
-_ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
-    ("cnn4", "digits", (10, 20, 40, 100)),
-    ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
-    ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
-    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
-    ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
-    ("wrn_28_2", "cifar10", (40, 250, 4000)),
-    ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
-    ("wrn_28_2", "svhn", (40, 250, 1000)),
-    ("wrn_28_2", "stl10", (40, 250, 1000)),
-    ("resnet18", "mini_imagenet", (4000, 10000)),
-    ("resnet50", "imagenet", ("1pct", "10pct")),
-)
-_NAMED = [
-    f"{arch}.{method}_{dataset}_{labels}"
-    for arch, dataset, budgets in _ZOO
-    for labels in budgets
-    for method in ZOO_METHODS
-]
 _IDENTITY = ("arch", "method", "dataset", "labels", "variant")
-
-
-def recipe_names() -> list[str]:
-    """The recipes that are named; :func:`get_recipe` composes others of the same grammar too."""
-    return list(_NAMED)
-
-
-def parse_name(name: str) -> dict[str, Any]:
-    """Splits ``{arch}.{method}_{dataset}_{labels}[_{variant}]`` into its parts.
-
-    Raises:
-        InputError: The name does not follow the grammar, or a part of it is unknown; near names are given.
-    """
-    methods = sorted(method_names(), key=len, reverse=True)
-    datasets = [re.escape(name) for name in sorted(_DATASETS, key=len, reverse=True) if name != "synthetic"]
-    datasets.append(r"synthetic:\d+x\d+x\d+x\d+")
-    grammar = (
-        rf"(?P<arch>[^.@*\s]+)\.(?P<method>{'|'.join(methods)})_(?P<dataset>{'|'.join(datasets)})"
-        r"_(?P<labels>\d+(?:pct)?)(_(?P<variant>[a-z0-9_]+))?"
-    )
-    match = re.fullmatch(grammar, name)
-    if match is None or match["arch"] not in _ARCHS or not _has_variant(**match.groupdict(default="")):
-        raise InputError(f"recipe {name!r} is unknown: {_wrong_part(name)} (a name is ARCH.METHOD_DATASET_LABELS)")
-    labels = match["labels"]
-    return {**match.groupdict(default=""), "labels": int(labels) if labels.isdecimal() else labels}
-
-
-def with_method(name: str, method: str) -> str:
-    """The name of the same recipe with another method: ``cnn4.muscle_digits_10`` -> ``cnn4.supervised_digits_10``."""
-    return Recipe(**{**parse_name(name), "method": method}).name
-
-
-def _has_variant(arch: str, dataset: str, variant: str, **_: str) -> bool:
-    return not variant or (arch, dataset, variant) in _VARIANTS
-
-
-def budget_order(labels: int | str) -> tuple[bool, int]:
-    """Sorts label budgets: numbers first, then shares such as ``10pct``, each by size."""
-    return isinstance(labels, str), int(str(labels).removesuffix("pct"))
-
-
-def _wrong_part(name: str) -> str:
-    """Which part of a name that is none is wrong, and what is near it."""
-    arch, dot, tag = name.partition(".")
-    if not dot or not tag:
-        if arch not in _ARCHS:
-            return near(name, (*_ARCHS, *recipe_names()))
-        example = next((known for known in _NAMED if known.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
-        return f"it is an architecture; name a recipe of it, such as {example}"
-    if arch not in _ARCHS:
-        return f"arch {arch!r}; {near(arch, _ARCHS)}"
-    methods = [method for method in method_names() if tag.startswith(f"{method}_")]
-    if not methods:
-        return f"method in {tag!r}; {near(tag.partition('_')[0], method_names())}"
-    rest = tag.removeprefix(max(methods, key=len) + "_")
-    dataset = next((known for known in sorted(_DATASETS, key=len, reverse=True) if rest.startswith(f"{known}_")), None)
-    if rest in _DATASETS:
-        return "the label budget is missing, such as _10"
-    word = rest.rpartition("_")[0] or rest
-    labels, _, variant = rest.removeprefix(f"{dataset}_").partition("_")
-    if dataset is None or (word not in _DATASETS and not labels.isdecimal()):
-        return f"data set {word!r}; {near(word, _DATASETS)}"
-    if not labels.isdecimal() or not variant:
-        return f"labels {labels!r}; give a number"
-    variants = [known for *place, known in _VARIANTS if place == [arch, dataset]]
-    return f"variant {variant!r}; {near(variant, variants) if variants else 'there is none'}"
 
 
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
@@ -331,9 +198,9 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
     layers = (
-        _DATASETS[parts["dataset"].partition(":")[0]],
-        _ON.get((parts["arch"], parts["dataset"]), {}),
-        _VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
+        DATASETS[parts["dataset"].partition(":")[0]],
+        ON.get((parts["arch"], parts["dataset"]), {}),
+        VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
         overrides,
     )
     for changes in layers:

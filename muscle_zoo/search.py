@@ -7,7 +7,8 @@ from typing import Any
 
 from .ledger import Row, markdown_table, percent, runs_of
 from .methods import default_options
-from .recipes import ZOO_METHODS, get_recipe
+from .recipes import get_recipe
+from .settings import ZOO_METHODS
 
 
 def search_rows(

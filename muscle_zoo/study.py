@@ -14,7 +14,8 @@ from typing import Any
 from .errors import InputError
 from .ledger import Row, markdown_table, percent
 from .methods import METHODS, base_of, method_names, with_muscle
-from .recipes import Recipe, budget_order, get_recipe, parse_name
+from .names import budget_order, parse_name
+from .recipes import Recipe, get_recipe
 
 # Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
 COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")

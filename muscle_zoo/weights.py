@@ -21,7 +21,7 @@ from .config import BLOCK, CONFIG_FILE, read_config
 from .errors import WeightsError, near, one_line
 from .files import file_sha256
 from .hub import explained
-from .recipes import recipe_names
+from .names import recipe_names
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB

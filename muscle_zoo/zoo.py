@@ -9,7 +9,8 @@ from typing import Any
 
 from .ledger import Row, markdown_table, percent, runs_of
 from .methods import base_of
-from .recipes import budget_order, get_recipe, parse_name, with_method
+from .names import budget_order, parse_name, with_method
+from .recipes import get_recipe
 from .study import COLOURS, Cell, cells, digest, gain_text, interval, style_budgets
 
 

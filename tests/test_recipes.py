@@ -8,7 +8,9 @@ import pytest
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import dataset_names
 from muscle_zoo.methods import default_options, method_names
-from muscle_zoo.recipes import _DATASETS, Recipe, parse_name, recipe_names, with_method
+from muscle_zoo.names import parse_name, recipe_names, with_method
+from muscle_zoo.recipes import Recipe
+from muscle_zoo.settings import DATASETS
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -19,7 +21,7 @@ def test_name_and_json_round_trip(name: str) -> None:
 
 
 def test_every_data_set_of_a_recipe_exists() -> None:
-    assert set(_DATASETS) == set(dataset_names())
+    assert set(DATASETS) == set(dataset_names())
 
 
 def test_longest_method_wins_in_a_name() -> None:
@@ -121,6 +123,11 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("cnn4.muscle_cifar-10_40", "data set 'cifar-10'; did you mean 'cifar10"),
         ("wrn_16_2.muscle_cifar10_jpg_250", "data set .cifar10_jpg.; did you mean .cifar10_jpeg"),
         ("cnn4.muscle_digits_ten", "labels 'ten'; give a number"),
+        ("cnn4.muscle_digits_10_", "variant ''; there is none"),
+        ("cnn4.muscle_synthetic_10", "data set 'synthetic'"),
+        ("cnn4.muscle_synthetic:1x8x8x10", "the label budget is missing"),
+        ("resnet50.muscle_imagenet_10pct_typo", "variant 'typo'; there is none"),
+        ("cnn4.muscle_digits_\u0661\u0660", "labels .*; give a number"),
         ("cnn4.muscle_digits_10_typo", "variant 'typo'; there is none"),
         ("cnn4.muscle_cifar10_jpeg_250_long", "variant 'long'; there is none"),
         ("wrn_16_2.muscle_cifar10_jpeg_250_lang", "variant 'lang'; did you mean 'long'"),

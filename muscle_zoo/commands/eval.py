@@ -13,7 +13,8 @@ from ..config import BLOCK, shown
 from ..data import Source, dataset_info
 from ..errors import InputError, MuscleZooError, WeightsError, one_line
 from ..factory import create_model
-from ..recipes import Recipe, parse_name
+from ..names import parse_name
+from ..recipes import Recipe
 from .arguments import add_source_arguments, source_of
 from .target import as_name
 

@@ -19,7 +19,8 @@ from ..engine.stop import StopSignal
 from ..engine.track import RunFolder
 from ..errors import InputError, MuscleZooError
 from ..ledger import Row, read_ledger, write_ledger
-from ..recipes import Recipe, parse_name
+from ..names import parse_name
+from ..recipes import Recipe
 from ..study import draw, plan, table
 from .arguments import add_run_arguments, parse_overrides
 from .terminal import STOPPED

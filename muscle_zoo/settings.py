@@ -1,0 +1,69 @@
+"""What a data set, an architecture on it and a variant change of a recipe's defaults, and which recipes are named."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_DIGIT_VIEWS = {"weak": "affine(8,0.08,0.05)", "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)"}
+# FixMatch's (arXiv 2001.07685, section 2.3 and appendix B); digits of house numbers are not mirrored.
+_STRONG = "randaugment(2)+cutout(0.5,0.5)"
+_SHIFTED = {"weak": "shift(0.125)", "strong": f"shift(0.125)+{_STRONG}"}
+_FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}"}
+_CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
+# The rest of FixMatch's settings are Recipe's defaults, but for BatchNorm's momentum (its code has 0.001) and for the
+# averaged weights, whose decay is warmed up here.
+_FIXMATCH = {"steps": 2**20, "eval_every": 2**10}
+
+# For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
+_SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500}
+
+# What a data set changes of Recipe's defaults, for every architecture, method and budget alike.
+DATASETS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "steps": 600,
+        "batch_size": 32,
+        "mu": 4,
+        "lr": 0.05,
+        "ema_decay": 0.99,
+        "eval_every": 30,
+        "cpu_threads": 1,
+        **_DIGIT_VIEWS,
+    },
+    "mnist": {**_SHORT, **_DIGIT_VIEWS},
+    "fashion_mnist": {**_SHORT, **_FLIPPED},
+    "cifar10": {**_FIXMATCH, **_FLIPPED},
+    "cifar10_jpeg": {**_SHORT, **_FLIPPED},
+    "cifar100": {**_FIXMATCH, "weight_decay": 1e-3, **_FLIPPED},
+    "svhn": {**_FIXMATCH, **_SHIFTED},
+    "svhn_extra": {**_FIXMATCH, **_SHIFTED},
+    "stl10": {**_FIXMATCH, **_FLIPPED},
+    "mini_imagenet": {**_FIXMATCH, **_FLIPPED},
+    "imagenet": {**_FIXMATCH, **_CROPPED},
+    "folder": {**_SHORT, "eval_every": 250, **_FLIPPED},
+    "synthetic": {"steps": 100, **_SHIFTED},
+}
+# What an architecture changes besides on one of them.
+ON: dict[tuple[str, str], dict[str, Any]] = {
+    ("wrn_28_2", "cifar10_jpeg"): {"steps": 2**15, "eval_every": 2**10, "batch_size": 64, "mu": 7},  # for a GPU
+}
+ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
+# What a variant changes besides, of an architecture on a data set.
+VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
+    ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20
+}
+
+ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
+# The named recipes: what `list` shows. Any other name of the grammar composes just as well.
+ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
+    ("cnn4", "digits", (10, 20, 40, 100)),
+    ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
+    ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
+    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
+    ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("wrn_28_2", "cifar10", (40, 250, 4000)),
+    ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
+    ("wrn_28_2", "svhn", (40, 250, 1000)),
+    ("wrn_28_2", "stl10", (40, 250, 1000)),
+    ("resnet18", "mini_imagenet", (4000, 10000)),
+    ("resnet50", "imagenet", ("1pct", "10pct")),
+)
