@@ -24,13 +24,13 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        what: files, hash, model, probe, split, card or ledger.
-        passed: Whether it is as promised.
+        what: files, hash, model, probe, split, card, ledger or accuracy.
+        passed: Whether it is as promised; None where that could not be looked at.
         text: What was found.
     """
 
     what: str
-    passed: bool
+    passed: bool | None
     text: str
 
 

@@ -19,6 +19,8 @@ ORDER = [
         "files",
         "losses",
         "methods",
+        "settings",
+        "names",
         "recipes",
         "config",
         "registry",

@@ -16,12 +16,13 @@ from PIL import Image
 from timm.models._hub import save_for_hf
 
 import muscle_zoo
-from muscle_zoo import get_recipe, list_models, registry
+from muscle_zoo import MuscleZooError, get_recipe, list_models, registry
 from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands import predict as predict_command
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
+from muscle_zoo.errors import DownloadError, MissingDataError
 from muscle_zoo.ledger import read_ledger
 from tests.conftest import SHORT, listing, run, truncated
 
@@ -298,3 +299,15 @@ def test_what_an_encoding_cannot_show(monkeypatch: pytest.MonkeyPatch) -> None:
     sys.stdout.flush()
     assert printable("d\xf6g\n\x1b[2J\udcff") == "d\xf6g\\n\\x1b[2J\\udcff"
     assert raw.getvalue() == b"d\\xf6g \\udcff\n"
+
+
+@pytest.mark.parametrize("error", [DownloadError("no network"), MissingDataError("not in data")])
+def test_data_that_are_not_there_make_no_figure_wrong(
+    error: MuscleZooError, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT
+) -> None:
+    def away(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("muscle_zoo.commands.verify.evaluate_target", away)
+    code, out, _ = run(["verify", "cnn4.muscle_digits_10", "--accuracy"], capsys)
+    assert code == 1 and out == f"cnn4.muscle_digits_10: accuracy NOT CHECKED: {error}\n"

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from .. import registry, weights
-from ..errors import InputError, MuscleZooError
+from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError
 from ..ledger import read_ledger
 from .arguments import add_source_arguments, source_of
 from .eval import evaluate_target
@@ -58,6 +58,8 @@ def _accuracy(name: str, args: argparse.Namespace) -> Check:
 
     try:
         report = evaluate_target(name, args.source, source_of(args))
+    except (MissingDataError, DownloadError) as error:
+        return Check("accuracy", None, str(error))
     except MuscleZooError as error:
         return Check("accuracy", False, str(error))
     figure = report["published"]
@@ -74,4 +76,5 @@ def render(name: str, checks: list[Check]) -> str:
     wrong = [check for check in checks if not check.passed]
     if not wrong:
         return f"{name}: {', '.join(good)}"
-    return "\n".join(f"{name}: {check.what} WRONG: {check.text}" for check in wrong)
+    verdict = {False: "WRONG", None: "NOT CHECKED"}
+    return "\n".join(f"{name}: {check.what} {verdict[check.passed]}: {check.text}" for check in wrong)
