@@ -39,29 +39,14 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         Markdown with the Hub's metadata in front.
     """
     block = config[BLOCK]
-    name, recipe = block["name"], block["recipe"]
+    name = block["name"]
     runs = runs_of(rows, name, block["recipe_sha256"])
-    accuracies = [row.top1_ema for row in runs]
-    mean, std = mean_std(accuracies)
-    fold = "test images" if recipe["fold"] == "test" else "dev fold (held-out training images)"
-    data = ModelCardData(
-        license="apache-2.0",
-        library_name="timm",
-        tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
-        pipeline_tag="image-classification",
-        model_name=name,
-        eval_results=_results(info, block, runs),
-    )
+    own = {row.seed: row for row in runs}[block["seed"]]
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
-    own = {row.seed: row for row in runs}[block["seed"]]
-    sure = block["metrics"]["ece"] >= SURE
-    words = [name, f"seed={block['seed']}", *changes(Recipe.from_dict(recipe))]
-    if own.dtype != "float32":
-        words += ["--mixed-precision", own.dtype]
     lines = [
         "---",
-        data.to_yaml(),
+        _metadata(info, block, runs),
         "---",
         "",
         f"# {name}",
@@ -70,13 +55,51 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"images, after [arXiv 2012.00150]({PAPER}), reconstructed from its abstract; hyper-parameters are this "
         "project's.",
         "",
+        *_accuracy(block, runs),
+        *(_controls(name, rows) if named else ()),
+        "![curves of the run](curves.png)",
+        "",
+        *_use(config["architecture"], name, source, info),
+        *_reproduction(block, own, named),
+        "## Data, licence, limits",
+        "",
+        f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0.",
+        "",
+        "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
+        "decisions about people or anything that must not fail. The number holds for these test images and this "
+        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
+        "pictures than this data set's were not tried. It is no number of the paper's.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> str:
+    """The Hub's, in YAML."""
+    data = ModelCardData(
+        license="apache-2.0",
+        library_name="timm",
+        tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
+        pipeline_tag="image-classification",
+        model_name=block["name"],
+        eval_results=_results(info, block, runs),
+    )
+    return data.to_yaml()
+
+
+def _accuracy(block: dict[str, Any], runs: Sequence[Row]) -> list[str]:
+    """What these weights and the recipe's other seeds reach."""
+    metrics = block["metrics"]
+    mean, std = mean_std([row.top1_ema for row in runs])
+    fold = "test images" if block["recipe"]["fold"] == "test" else "dev fold (held-out training images)"
+    sure = ": it is surer than it is right, so do not take its probabilities at their word."
+    return [
         "## Accuracy",
         "",
-        f"Top-1 of these weights (seed {block['seed']}) on the {block['metrics']['n']} {fold}: "
-        f"**{100 * block['metrics']['top1']:.2f} %**. "
-        f"Negative log-likelihood {block['metrics']['nll']:.3f} nats, "
-        f"expected calibration error {100 * block['metrics']['ece']:.1f} %"
-        + (": it is surer than it is right, so do not take its probabilities at their word." if sure else "."),
+        f"Top-1 of these weights (seed {block['seed']}) on the {metrics['n']} {fold}: "
+        f"**{100 * metrics['top1']:.2f} %**. "
+        f"Negative log-likelihood {metrics['nll']:.3f} nats, "
+        f"expected calibration error {100 * metrics['ece']:.1f} %" + (sure if metrics["ece"] >= SURE else "."),
         "",
         f"Over {_count(len(runs), 'seed')}: mean {100 * mean:.2f} %"
         + (f", standard deviation {100 * std:.2f} points. These are the weights of the median seed" if std else "")
@@ -86,9 +109,12 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "|---|---|",
         *[f"| {row.seed} | {100 * row.top1_ema:.2f} |" for row in runs],
         "",
-        *(_controls(name, rows) if named else ()),
-        "![curves of the run](curves.png)",
-        "",
+    ]
+
+
+def _use(arch: str, name: str, source: str, info: DataSetInfo) -> list[str]:
+    """How it is loaded and fine-tuned."""
+    return [
         "## Use",
         "",
         "```python",
@@ -99,7 +125,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "probabilities = model(transform(picture)[None]).softmax(dim=1)  # of config.json's label_names",
         "```",
         "",
-        _in_timm(config["architecture"], name, source),
+        _in_timm(arch, name, source),
         "",
         "Fine-tune: `create_model` takes timm's arguments, so a new head for your classes, or the features alone, is",
         "",
@@ -108,6 +134,16 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f'features = muscle_zoo.create_model("{source}", pretrained=True, features_only=True)',
         "```",
         "",
+    ]
+
+
+def _reproduction(block: dict[str, Any], own: Row, named: bool) -> list[str]:
+    """The commands that repeat the run, and what it was made with."""
+    name, recipe = block["name"], block["recipe"]
+    words = [name, f"seed={block['seed']}", *changes(Recipe.from_dict(recipe))]
+    if own.dtype != "float32":
+        words += ["--mixed-precision", own.dtype]
+    return [
         "## Reproduce",
         "",
         "```",
@@ -123,17 +159,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"{own.device}, {_count(own.threads, 'thread')}, {_count(own.processes, 'process', 'es')}, {own.dtype}, "
         f"{_duration(own.hours)}.",
         "",
-        "## Data, licence, limits",
-        "",
-        f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0.",
-        "",
-        "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
-        "decisions about people or anything that must not fail. The number holds for these test images and this "
-        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
-        "pictures than this data set's were not tried. It is no number of the paper's.",
-        "",
     ]
-    return "\n".join(lines)
 
 
 def _controls(name: str, rows: Sequence[Row]) -> list[str]:
