@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -84,6 +85,9 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         raise
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
         reason = one_line(error)
+        if kwargs:  # without them it could, see _fitting_model
+            asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+            raise InputError(f"{arch} cannot be built with {one_line(asked)} ({reason})") from error
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
     _require_finite(model, checkpoint)
     return model
@@ -224,7 +228,8 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
     """The preprocessing a model expects: a PIL image of any mode in, a normalised tensor ``(C, H, W)`` out.
 
-    The image is turned upright as its EXIF says and made grey or RGB, as in training.
+    The image is turned upright as its EXIF says and made grey or RGB: as in training, or for the ``in_chans`` that a
+    model was created with instead.
 
     Args:
         model: A name, or a model made by :func:`create_model`.
@@ -244,7 +249,22 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
     else:
         pretrained_cfg = _describe(model)[1]
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
+    if not isinstance(model, str):
+        cfg = _for_channels(cfg, model)
     transform = timm_transform(**{**cfg, **kwargs}, is_training=is_training)
     from torchvision.transforms import Compose  # pictures from disk are of any mode, and some lie on their side
 
     return Compose([partial(upright, channels=cfg["input_size"][0]), *transform.transforms])
+
+
+def _for_channels(cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
+    """A data config for the channels that the model's first convolution takes: 3 of grey, or grey of 3."""
+    first = model.pretrained_cfg.get("first_conv")
+    try:
+        channels = model.get_submodule(first).in_channels
+    except (AttributeError, TypeError):  # no such layer, none or several names, or no convolution: as it was trained
+        return cfg
+    if channels == cfg["input_size"][0] or channels not in (1, 3):
+        return cfg
+    spread = {key: (statistics.fmean(cfg[key]),) * channels for key in ("mean", "std")}
+    return {**cfg, **spread, "input_size": (channels, *cfg["input_size"][1:])}

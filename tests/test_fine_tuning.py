@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 
 import muscle_zoo
 from muscle_zoo import registry
@@ -47,6 +49,35 @@ with torch.no_grad():
         "muscle_zoo": sys.modules.get("muscle_zoo") is not None,
     }))
 """
+
+
+@pytest.mark.parametrize("name", [*STOCK[:1], "cnn4.muscle_digits_10"])
+def test_the_transform_makes_the_channels_that_a_model_takes(name: str) -> None:
+    grey = muscle_zoo.create_model(name, pretrained=True).eval()
+    coloured = muscle_zoo.create_model(name, pretrained=True, in_chans=3).eval()
+    picture = Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, grey.pretrained_cfg["input_size"][1:], np.uint8)
+    )
+    images = [muscle_zoo.create_transform(model)(picture) for model in (grey, coloured)]
+    assert [image.shape[0] for image in images] == [1, 3]
+    with torch.no_grad():
+        wanted, found = (model(image[None]) for model, image in zip((grey, coloured), images, strict=True))
+    assert torch.allclose(found, wanted, atol=0.05)  # three times a third of the grey weights, in float16
+    features = muscle_zoo.create_model(name, pretrained=True, features_only=True, in_chans=3)
+    assert torch.equal(muscle_zoo.create_transform(features)(picture), images[1])
+
+
+def test_an_rgb_model_made_grey() -> None:
+    model = muscle_zoo.create_model("wrn_16_2.muscle_cifar10_jpeg_250", in_chans=1)
+    picture = Image.new("RGB", (32, 32), (10, 200, 30))
+    assert muscle_zoo.create_transform(model)(picture).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("wrong", [{"num_classes": "3"}, {"in_chans": -1}])
+def test_an_argument_that_is_wrong_is_not_the_cards_fault(wrong: dict[str, object]) -> None:
+    with pytest.raises(muscle_zoo.InputError, match=r"cnn4 cannot be built with (num|in)_") as caught:
+        muscle_zoo.create_model("cnn4.muscle_digits_10", pretrained=True, **wrong)
+    assert not isinstance(caught.value, muscle_zoo.WeightsError)
 
 
 def test_there_is_a_checkpoint_of_an_architecture_of_timms_own() -> None:
