@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ import torch
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, Budget, load_dataset, make_split, normalise
 from muscle_zoo.data.batches import draws, stream_positions
+from muscle_zoo.data.memory import free_memory
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.contract import View
 
@@ -106,3 +109,20 @@ def test_a_batch_size_that_does_not_divide() -> None:
         batches("fixmatch", world=3)
     with pytest.raises(InputError, match="mu=0"):
         batches("fixmatch", mu=0)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize(("limit", "free"), [("1000", 1000 - 700 + 200), ("600", 100), ("100", 0), (None, 10**6)])
+def test_a_container_may_have_less_than_the_machine(
+    version: int, limit: str | None, free: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=10**6))
+    assert free_memory(tmp_path) == 10**6
+    folder, names = (tmp_path / "memory", ("limit_in_bytes", "usage_in_bytes")) if version == 1 else (tmp_path, ())
+    limited, used = names or ("max", "current")
+    folder.mkdir(exist_ok=True)
+    (folder / f"memory.{limited}").write_text(f"{limit or ('max' if version == 2 else 2**63)}\n")
+    (folder / f"memory.{used}").write_text("700\n")
+    droppable = "total_inactive_file" if version == 1 else "inactive_file"
+    (folder / "memory.stat").write_text(f"anon 500\n{droppable} 200\n")
+    assert free_memory(tmp_path) == free

@@ -12,7 +12,6 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-import psutil
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
@@ -23,6 +22,7 @@ from .catalog import FOLDER, SYNTHETIC, dataset_info
 from .folder import class_folders, list_folder, survey
 from .images import OUTSIDE, ImageFiles, ImageSource, LabelledImages, report_unreadable
 from .info import DataSetInfo
+from .memory import free_memory
 from .picture_sets import check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
@@ -250,7 +250,7 @@ def _from_files(
     stream = source.stream
     if stream is None:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, each with its own copy
-        stream = here * sum(part.nbytes() for part in files) > RAM_SHARE * psutil.virtual_memory().available
+        stream = here * sum(part.nbytes() for part in files) > RAM_SHARE * free_memory()
     parts: list[ImageSource] = []
     for part in files:
         if stream and bad:
