@@ -24,6 +24,7 @@ from .zoo import zoo_rows
 CHOSEN = "Test images had no part in choosing the recipe."
 SURE = 0.1  # an expected calibration error from which on a card warns
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
+_OURS = "The weights are Apache-2.0."
 PAPER = "https://arxiv.org/abs/2012.00150"
 
 
@@ -44,6 +45,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     own = {row.seed: row for row in runs}[block["seed"]]
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
+    init = block["recipe"].get("init", "")
     lines = [
         "---",
         _metadata(info, block, runs),
@@ -63,7 +65,8 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         *_reproduction(block, own, named),
         "## Data, licence, limits",
         "",
-        f"{info.title}, {info.license}, {info.source}. The weights are Apache-2.0.",
+        f"{info.title}, {info.license}, {info.source}. "
+        + (f"Training began with `{init}`, whose licence, data and limits hold too." if init else _OURS),
         "",
         "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
         "decisions about people or anything that must not fail. The number holds for these test images and this "
@@ -74,10 +77,15 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     return "\n".join(lines)
 
 
+def license_of(init: str) -> str:
+    """The Hub's word for the licence of weights that were trained from ``init``'s."""
+    return "other" if init else "apache-2.0"
+
+
 def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> str:
     """The Hub's, in YAML."""
     data = ModelCardData(
-        license="apache-2.0",
+        license=license_of(block["recipe"].get("init", "")),
         library_name="timm",
         tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
         pipeline_tag="image-classification",

@@ -8,7 +8,7 @@ import math
 import platform
 import shutil
 import subprocess
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data |
     data = data or prepare_data(recipe)
     dataset, split, evaluation = data.dataset, data.split, data.evaluation
     info = dataset.info
-    model = build_model(recipe, dataset).eval()
+    model = build_model(replace(recipe, init=""), dataset).eval()
     model.load_state_dict(loaded[0]["ema"])
     part = folder.export_dir.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -154,7 +154,8 @@ def _half(key: str, value: Tensor, model: nn.Module) -> Tensor:
 def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], folder: Path) -> None:
     cfg = info.timm_cfg()
     names = list(cfg.pop("label_names"))
-    ours = {"license": "apache-2.0", "paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
+    ours = {"paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
+    ours["license"] = cards.license_of(recipe.init)
     config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
     save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
 

@@ -62,6 +62,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         return _create_without_weights(name, kwargs)
     if _is_arch(name):
         tags = [other for other in registry.checkpoint_names() if other.partition(".")[0] == name]
+        tags += timm.list_pretrained(f"{name}.*") if not tags else []
         remedy = f"name a checkpoint of it: {', '.join(tags)}" if tags else "no checkpoint of it exists yet"
         raise WeightsError(f"{name!r} is an architecture; {remedy}")
     if source is None and _is_timms(name):

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
+import timm
+
 from .errors import InputError, near
 from .methods import method_names
-from .settings import ARCHS, DATASETS, VARIANTS, ZOO, ZOO_METHODS
+from .settings import DATASETS, VARIANTS, ZOO, ZOO_METHODS
 
 __all__ = ["budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
 
@@ -43,8 +45,8 @@ def parse_name(name: str) -> dict[str, Any]:
     arch, _, tag = name.partition(".")
     if not tag:
         wrong(_no_tag(arch))
-    if arch not in ARCHS:
-        wrong(f"arch {arch!r}; {near(arch, ARCHS)}")
+    if not timm.is_model(arch):
+        wrong(f"arch {arch!r}; {near(arch, timm.list_models())}")
     method = _first(tag, method_names())
     if not method:
         wrong(f"method in {tag!r}; {near(tag.partition('_')[0], method_names())}")
@@ -85,7 +87,7 @@ def _first(text: str, known: Iterable[str]) -> str:
 
 def _no_tag(arch: str) -> str:
     """What is wrong with a name that has no part after a dot."""
-    if arch not in ARCHS:
-        return near(arch, (*ARCHS, *_NAMED))
+    if not timm.is_model(arch):
+        return near(arch, (*(known for known, *_ in ZOO), *_NAMED))
     example = next((name for name in _NAMED if name.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
     return f"it is an architecture; name a recipe of it, such as {example}"

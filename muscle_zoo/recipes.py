@@ -58,6 +58,8 @@ class Recipe:
         split: A file that lists the labelled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.
+        init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
+            ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where the classes are as many.
         image_size: Side of the images that pictures of mixed sizes become; 0 for the data set's own.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
@@ -92,6 +94,7 @@ class Recipe:
     mismatch: float = 0.0
     validation: float = 0.0
     split: str = ""
+    init: str = ""
     image_size: int = 0
     accumulate: int = 1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -162,7 +165,7 @@ class Recipe:
 
 
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
-_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "image_size", "accumulate")
+_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 

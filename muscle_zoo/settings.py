@@ -46,7 +46,6 @@ DATASETS: dict[str, dict[str, Any]] = {
 ON: dict[tuple[str, str], dict[str, Any]] = {
     ("wrn_28_2", "cifar10_jpeg"): {"steps": 2**15, "eval_every": 2**10, "batch_size": 64, "mu": 7},  # for a GPU
 }
-ARCHS = ("cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8", "test_resnet", "resnet18", "resnet50")
 # What a variant changes besides, of an architecture on a data set.
 VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20

@@ -48,6 +48,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "unlabelled_bias": "imbalance:10",
         "classes": "0+1",
         "split": "mine.json",
+        "init": "cnn4.muscle_digits_10",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options"):

@@ -213,7 +213,7 @@ WRONG_INPUT = {
     "no repo": (nothing, ["eval", "hf-hub:no/such/repo"], "is not a repo's name; write hf-hub:ORG/NAME"),
     "cwd": (nothing, ["train", NAME, "--out", ".", "--fresh"], "--out . is the working directory"),
     "fresh, no run": (my_folder, ["train", NAME, "--out", "out", "--fresh"], "--out out exists and is not a run"),
-    "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "arch=cnn13 takes images of 12x12 and more"),
+    "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "8x8 images of digits: it takes 12x12 and more"),
     "fp16 on a CPU": (nothing, ["train", NAME, "--cpu", "--mixed-precision", "fp16"], "fp16 does not run on a CPU"),
     "huge seed": (nothing, ["train", NAME, "seed=99999999999999999999"], "seed=99999999999999999999"),
     "variant": (nothing, ["train", f"{NAME}_typo"], "variant 'typo'; there is none"),

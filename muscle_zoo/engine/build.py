@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -27,7 +28,8 @@ from ..data import (
 )
 from ..data.catalog import FOLDER
 from ..data.given import parse_given
-from ..errors import InputError, near
+from ..errors import InputError, MuscleZooError, near, one_line
+from ..factory import create_model
 from ..recipes import Recipe
 from .state import optimizer_state
 
@@ -132,24 +134,60 @@ def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...
 
 
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
-    """The recipe's network, with the initial weights of its seed."""
-    if not timm.is_model(recipe.arch):
-        raise InputError(f"arch={recipe.arch} is unknown to timm; {near(recipe.arch, timm.list_models())}")
+    """The recipe's network, with the weights to start from: ``init``'s, or those of its seed.
+
+    Raises:
+        InputError: The architecture does not take the data set's images, or ``init`` is of another one.
+        WeightsError: The weights of ``init`` are missing or damaged.
+        DownloadError: They could not be downloaded.
+    """
     info = dataset.info
+    shape = {"num_classes": info.num_classes, "in_chans": info.input_size[0], "drop_rate": recipe.drop_rate}
     torch.manual_seed(recipe.seed)
-    model = timm.create_model(
-        recipe.arch, num_classes=info.num_classes, in_chans=info.input_size[0], drop_rate=recipe.drop_rate
-    )
-    least, size = model.pretrained_cfg.get("min_input_size") or (1, 1, 1), info.input_size
-    if min(size[1:]) < min(least[1:]):
-        raise InputError(
-            f"arch={recipe.arch} takes images of {least[1]}x{least[2]} and more, {info.name} has {size[1]}x{size[2]}; "
-            "give another arch"
-        )
+    model = _begun(recipe, shape) if recipe.init else timm.create_model(recipe.arch, **shape)
+    _require_fit(model, recipe, info)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
     return model.to(memory_format=torch.channels_last)  # faster on CPU and GPU; the numbers are the same
+
+
+def _require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
+    """Runs an image through a network, for most of timm's do not say what sizes they take.
+
+    Raises:
+        InputError: It does not take the data set's images.
+    """
+    cfg, size = model.pretrained_cfg, info.input_size[1:]
+    least, only = (cfg.get("min_input_size") or (1, 1, 1))[1:], tuple(cfg["input_size"][1:])
+    problem = ""
+    if min(size) < min(least):
+        problem = f"it takes {least[0]}x{least[1]} and more"
+    elif cfg.get("fixed_input_size") and size != only:
+        problem = f"it takes {only[0]}x{only[1]} only"
+    else:
+        try:
+            with torch.no_grad():
+                shape = tuple(model.eval()(torch.zeros(1, *info.input_size)).shape)
+            problem = "" if shape == (1, info.num_classes) else f"its output has the shape {shape}"
+        except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
+            problem = one_line(error)
+        model.train()
+    if problem:
+        images = f"the {size[0]}x{size[1]} images of {info.name}"
+        raise InputError(f"arch={recipe.arch} does not take {images}: {problem}; give another arch")
+
+
+def _begun(recipe: Recipe, shape: dict[str, Any]) -> nn.Module:
+    """A network with the weights of ``init``."""
+    try:
+        model = create_model(recipe.init, pretrained=True, **shape)
+    except MuscleZooError as error:
+        raise type(error)(f"init={recipe.init}: {error}") from None
+    found = model.pretrained_cfg.get("architecture")
+    if found != recipe.arch:
+        raise InputError(f"init={recipe.init} is weights of {found}, not {recipe.arch}; give others, or arch={found}")
+    return model
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

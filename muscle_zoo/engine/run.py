@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +32,9 @@ class Run:
     def __init__(self, recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> None:
         self.recipe, self.folder, self.options = recipe, folder, options
         self.accelerator = options.accelerator(folder, recipe.accumulate)
-        self.trainer = Trainer(recipe, data, self.accelerator, options.compile)
+        goes_on = not options.fresh and saved_step(folder.state_dir) > 0  # then the state has the weights
+        built = replace(recipe, init="") if goes_on else recipe
+        self.trainer = Trainer(built, data, self.accelerator, options.compile)
         self.network, self.averaged = self.trainer.network, self.trainer.ema.module
         self.optimizer = self.trainer.optimizer.optimizer
         self.main = self.accelerator.is_main_process

@@ -1,0 +1,132 @@
+"""Training that begins with weights, and with any architecture of timm's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import muscle_zoo
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.config import CONFIG_FILE
+from muscle_zoo.data import Source, load_dataset
+from muscle_zoo.engine.build import build_model
+from muscle_zoo.engine.state import load_state
+from muscle_zoo.engine.track import RunFolder
+from tests.conftest import run
+from tests.test_images import classes_of
+
+NAME = "cnn4.muscle_digits_10"
+DIGITS = load_dataset("digits")
+
+
+def built(**overrides: object) -> dict[str, Tensor]:
+    return build_model(get_recipe(NAME, overrides), DIGITS).state_dict()
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> set[str]:
+    """The layers whose weights are the same in both."""
+    assert a.keys() == b.keys()
+    layers = {key.partition(".")[0] for key in a}
+    return layers - {key.partition(".")[0] for key in a if a[key].shape != b[key].shape or not a[key].equal(b[key])}
+
+
+def test_training_begins_with_the_weights_of_init() -> None:
+    published = muscle_zoo.create_model(NAME, pretrained=True).state_dict()
+    everything = {key.partition(".")[0] for key in published}
+    assert same(built(init=NAME), published) == everything
+    assert same(built(), published) != everything
+
+
+def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
+    published = muscle_zoo.create_model(NAME, pretrained=True).state_dict()
+    layers = {key.partition(".")[0] for key in published} - {"fc"}
+    three = {"init": NAME, "classes": "0+1+2"}
+    dataset, _ = muscle_zoo.engine.build.split_of(get_recipe(NAME, three), DIGITS)
+    first, again, other = (
+        build_model(get_recipe(NAME, {**three, "seed": seed}), dataset).state_dict() for seed in (0, 0, 1)
+    )
+    assert first["fc.weight"].shape[0] == 3
+    assert same(first, published) == layers and same(first, again) == {*layers, "fc"} and same(first, other) == layers
+
+
+@pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        ("wrn_16_2.muscle_fashion_mnist_40", "init=wrn_16_2.* is weights of wrn_16_2, not cnn4; .* arch=wrn_16_2"),
+        ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_digits_10'"),
+        ("cnn4.muscle_digits_3000", "init=.*no weights"),
+        ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),
+        ("resnet18", "init=resnet18: .*is an architecture; name a checkpoint of it: resnet18.a1_in1k"),
+        ("local-dir:/nowhere", "init=local-dir:/nowhere: "),
+        ("resnet18.a1_in1k", "init=resnet18.a1_in1k: .*cannot be had"),
+    ],
+)
+def test_what_is_wrong_with_init_is_told(
+    init: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(["train", NAME, f"init={init}", "--cpu", "--out", str(tmp_path / "run")], capsys)
+    assert code == (1 if "cannot be had" in says else 2) and not (tmp_path / "run").exists()
+    assert re.search(says, err) and err.count("\n") == 1, err
+
+
+def test_a_run_goes_on_without_what_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(shutil.copytree(muscle_zoo.registry.shipped_cards() / NAME, tmp_path / "card"))
+    words = ["train", NAME, "steps=4", "eval_every=2", f"init=local-dir:{source}", "--cpu", "--save-every", "2"]
+    assert run([*words, "--out", str(tmp_path / "whole")], capsys)[0] == 0
+    stopped = tmp_path / "stopped"
+    assert run([*words, "--out", str(stopped), "--time-limit", "0.000001"], capsys)[0] == 75
+    shutil.rmtree(source)
+    assert run([*words, "--out", str(stopped)], capsys)[0] == 0
+    ends = [load_state(RunFolder(tmp_path / name).state_dir) for name in ("whole", "stopped")]
+    assert ends[0] and ends[1] and all(ends[0][0]["ema"][key].equal(value) for key, value in ends[1][0]["ema"].items())
+    config = json.loads((stopped / "export" / CONFIG_FILE).read_text())
+    assert config["muscle_zoo"]["recipe"]["init"] == f"local-dir:{source}"
+    assert config["pretrained_cfg"]["license"] == "other"
+    card = (stopped / "export" / "README.md").read_text()
+    assert "license: other" in card and f"Training began with `local-dir:{source}`, whose licence" in card
+    assert f"init=local-dir:{source}" in card and "The weights are Apache-2.0" not in card
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    for number in range(8):
+        picture = torch.randint(0, 256, (24, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(number))
+        classes_of(tmp_path / "mine", {f"{'ab'[number % 2]}/{number}.png": Image.fromarray(picture.numpy())})
+    return tmp_path / "mine"
+
+
+@pytest.mark.parametrize("arch", ["test_convnext", "test_efficientnet"])
+def test_any_architecture_of_timms(
+    arch: str, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"{arch}.muscle_fixmatch_folder_4", "steps=2", "batch_size=4", "mu=1", "fold=dev", "image_size=32"]
+    words += ["--data", str(pictures), "--cpu", "--out", str(tmp_path / "run")]
+    assert run(["train", *words], capsys)[0] == 0
+    assert run(["eval", str(tmp_path / "run"), "--data", str(pictures)], capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arch", "size", "says"),
+    [
+        ("test_vit", 64, "arch=test_vit does not take the 64x64 images of folder: it takes 160x160 only"),
+        ("test_vit", 160, ""),
+        ("cnn13", 8, "arch=cnn13 does not take the 8x8 images of folder: it takes 12x12 and more"),
+        ("convnext_atto", 8, "arch=convnext_atto does not take the 8x8 images of folder: .*[Kk]ernel"),
+    ],
+)
+def test_a_size_that_an_architecture_does_not_take(arch: str, size: int, says: str, pictures: Path) -> None:
+    recipe = get_recipe(f"{arch}.muscle_folder_4", {"image_size": size, "fold": "dev"})
+    dataset = load_dataset("folder", Source(root=pictures), image_size=size)
+    if not says:
+        assert build_model(recipe, dataset).training
+        return
+    with pytest.raises(InputError, match=says) as caught:
+        build_model(recipe, dataset)
+    assert "\n" not in str(caught.value)
