@@ -24,7 +24,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        what: files, hash, model, probe, split, card, ledger or accuracy.
+        what: files, hash, model, probe, split, ledger, card or accuracy.
         passed: Whether it is as promised; None where that could not be looked at.
         text: What was found.
     """
@@ -62,10 +62,13 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
         checks.append(_probe(found, block["probe"]))
         split = read_untrusted_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))
+        runs = [row for row in runs_of(rows, block["name"], block["recipe_sha256"]) if row.seed == block["seed"]]
+        checks.append(_ledger(block, runs))
+        if not runs:
+            return checks
         text = (folder / "README.md").read_text(encoding="utf-8")
         same = text == cards.render_card(checkpoint.config, info, rows)
         checks.append(Check("card", same, "equals the ledger" if same else "README.md is not what the ledger gives"))
-        checks.append(_ledger(block, rows))
     except MuscleZooError as error:
         checks.append(Check(_next(checks), False, str(error)))
     except (LookupError, TypeError, ValueError, OSError) as error:
@@ -74,7 +77,7 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
 
 
 def _next(checks: Sequence[Check]) -> str:
-    order = ("files", "hash", "model", "probe", "split", "card", "ledger")
+    order = ("files", "hash", "model", "probe", "split", "ledger", "card")
     return order[len(checks)]
 
 
@@ -90,8 +93,7 @@ def _probe(found: dict[str, Any], promised: dict[str, Any]) -> Check:
     return Check("probe", off <= LOGITS, f"logits within {off:.1e}")
 
 
-def _ledger(block: dict[str, Any], rows: Sequence[Row]) -> Check:
-    runs = [row for row in runs_of(rows, block["name"], block["recipe_sha256"]) if row.seed == block["seed"]]
+def _ledger(block: dict[str, Any], runs: Sequence[Row]) -> Check:
     if not runs:
         return Check("ledger", False, f"no row of {block['name']}, seed {block['seed']}")
     if runs[0].weights_sha256 != block["weights_sha256"]:
