@@ -54,6 +54,33 @@ def test_pseudo_label_loss_against_loops(threshold: float) -> None:
     assert mask.mean().item() == pytest.approx(used)
 
 
+def test_a_guess_counts_from_its_threshold_on_and_udas_above_it() -> None:
+    even = torch.zeros(3, 2)  # a probability of one half, exactly
+    for threshold, counts in ((0.5, 1.0), (0.5 + 1e-6, 0.0)):
+        assert PseudoLabelLoss(threshold)(even, even)[1].tolist() == [counts] * 3
+        assert PseudoLabelLoss()(even, even, torch.full((2,), threshold))[1].tolist() == [counts] * 3
+    outputs, batch = dict.fromkeys(METHODS["uda"].views, even), Batch({}, torch.zeros(3).long(), torch.arange(3))
+    for threshold, counts in ((0.5, 0.0), (0.5 - 1e-6, 1.0)):
+        assert create_method("uda", {"uda": {"threshold": threshold}}).loss(outputs, batch, 0)["mask"] == counts
+
+
+def test_parts_of_a_batch_are_of_the_same_images_in_every_view() -> None:
+    labelled, unlabelled = torch.arange(6), torch.arange(100, 112)
+    views = {"x_weak": labelled, "u_weak": unlabelled, "u_strong": -unlabelled}
+    parts = Batch(views, 10 * labelled, 1000 + unlabelled).parts(3)
+    for i, part in enumerate(parts):
+        x, u = labelled[2 * i : 2 * i + 2], unlabelled[4 * i : 4 * i + 4]
+        assert {name: view.tolist() for name, view in part.inputs.items()} == {
+            "x_weak": x.tolist(),
+            "u_weak": u.tolist(),
+            "u_strong": (-u).tolist(),
+        }
+        assert part.labels.equal(10 * x) and part.indices.equal(1000 + u)
+    assert len(parts) == 3
+    alone = Batch({"x_weak": labelled}, labelled, torch.empty(0, dtype=torch.int64)).parts(2)
+    assert [len(part.labels) for part in alone] == [3, 3] and not any(len(part.indices) for part in alone)
+
+
 def test_no_gradient_flows_through_the_guess() -> None:
     weak, strong = (torch.randn(20, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     PseudoLabelLoss(0.3)(weak, strong)[0].backward()
