@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_optimizer_state, load_state, optimizer_state, save_state
 from muscle_zoo.engine.stop import StopSignal
 from muscle_zoo.engine.track import RunFolder
-from muscle_zoo.export import export_run
+from muscle_zoo.export import HALF_TOLERANCE, export_run
 from muscle_zoo.methods import Batch, create_method, method_names
 from muscle_zoo.recipes import Recipe
 
@@ -225,6 +226,39 @@ def test_an_older_state_is_never_exported_as_the_last(tmp_path: Path) -> None:
     last.write_bytes(last.read_bytes()[:-4])
     with pytest.warns(UserWarning), pytest.raises(TrainingError, match="no whole state of step 12"):
         export_run(recipe, folder, trained)
+
+
+def test_a_row_of_the_ledger_says_what_the_log_says(tmp_path: Path) -> None:
+    recipe = short("supervised", steps=30, eval_every=1, lr=0.01)
+    folder, trained = run(recipe, tmp_path / "run")
+    tested = [entry for entry in folder.read_log() if "top1_ema" in entry]
+    averaged = [entry["top1_ema"] for entry in tested]
+    last20 = statistics.median(averaged[10:])
+    assert len(averaged) == 30 and last20 not in (averaged[-1], *(map(statistics.median, (averaged, averaged[:20]))))
+    assert trained.median20 == last20 and averaged[-1] != tested[-1]["top1_raw"]
+    row = export_run(recipe, folder, dataclasses.replace(trained, seconds=90.0))
+    assert (row.top1_median20, row.top1_raw, row.hours) == (round(last20, 6), round(tested[-1]["top1_raw"], 6), 0.025)
+    assert row.top1_ema == pytest.approx(averaged[-1], abs=HALF_TOLERANCE)
+
+
+def test_the_seconds_of_all_attempts_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = short("supervised")
+    monkeypatch.setattr(StopSignal, "requested", True)
+    run(recipe, tmp_path / "run")
+    monkeypatch.undo()
+    (path,) = (tmp_path / "run" / "state").glob("*/state.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 5000.0}))
+    folder, resumed = run(recipe, tmp_path / "run")
+    assert 5000 < resumed.seconds < 6000 and all(5000 < entry["seconds"] < 6000 for entry in folder.read_log()[1:])
+
+
+def test_the_network_has_the_recipes_dropout_and_batchnorm() -> None:
+    dataset = prepare_data(short()).dataset
+    for recipe in (short(drop_rate=0.25, bn_momentum=0.01), short()):
+        model = build_model(recipe, dataset)
+        assert model.drop_rate == recipe.drop_rate
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        assert norms and {norm.momentum for norm in norms} == {recipe.bn_momentum}
 
 
 def test_learning_rates() -> None:
