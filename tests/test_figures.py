@@ -1,0 +1,94 @@
+"""What the figures show: the very numbers that they are drawn from."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from muscle_zoo import get_recipe
+from muscle_zoo.engine.plots import plot_curves
+from muscle_zoo.study import draw
+from muscle_zoo.zoo import draw_gains, zoo_rows
+from tests.test_study import ROWS
+from tests.test_zoo import LONG, MAIN
+from tests.test_zoo import ROWS as ZOO_ROWS
+
+Bars = dict[str, tuple[float, float, float]]  # by label: the middle, and both ends of its error bar
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """The figures that were saved, as matplotlib holds them."""
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *words, **more: figures.append(figure))
+    return figures
+
+
+def bars(panel: Any, place: int) -> Bars:
+    """What stands in a panel at the budget of that place."""
+    found = {}
+    for curve in panel.containers:
+        middle, _, (lines,) = curve.lines
+        ends = lines.get_segments()[place][:, 1]
+        found[curve.get_label()] = (float(middle.get_ydata()[place]), float(ends[0]), float(ends[1]))
+    return found
+
+
+def test_a_study_shows_means_and_standard_deviations(saved: list[Figure], tmp_path: Path) -> None:
+    more = [dataclasses.replace(r, name=r.name.replace("_10", "_40"), top1_ema=r.top1_ema / 2) for r in ROWS]
+    draw([*more, *ROWS], tmp_path / "x.png")
+    ((supervised, fixmatch),) = [figure.axes for figure in saved]
+    spread = math.sqrt(52.0)  # of 60, 64 and 50
+    alone, both = (58.0, 58.0 - spread, 58.0 + spread), (66.0, 62.0, 70.0)
+    assert bars(supervised, 0) == {"supervised": pytest.approx(alone), "with MUSCLE": pytest.approx(both)}
+    half = math.sqrt(0.5)  # of 81 and 80
+    assert bars(fixmatch, 0) == {
+        "supervised": pytest.approx(alone),
+        "fixmatch": pytest.approx((82.0, 80.0, 84.0)),
+        "with MUSCLE": pytest.approx((80.5, 80.5 - half, 80.5 + half)),
+    }
+    assert {label: middle for label, (middle, _, _) in bars(fixmatch, 1).items()} == {
+        "supervised": pytest.approx(29.0),
+        "fixmatch": pytest.approx(41.0),
+        "with MUSCLE": pytest.approx(40.25),
+    }
+    for panel in (supervised, fixmatch):
+        assert [tick.get_text() for tick in panel.get_xticklabels()] == ["10", "40"]
+        for curve in panel.containers:
+            assert curve.lines[0].get_xdata() == pytest.approx([10, 40], rel=0.05)
+
+
+def test_the_gains_of_the_zoo_stand_in_the_middle_of_their_intervals(saved: list[Figure], tmp_path: Path) -> None:
+    draw_gains(zoo_rows(ZOO_ROWS, [MAIN, LONG]), tmp_path / "x.png")
+    ((main, long),) = [figure.axes for figure in saved]
+    assert [panel.get_title() for panel in (main, long)] == ["cifar10_jpeg, wrn_16_2", "cifar10_jpeg, wrn_16_2, long"]
+    assert bars(main, 0) == {"on fixmatch": pytest.approx((3.0, 3.0, 3.0))}  # one seed: no interval
+    half = 12.706 * math.sqrt(2.0) / math.sqrt(2.0)  # gains of 3 and 1, Student's t of one degree of freedom
+    assert bars(long, 0) == {"on fixmatch": pytest.approx((2.0, 2.0 - half, 2.0 + half))}
+
+
+def test_the_curves_of_a_run_are_its_log(saved: list[Figure], tmp_path: Path) -> None:
+    terms = {"lr": 0.03, "cross_entropy": 2.0, "pseudo_label": 0.25, "mask": 0.5, "mi": 1.5, "mi_weight": 0.1}
+    rows = [{"step": step, "loss": 2.1, **terms, "guess_accuracy": 0.75} for step in (1, 2)]
+    rows.append({"step": 2, "top1_raw": 0.5, "top1_ema": 0.625, "nll_ema": 1.0})
+    plot_curves(rows, get_recipe("cnn4.muscle_fixmatch_digits_10"), 10, tmp_path / "x.png")
+    (figure,) = saved
+    lines = [line for panel in figure.axes for line in panel.get_lines() if len(line.get_ydata())]  # else a legend's
+    assert {line.get_label(): line.get_ydata()[-1] for line in lines} == {
+        "cross entropy": 2.0,
+        "pseudo label": 0.25,
+        "weighted MI term": pytest.approx(-0.15),
+        "total loss": 2.1,
+        "EMA weights": 62.5,
+        "raw weights": 50.0,
+        "learning rate": 0.03,
+        "mutual information of the views": 1.5,
+        "its maximum, ln 10": pytest.approx(math.log(10)),
+        "guesses used": 50.0,
+        "of these right": 75.0,
+    }
