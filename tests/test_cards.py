@@ -277,6 +277,17 @@ def test_export_publishes_the_median_seed(
     assert "drifted" in capsys.readouterr().out
 
 
+def test_runs_on_other_than_the_test_images_have_a_ledger_of_their_own(finished_run: Path, tmp_path: Path) -> None:
+    cards, rows = tmp_path / "cards", []
+    for seed, fold in enumerate(("test", "dev", "validation")):
+        rows.append(finished_copy(finished_run, tmp_path / fold, seed=seed))
+        recipe = json.loads((tmp_path / fold / "recipe.json").read_text())
+        (tmp_path / fold / "recipe.json").write_text(json.dumps({**recipe, "fold": fold}))
+        assert main(["export", str(tmp_path / fold), "--to", str(cards)]) == 0
+    assert read_ledger(cards / "results.csv") == rows[:1]
+    assert read_ledger(cards / "dev.csv") == rows[1:]
+
+
 def test_the_card_of_another_recipe_says_so(finished_run: Path) -> None:
     text = (finished_run / "export" / "README.md").read_text()
     assert "a recipe of the user's own" in text and "dev fold of" not in text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import shutil
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from muscle_zoo import registry
+from muscle_zoo import DownloadError, InputError, TrainingError, cli, registry
+from muscle_zoo.commands.arguments import source_of, time_limit
 from muscle_zoo.engine.track import RunFolder
 from tests.conftest import SHORT, forget_accelerate, listing, run, truncated, wrong_hash
 
@@ -51,6 +53,51 @@ def test_a_damaged_export_is_made_again(
     weights = "export/model.safetensors"
     assert (out / weights).read_bytes() == (finished_run / weights).read_bytes()
     assert run(["eval", str(out)], capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (InputError("labels=x is wrong"), 2, "labels=x is wrong"),
+        (TrainingError("the loss is not finite"), 1, "the loss is not finite"),
+        (DownloadError("no network"), 1, "no network"),
+        (OSError(28, "No space left on device"), 1, "No space left on device; free space"),
+        (KeyboardInterrupt(), 1, "interrupted"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(args: argparse.Namespace) -> int:
+        raise error
+
+    monkeypatch.setitem(cli.COMMANDS, "list", ("", lambda parser: None, fail))
+    found, out, err = run(["list"], capsys)
+    assert (found, out) == (code, "") and err.startswith("error: ") and says in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400), ("0.5", 0.5), ("24h", 86400)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert time_limit(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "0m", "-5", "9d", "m", "1h30m", "1e3", "9 m"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a time; write 90s, 9m or"):
+        time_limit(text)
+
+
+@pytest.mark.parametrize(("processes", "workers"), [(None, 4), ("1", 4), ("2", 3), ("6", 1), ("12", 0)])
+def test_processes_of_a_machine_share_its_cores(
+    processes: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes) if processes else monkeypatch.delenv("LOCAL_WORLD_SIZE", False)
+    given = {"data": None, "stream": False}
+    assert source_of(argparse.Namespace(workers=None, **given)).workers == workers
+    assert source_of(argparse.Namespace(workers=5, **given)).workers == 5
 
 
 def test_trouble_with_the_network_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:

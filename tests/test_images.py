@@ -298,7 +298,10 @@ def test_a_set_that_takes_more_than_half_of_the_free_memory_is_streamed(
     motley: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 22 * 3 * 12 * 12
-    for free, expected in ((2 * size, LabelledImages), (2 * size - 2, ImageFiles)):
+    cases = [("1", 2 * size, LabelledImages), ("1", 2 * size - 2, ImageFiles)]
+    cases += [("3", 6 * size, LabelledImages), ("3", 6 * size - 2, ImageFiles)]  # each process has a copy of its own
+    for processes, free, expected in cases:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
         data = load_dataset("folder", Source(root=motley), image_size=12)
         assert isinstance(data.train, expected) and isinstance(data.test, expected)

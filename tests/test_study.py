@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo import InputError, get_recipe
+from muscle_zoo.commands import study as study_command
 from muscle_zoo.ledger import Row, read_ledger
 from muscle_zoo.methods import METHODS
 from muscle_zoo.study import COLOURS, bias_table, cells, draw, interval, plan, table, with_muscle
@@ -113,6 +114,29 @@ def test_overrides_may_stand_after_a_list(tmp_path: Path, capsys: pytest.Capture
     assert code == 2 and "--bias" in err
     code, _, err = run([*words, "--labels", "steps=20"], capsys)
     assert code == 2 and "--labels steps=20: give at least one" in err
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "out_says", "err_says"),
+    [
+        ((True, ["runs/x: the loss is not finite"]), 1, "2 runs, 0 of them done", "failed: runs/x: the loss is not fi"),
+        ((False, []), 75, "stopped with 0 of 2 runs done; run the same command again", ""),
+        ((True, []), 0, "2 runs, 0 of them done", ""),
+    ],
+)
+def test_a_study_that_fails_exits_with_1_and_one_that_is_stopped_with_75(
+    outcome: tuple[bool, list[str]],
+    code: int,
+    out_says: str,
+    err_says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(study_command, "_work", lambda todo, args: outcome)
+    words = ["study", "--methods", "supervised", "--datasets", "digits", "--labels", "10", "--seeds", "1"]
+    found, out, err = run([*words, "--out", str(tmp_path / "s")], capsys)
+    assert found == code and out_says in out and err_says in err and bool(err) == bool(err_says)
 
 
 @pytest.mark.slow
