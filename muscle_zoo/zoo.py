@@ -54,9 +54,9 @@ def zoo_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         }
         method = base_of(parts["method"])
         base = of_budget[method]
-        control = of_budget.get("supervised", base)
+        control = of_budget["supervised"].alone if "supervised" in of_budget else {}
         words = [f"`{name}`", _short(count), str(parts["labels"])]
-        words += [percent(list(v.values())) if v else "" for v in (base.muscle, control.alone, base.alone)]
+        words += [percent(list(v.values())) if v else "" for v in (base.muscle, control, base.alone)]
         nll = f"{_nll(rows, name)} ({_nll(rows, with_method(name, method))})"
         lines.append([*words, gain_text(base.gains), nll, str(len(base.muscle))])
     return markdown_table(head, lines)

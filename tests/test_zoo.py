@@ -34,6 +34,8 @@ ROWS = [
 def test_a_checkpoint_stands_beside_the_controls_of_its_own_variant() -> None:
     parameters = {MAIN: 690_000, LONG: 690_000}
     assert {r.top1_ema for r in zoo_rows(ROWS, parameters)} == {0.50, 0.47, 0.43, 0.62, 0.60, 0.59, 0.51}
+    alone = [r for r in ROWS if "supervised" not in r.name]
+    assert "| 250 | 50.0 |  | 47.0 |" in zoo_table(zoo_rows(alone, parameters), parameters)
     lines = zoo_table(zoo_rows(ROWS, parameters), parameters).splitlines()
     assert lines[2] == f"| `{MAIN}` | 0.69 M | 250 | 50.0 | 43.0 | 47.0 | +3.0 | 3.00 (2.50) | 1 |"
     assert lines[3].startswith(f"| `{LONG}` | 0.69 M | 250 | 61.0 ± 1.4 | 51.0 | 59.0 ± 0.0 | +2.0 (")
