@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -77,9 +78,10 @@ def _short(count: int) -> str:
 
 
 def draw_gains(rows: Sequence[Row], path: Path) -> None:
-    """Draws MUSCLE's paired gain against the label budget: a panel for each data set, backbone and variant.
+    """Draws MUSCLE's paired gain against the label budget: a panel for each data set and backbone.
 
-    Bars are 95 % intervals (none where there is a single seed). A PNG carries :func:`digest` of its rows.
+    Bars are 95 % intervals (none where there is a single seed); variants of the recipes have hollow marks. A PNG
+    carries :func:`digest` of its rows.
 
     Args:
         rows: See :func:`zoo_rows`.
@@ -87,37 +89,43 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    panels: dict[tuple[str, str, str], list[Cell]] = {}
+    panels: dict[tuple[str, str], list[Cell]] = {}
     for arch, found in _cells(rows).items():
         for cell in found:
             if cell.gains:
-                panels.setdefault((cell.dataset, arch, cell.variant), []).append(cell)
-    figure = Figure(figsize=(3.9 * len(panels) + 0.6, 3.7), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False, sharey=False)[0]
-    looks = {"supervised": (COLOURS[0], "o", "on supervised", 0.96), "fixmatch": (COLOURS[7], "s", "on fixmatch", 1.04)}
-    for panel, (place, found) in zip(axes, sorted(panels.items()), strict=True):
+                panels.setdefault((cell.dataset, arch), []).append(cell)
+    columns = min(2, len(panels))
+    height = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.6 * columns + 0.6, 3.1 * height + 0.6), layout="constrained")
+    axes = list(figure.subplots(height, columns, squeeze=False).flat)
+    looks = {"supervised": (COLOURS[0], "o", 0.96), "fixmatch": (COLOURS[7], "s", 1.04)}
+    for panel, (place, found) in zip(axes, sorted(panels.items()), strict=False):
         panel.axhline(0, color="#666666", linewidth=0.8)
-        for base, (colour, marker, label, aside) in looks.items():
-            mine = [cell for cell in found if cell.base == base]
+        for variant, base in dict.fromkeys((cell.variant, cell.base) for cell in found):
+            mine = [cell for cell in found if (cell.variant, cell.base) == (variant, base)]
             means = [statistics.fmean(cell.gains) for cell in mine]
             bounds = [interval(cell.gains) or (mean, mean) for cell, mean in zip(mine, means, strict=True)]
             spread = [(mean - low, high - mean) for mean, (low, high) in zip(means, bounds, strict=True)]
-            if mine:
-                panel.errorbar(
-                    [budget_order(cell.labels)[1] * aside for cell in mine],
-                    means,
-                    yerr=list(zip(*spread, strict=True)),
-                    color=colour,
-                    marker=marker,
-                    label=label,
-                    capsize=3,
-                    linewidth=1.8,
-                )
+            colour, marker, aside = looks[base]
+            panel.errorbar(
+                [budget_order(cell.labels)[1] * aside ** (3 if variant else 1) for cell in mine],
+                means,
+                yerr=list(zip(*spread, strict=True)),
+                color=colour,
+                marker=marker,
+                markerfacecolor="white" if variant else colour,
+                linestyle="--" if variant else "-",
+                label=", ".join(filter(None, (f"on {base}", variant))),
+                capsize=3,
+                linewidth=1.8,
+            )
         style_budgets(panel, [cell.labels for cell in found])
         places = [budget_order(cell.labels)[1] for cell in found]
         panel.set_xlim(min(places) / 1.4, max(places) * 1.4)
-        panel.set_title(", ".join(filter(None, place)), fontsize=13)
+        panel.set_title(", ".join(place), fontsize=13)
         panel.legend(frameon=False, fontsize=10)
+    for panel in axes[len(panels) :]:
+        panel.set_visible(False)
     figure.supxlabel("labels", fontsize=13)
     figure.supylabel("paired gain of MUSCLE, points", fontsize=12)
     figure.savefig(path, dpi=110, metadata={"Software": None, "rows": digest(rows)} if path.suffix == ".png" else None)
