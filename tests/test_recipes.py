@@ -6,10 +6,12 @@ import json
 import pytest
 
 from muscle_zoo import InputError, get_recipe
+from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.data import dataset_names
+from muscle_zoo.data.augment import Flip, parse_policy
 from muscle_zoo.methods import default_options, method_names
 from muscle_zoo.names import parse_name, recipe_names, with_method
-from muscle_zoo.recipes import Recipe
+from muscle_zoo.recipes import Recipe, changes
 from muscle_zoo.settings import DATASETS
 
 
@@ -82,6 +84,46 @@ def test_a_variant_changes_what_it_says_and_nothing_else() -> None:
     assert dataclasses.replace(long, **back) == main
     assert with_method(long.name, "fixmatch") == "wrn_16_2.fixmatch_cifar10_jpeg_250_long"
     assert get_recipe(main.name, {"variant": "long"}) == long
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["cnn4.muscle_digits_10", "wrn_28_2.fixmatch_cifar10_jpeg_40", "wrn_16_2.muscle_fixmatch_cifar10_jpeg_250_long"],
+)
+def test_an_override_counts_more_than_data_set_architecture_and_variant(name: str) -> None:
+    named = get_recipe(name)
+    own = {"steps": 7, "eval_every": 3, "batch_size": 5, "mu": 2}
+    assert all(getattr(named, key) != value for key, value in own.items())
+    assert get_recipe(name, own) == dataclasses.replace(named, **own)
+
+
+def test_what_was_changed_leads_to_the_same_recipe() -> None:
+    name = "cnn4.muscle_fixmatch_digits_10"
+    every = {
+        "fold": "dev",
+        "steps": 7,
+        "mu": 1,
+        "weak": "none",
+        "lr": 0.5,
+        "optimizer": "adamw",
+        "schedule": "constant",
+    }
+    every |= {"bias": "imbalance:10", "classes": "0+1", "validation": 0.25}
+    every |= {"split": "a b.json", "accumulate": 2, "muscle.weight": 0.5, "fixmatch.threshold": 0.5}
+    assert changes(get_recipe(name, {"seed": 3})) == []
+    for overrides in (*({key: value} for key, value in every.items()), every):
+        recipe = get_recipe(name, overrides)
+        words = changes(recipe)
+        assert len(words) == len(overrides) and get_recipe(name, parse_overrides(words)) == recipe
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_digits_are_never_mirrored_and_objects_are(dataset: str) -> None:
+    name = "synthetic:3x8x8x2" if dataset == "synthetic" else dataset
+    recipe = get_recipe(f"wrn_16_2.fixmatch_{name}_40")
+    for policy in (parse_policy("weak", recipe.weak), parse_policy("strong", recipe.strong)):
+        of_objects = dataset not in ("digits", "mnist", "svhn", "svhn_extra", "synthetic")
+        assert any(isinstance(operation, Flip) for operation in policy.operations) == of_objects
 
 
 @pytest.mark.parametrize(
