@@ -197,7 +197,7 @@ def git_sha() -> str:
     try:
         if Path(git("rev-parse", "--show-toplevel")).resolve() != here.parent:
             return ""
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", "muscle_zoo")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")  # seen from `here`
         return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

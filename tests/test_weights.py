@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import muscle_zoo
-from muscle_zoo import InputError, WeightsError, registry
+from muscle_zoo import InputError, WeightsError, export, registry
 from muscle_zoo.config import read_config
 from muscle_zoo.data import load_dataset, normalise
 from muscle_zoo.export import pack_safetensors, probe
@@ -308,6 +308,30 @@ def test_shipped_weights_are_compared_with_the_registry(card: Path, monkeypatch:
     (root / "registry.json").write_text("[")
     with pytest.raises(muscle_zoo.InputError, match="damaged"):
         muscle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*words: str) -> str:
+        who = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false")
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    code = tmp_path / "muscle_zoo" / "export.py"
+    code.parent.mkdir()
+    for path in (code, tmp_path / "README.md"):
+        path.write_text("one")
+    monkeypatch.setattr(export, "__file__", str(code))
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "one")
+    commit = git("rev-parse", "HEAD").strip()
+    (tmp_path / "README.md").write_text("two")  # no code
+    (code.parent / "new.py").write_text("")  # not committed, but nothing that was is another
+    assert export.git_sha() == commit
+    code.write_text("two")
+    assert export.git_sha() == f"{commit}-dirty"
+    monkeypatch.setattr(export, "__file__", str(tmp_path / "site" / "muscle_zoo" / "export.py"))
+    (tmp_path / "site" / "muscle_zoo").mkdir(parents=True)
+    assert export.git_sha() == ""  # installed below some other repository
 
 
 def test_importing_brings_nothing_slow() -> None:
