@@ -57,6 +57,13 @@ def test_cutout_blacks_out_one_square() -> None:
     assert out.equal(expected)
 
 
+@pytest.mark.parametrize("shape", [(8, 16), (16, 8)])
+def test_cutout_is_a_square_in_any_picture(shape: tuple[int, int]) -> None:
+    hidden = Cutout(0.5)(torch.ones(1, 1, *shape), torch.tensor([[0.5, 0.5]]))[0, 0] == 0
+    side = shape[0] // 2
+    assert hidden.any(dim=1).sum() == hidden.any(dim=0).sum() == side and hidden.sum() == side**2
+
+
 def test_cutout_fills_bytes_and_floats_alike() -> None:
     u = torch.tensor([[0.5, 0.5]])
     grey = Cutout(0.5, 0.5)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), u)

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from torch import nn
 
 from muscle_zoo import InputError, TrainingError, get_recipe
+from muscle_zoo.backbones.cnn4 import cnn4
 from muscle_zoo.cli import main
 from muscle_zoo.data import Batches, Source
 from muscle_zoo.engine import fit as engine
@@ -259,6 +261,41 @@ def test_the_network_has_the_recipes_dropout_and_batchnorm() -> None:
         assert model.drop_rate == recipe.drop_rate
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         assert norms and {norm.momentum for norm in norms} == {recipe.bn_momentum}
+
+
+@pytest.mark.parametrize(("costs", "dtype"), [(0.0, torch.float16), (0.01, torch.float32)])
+def test_half_precision_is_published_where_it_costs_nothing(costs: float, dtype: torch.dtype, tmp_path: Path) -> None:
+    recipe = short("supervised")
+    folder, trained = run(recipe, tmp_path / "run")
+    before = dataclasses.replace(trained.ema, top1=trained.ema.top1 + costs)
+    export_run(recipe, folder, dataclasses.replace(trained, ema=before))
+    averaged = {key[4:]: value for key, value in final_state(folder).items() if key.startswith("ema.")}
+    weights, parameters = load_file(folder.export_dir / "model.safetensors"), dict(cnn4().named_parameters())
+    assert weights.keys() == averaged.keys()
+    for key, value in averaged.items():
+        assert weights[key].equal(value.to(dtype) if key in parameters else value), key
+
+
+def test_guesses_are_compared_with_the_classes_that_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = short("fixmatch", classes="3+4+5", mismatch=0.5, accumulate=2)
+    data = prepare_data(recipe)
+    made = trainer.Trainer(recipe, data, ON_CPU.accelerator(RunFolder(tmp_path), recipe.accumulate))
+    batch = made.batches.at(0)
+    true, place = data.dataset.train.labels[batch.indices], torch.arange(len(batch.indices))
+    known, wrong, sure = true >= 0, place % 3 == 0, place % 4 != 0
+    logits = 20.0 * nn.functional.one_hot((true.clamp(min=0) + wrong) % 3, 3) * sure[:, None]
+    rows = {int(index): logits[i] for i, index in enumerate(batch.indices)}
+
+    def predict(part: Batch, step: int) -> tuple[dict[str, torch.Tensor], Batch]:
+        unlabelled = torch.stack([rows[int(index)] for index in part.indices]).requires_grad_()
+        return {"x_weak": unlabelled[: len(part.labels)], "u_weak": unlabelled, "u_strong": unlabelled}, part
+
+    monkeypatch.setattr(made, "predict", predict)
+    terms, hits = made.step(0, batch, count_guesses=True)
+    right, counted = int((sure & known & ~wrong).sum()), int((sure & known).sum())
+    assert 0 < right < counted < int(sure.sum()) and hits.tolist() == [right, counted]
+    assert made.row(terms, hits)["guess_accuracy"] == round(right / counted, 6)
+    assert "guess_accuracy" not in made.row(terms, torch.zeros(2))
 
 
 def test_learning_rates() -> None:

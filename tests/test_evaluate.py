@@ -77,6 +77,16 @@ def test_batches_and_processes_add_up() -> None:
     assert close(summarise(sum(shares)), whole)
 
 
+def test_large_images_are_taken_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = Linear(), []
+    model.register_forward_hook(lambda module, args, out: sizes.append(len(args[0])))
+    for room, expected in ((20 * 64, [20] * 5 + [1]), (64, [8] * 12 + [5]), (1000 * 64, [50, 50, 1])):
+        monkeypatch.setattr("muscle_zoo.engine.evaluate._PIXELS", room)
+        sizes.clear()
+        evaluate(model, images(), dataset_info("digits"), batch_size=50)
+        assert sizes == expected
+
+
 def test_fewer_images_than_processes_are_refused_by_every_process() -> None:
     few = LabelledImages(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     for rank in range(2):

@@ -143,6 +143,14 @@ def test_operations_follow_each_other():
     assert torch.equal(RandAugment(3)(images, u), out)
 
 
+def test_posterize_keeps_4_to_8_bits_equally_often():
+    place = list(OPERATIONS).index("posterize")
+    every_level = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(500, -1, -1, -1)
+    u = torch.tensor([[(place + 0.5) / 14, (i + 0.5) / 500, 0.5] for i in range(500)])
+    kept = [len(image.unique()) for image in RandAugment(1)(every_level, u)]
+    assert kept == [2**bits for bits in (4, 5, 6, 7, 8) for _ in range(100)]
+
+
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_numbers_choose_operation_magnitude_and_sign(name):
     place = list(OPERATIONS).index(name)

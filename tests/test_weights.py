@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import muscle_zoo
-from muscle_zoo import InputError, WeightsError, export, registry
+from muscle_zoo import InputError, WeightsError, export, registry, weights
 from muscle_zoo.config import read_config
 from muscle_zoo.data import load_dataset, normalise
 from muscle_zoo.export import pack_safetensors, probe
@@ -308,6 +308,18 @@ def test_shipped_weights_are_compared_with_the_registry(card: Path, monkeypatch:
     (root / "registry.json").write_text("[")
     with pytest.raises(muscle_zoo.InputError, match="damaged"):
         muscle_zoo.create_model(NAME, pretrained=True)
+
+
+def test_a_pin_promises_a_hash_at_its_own_revision_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    pin = {"repo": "owner/x", "revision": "abc", "sha256": "1" * 64}
+    monkeypatch.setattr(registry, "pinned", lambda: {NAME: pin})
+    found: list[tuple[str, str | None, str | None]] = []
+    monkeypatch.setattr(
+        weights, "_from_hub", lambda place, files: found.append((place.repo, place.revision, place.sha256))
+    )
+    for name, source in ((NAME, "hub"), (f"{NAME}@abc", None), (f"{NAME}@v2", None), (f"{NAME}@v2", "hub")):
+        weights.resolve(name, source)
+    assert found == [("owner/x", "abc", "1" * 64)] * 2 + [("owner/x", "v2", None)] * 2
 
 
 def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
