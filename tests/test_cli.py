@@ -8,12 +8,16 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from muscle_zoo import DownloadError, InputError, TrainingError, cli, registry
+from muscle_zoo import DownloadError, InputError, TrainingError, cli, get_recipe, registry
+from muscle_zoo.commands import quickstart
+from muscle_zoo.commands import train as train_command
 from muscle_zoo.commands.arguments import source_of, time_limit
 from muscle_zoo.engine.track import RunFolder
 from tests.conftest import SHORT, forget_accelerate, listing, run, truncated, wrong_hash
@@ -119,6 +123,29 @@ def test_a_stopped_run_keeps_its_precision(tmp_path: Path, capsys: pytest.Captur
     forget_accelerate()
     assert run([*words, "--mixed-precision", "bf16"], capsys)[0] == 0
     assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["dtype"] == "bf16"
+
+
+def test_the_time_limit_counts_from_the_start_of_the_command(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    train_command.add_arguments(parser)
+    args = parser.parse_args([NAME, "--cpu", "--time-limit", "2h"])
+    recipe = get_recipe(NAME, {"steps": 3, "eval_every": 3, "batch_size": 8, "mu": 1})
+    for hours_ago, finished in ((3, False), (1, True)):  # the imports and the data had taken so long
+        began = time.monotonic() - 3600 * hours_ago
+        assert train_command.train(recipe, tmp_path / "run", args, progress=False, began=began) == finished
+        assert RunFolder(tmp_path / "run").read_status()["step"] == (3 if finished else 1)
+
+
+def test_the_runs_of_the_quickstart_share_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock, limits = iter((0.0, 0.0, 40.0)), []
+    monkeypatch.setattr(quickstart, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(
+        quickstart, "train", lambda recipe, out, args: limits.append(args.time_limit) or out.name == "supervised"
+    )
+    code, out, _ = run(["train", "--cpu", "--time-limit", "1m", "--out", str(tmp_path / "q")], capsys)
+    assert code == 75 and "run the same command again" in out and limits == [60.0, 20.0]
 
 
 def test_a_finished_run_is_printed_again(finished_run: Path, capsys: pytest.CaptureFixture[str]) -> None:

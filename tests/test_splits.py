@@ -253,6 +253,7 @@ NAMES = ("train/cat/0000.jpg", "train/cat/0001.jpg", "train/dog/0000.jpg", "trai
         ("10008_airplane.png airplane\n7_cat.png cat\n", (), (10008, 7)),  # Mean Teacher's and Label Propagation's
         ("train/cat/0001.jpg\n0007.jpg dog\n", NAMES, (1, 3)),
         ("2\n0\n", NAMES, (2, 0)),
+        ("1\n0\n2\n", ("1", "2", "x/0"), (0, 2, 1)),  # a name counts more than a position
     ],
 )
 def test_given_lists(text: str, names: tuple[str, ...], expected: tuple[int, ...]) -> None:
