@@ -11,6 +11,8 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, Budget, load_dataset, make_split, normalise
 from muscle_zoo.data.batches import draws, stream_positions
 from muscle_zoo.data.memory import free_memory
+from muscle_zoo.data.splits import dev_fold
+from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.contract import View
 
@@ -96,6 +98,14 @@ def test_a_batch_holds_labelled_images_with_their_labels_and_pairs_of_views() ->
     pool = normalise(train.images[list(made.split.labelled)], made.info).flatten(1)
     position = torch.cdist(batch.inputs["x_weak"].flatten(1), pool).argmin(dim=1)
     assert train.labels[torch.tensor(made.split.labelled)[position]].equal(batch.labels)
+
+
+def test_held_out_images_of_no_class_of_the_task_are_not_evaluated() -> None:
+    recipe = get_recipe("cnn4.fixmatch_digits_9", {"classes": "3+4+5", "fold": "dev"})
+    data, whole = prepare_data(recipe), load_dataset("digits").train
+    chosen = [i for i in dev_fold("digits", 1437) if whole.labels[i] in (3, 4, 5)]
+    assert 0 < len(chosen) < 150 and data.evaluation.labels.equal(whole.labels[chosen] - 3)
+    assert data.evaluation.images.equal(whole.images[chosen])
 
 
 def test_the_control_gets_no_unlabelled_image() -> None:
