@@ -38,8 +38,15 @@ def test_launchers(processes: int, tmp_path: Path) -> None:
     masks = [entry["mask"] for entry in log if "mask" in entry]
     assert len(masks) == 6 and 0 < masks[-1] < 1
     folder, _ = run(get_recipe(words[0], dict(word.split("=") for word in words[1:])), tmp_path / "alone")
-    for term in ("loss", "cross_entropy", "mi"):  # the first step sees the same images with the same views and weights
+    for term in (
+        "loss",
+        "cross_entropy",
+        "mi",
+        "guess_accuracy",
+    ):  # the first step sees the same images with the same views and weights
         assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3, abs=2e-6), term
+    # The last evaluation was of all images, not of one process's: the export is evaluated by one process alone.
+    assert log[-1]["top1_ema"] == pytest.approx(row["top1_ema"], abs=1.5 / row["n_test"]) and row["n_test"] == 360
     # and one update later: the gradient, through BatchNorm and the joint of the global batch, was the same
     assert log[1]["loss"] == pytest.approx(folder.read_log()[1]["loss"], rel=5e-3)
 
