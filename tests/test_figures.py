@@ -25,7 +25,13 @@ Bars = dict[str, tuple[float, float, float]]  # by label: the middle, and both e
 def saved(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that were saved, as matplotlib holds them."""
     figures: list[Figure] = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *words, **more: figures.append(figure))
+    save = Figure.savefig
+
+    def keep(figure: Figure, *words: Any, **more: Any) -> None:
+        figures.append(figure)
+        save(figure, *words, **more)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
     return figures
 
 
