@@ -153,7 +153,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = read_untrusted_json(path)
     except FileNotFoundError:
-        raise WeightsError(f"{path} is missing; give a folder that `train` or `export` wrote") from None
+        inside = path.parent / "export"
+        remedy = inside if (inside / CONFIG_FILE).is_file() else "a run's export/ or another checkpoint's folder"
+        raise WeightsError(f"{path} is missing; give {remedy}") from None
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} is not JSON that can be read ({error}); download or export it again") from None
     if not isinstance(config, dict) or config.get("architecture") is None or config.get("pretrained_cfg") is None:

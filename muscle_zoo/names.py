@@ -40,7 +40,7 @@ def parse_name(name: str) -> dict[str, Any]:
     """
 
     def wrong(what: str) -> NoReturn:
-        raise InputError(f"recipe {name!r} is unknown: {what} (a name is ARCH.METHOD_DATASET_LABELS)")
+        raise InputError(f"recipe {name!r} is unknown: {what} (a name is ARCH.METHOD_DATASET_LABELS[_VARIANT])")
 
     arch, _, tag = name.partition(".")
     if not tag:
@@ -48,8 +48,11 @@ def parse_name(name: str) -> dict[str, Any]:
     if not timm.is_model(arch):
         wrong(f"arch {arch!r}; {near(arch, timm.list_models())}")
     method = _first(tag, method_names())
-    if not method:
-        wrong(f"method in {tag!r}; {near(tag.partition('_')[0], method_names())}")
+    longest = max((name for name in DATASETS if f"_{name}_" in tag), key=len, default="")
+    meant = tag.partition(f"_{longest}_")[0] if longest else method
+    if not method or meant != method:
+        word = meant or tag.partition("_")[0]
+        wrong(f"method {word!r}; {near(word, method_names())}")
     rest = tag.removeprefix(f"{method}_")
     made = re.match(r"synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+", rest)  # the one data set that has parts itself
     datasets = [*(name for name in DATASETS if name != "synthetic"), *([made[0]] if made else [])]

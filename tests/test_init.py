@@ -65,6 +65,8 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
         ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),
         ("resnet18", "init=resnet18: .*is an architecture; name a checkpoint of it: resnet18.a1_in1k"),
         ("local-dir:/nowhere", "init=local-dir:/nowhere: "),
+        ("", "init= is empty"),
+        ("no/run", "no/run does not exist; give a run folder"),
         ("resnet18.a1_in1k", "init=resnet18.a1_in1k: .*cannot be had"),
     ],
 )
@@ -83,7 +85,8 @@ def test_a_run_goes_on_without_what_it_began_with(tmp_path: Path, capsys: pytest
     stopped = tmp_path / "stopped"
     assert run([*words, "--out", str(stopped), "--time-limit", "0.000001"], capsys)[0] == 75
     shutil.rmtree(source)
-    assert run([*words, "--out", str(stopped)], capsys)[0] == 0
+    code, out, _ = run([*words, "--out", str(stopped)], capsys)
+    assert code == 0 and out.startswith(f"starts from the weights of local-dir:{source}\n")
     ends = [load_state(RunFolder(tmp_path / name).state_dir) for name in ("whole", "stopped")]
     assert ends[0] and ends[1] and all(ends[0][0]["ema"][key].equal(value) for key, value in ends[1][0]["ema"].items())
     config = json.loads((stopped / "export" / CONFIG_FILE).read_text())
@@ -92,6 +95,17 @@ def test_a_run_goes_on_without_what_it_began_with(tmp_path: Path, capsys: pytest
     card = (stopped / "export" / "README.md").read_text()
     assert "license: other" in card and f"Training began with `local-dir:{source}`, whose licence" in card
     assert f"init=local-dir:{source}" in card and "The weights are Apache-2.0" not in card
+
+
+def test_a_run_may_begin_with_another_run(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    export = finished_run / "export"
+    words = ["train", NAME, "steps=1", "--cpu", "--out", str(tmp_path / "run")]
+    code, _, err = run([*words, f"init=local-dir:{finished_run}"], capsys)
+    assert code == 2 and f"{finished_run / 'config.json'} is missing; give {export}\n" in err
+    assert run([*words, f"init={finished_run}"], capsys)[0] == 0
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["init"] == f"local-dir:{export}"
 
 
 @pytest.fixture

@@ -155,7 +155,8 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
         assert (r.recipe_sha256, recipe.method) == (recipe.sha256, method)
         status = json.loads((out / "runs" / r.name / f"seed{r.seed}" / "status.json").read_text())
         assert status["row"]["top1_ema"] == r.top1_ema
-    assert (out / "table.md").read_text() == table(rows) + "\n"
+    changed = "Every run with `steps=30` `eval_every=10` `batch_size=8` `mu=2`.\n\n"
+    assert (out / "table.md").read_text() == changed + table(rows) + "\n" and changed in text
     assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
     before = {name for name, _ in listing(out)}
     code, again, _ = run(words, capsys)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..data import Source
 from ..errors import InputError
+from .target import as_name
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,7 +60,7 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
     """Splits ``key=value`` words.
 
     Raises:
-        InputError: A word has no ``=``, or a key comes twice.
+        InputError: A word has no ``=``, a key comes twice, or ``init`` is no checkpoint.
     """
     overrides: dict[str, str] = {}
     for word in words:
@@ -69,6 +70,10 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
         if key in overrides:
             raise InputError(f"override {key!r} is given twice; keep one")
         overrides[key] = value
+    if "init" in overrides:
+        if not overrides["init"]:
+            raise InputError("override init= is empty; name weights to start from, or leave it out")
+        overrides["init"] = as_name(overrides["init"])  # a run folder will do
     return overrides
 
 

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
     whole, failed = _work(todo, args) if todo else (True, [])
     rows = [row for job in zip(recipes, folders, strict=True) if (row := _row(*job, known)) is not None]
     if rows:
-        write(rows, out)
-        print(f"\n{table(rows)}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
+        text = write(rows, out, overrides)
+        print(f"\n{text}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
     for text in failed:
         print(f"failed: {text}", file=sys.stderr)
     if not whole:
@@ -71,15 +71,18 @@ def run(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def write(rows: Sequence[Row], out: Path) -> None:
-    """Writes a study's ledger, table and figures into a folder."""
+def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:
+    """Writes a study's ledger, table and figures into a folder; returns the table, under what all runs changed."""
     out.mkdir(parents=True, exist_ok=True)
     write_ledger(out / "results.csv", rows)
-    (out / "table.md").write_text(table(rows) + "\n", encoding="utf-8")
+    changed = " ".join(f"`{key}={value}`" for key, value in overrides.items())
+    text = f"Every run with {changed}.\n\n{table(rows)}" if changed else table(rows)
+    (out / "table.md").write_text(text + "\n", encoding="utf-8")
     for dataset, bias in sorted({(_dataset(row), row.bias) for row in rows}):
         part = [row for row in rows if (_dataset(row), row.bias) == (dataset, bias)]
         name = dataset if bias == "none" else f"{dataset}-{bias}"
         draw(part, out / f"{name.replace(':', '_')}.png")
+    return text
 
 
 def _dataset(row: Row) -> str:

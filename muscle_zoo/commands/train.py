@@ -27,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line."""
     parser.add_argument("name", nargs="?", help="recipe, ARCH.METHOD_DATASET_LABELS; without it the quickstart runs")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change the recipe: seed=1 lr=0.1 muscle.weight=0.5"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="change the recipe: seed=1 init=RUN muscle.weight=0.5; `info NAME` shows all",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
@@ -55,6 +58,8 @@ def _run(args: argparse.Namespace) -> int:
         return quickstart(args)
     recipe = get_recipe(args.name, parse_overrides(args.overrides))
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
+    if recipe.init and is_main():
+        print(f"starts from the weights of {recipe.init}", flush=True)
     process_age = time.time() - psutil.Process().create_time()  # the imports take their time too
     finished = train(recipe, out, args, began=time.monotonic() - process_age)
     if not finished and is_main():

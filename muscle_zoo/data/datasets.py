@@ -224,7 +224,7 @@ def _load_folder(source: Source, image_size: int) -> DataSet:
         train_size=len(listing.train),
         test_size=len(listing.test),
         license="the user's own pictures",
-        source=str(listing.root),
+        source=listing.root.name,  # not the whole path: cards are published
     )
     return _from_files(info, listing.root, listing.train, listing.test, source, seen.bad)
 
