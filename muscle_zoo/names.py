@@ -14,8 +14,14 @@ from .settings import DATASETS, VARIANTS, ZOO, ZOO_METHODS
 
 __all__ = ["budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
 
+
+def make_name(arch: str, method: str, dataset: str, labels: int | str, variant: str = "") -> str:
+    """The name of these parts, which are not checked."""
+    return f"{arch}.{method}_{dataset}_{labels}" + (f"_{variant}" if variant else "")
+
+
 _NAMED = [
-    f"{arch}.{method}_{dataset}_{labels}"
+    make_name(arch, method, dataset, labels)
     for arch, dataset, budgets in ZOO
     for labels in budgets
     for method in ZOO_METHODS
@@ -25,11 +31,6 @@ _NAMED = [
 def recipe_names() -> list[str]:
     """The recipes that are named; any other name of the grammar is a recipe's too."""
     return list(_NAMED)
-
-
-def make_name(arch: str, method: str, dataset: str, labels: int | str, variant: str = "") -> str:
-    """The name of these parts, which are not checked."""
-    return f"{arch}.{method}_{dataset}_{labels}" + (f"_{variant}" if variant else "")
 
 
 def parse_name(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .ledger import Row, markdown_table, percent, runs_of
 from .methods import default_options
+from .names import make_name
 from .recipes import get_recipe
 from .settings import ZOO_METHODS
 
@@ -40,7 +41,7 @@ def search_rows(
         parts = {key.partition(".")[0] for key in words if "." in key}
         for method in ZOO_METHODS:
             if parts <= default_options(method).keys():
-                name = f"{arch}.{method}_{dataset}_{labels}"
+                name = make_name(arch, method, dataset, labels)
                 found[place, method] = runs_of(rows, name, get_recipe(name, words).sha256)
     return found
 

@@ -14,7 +14,7 @@ from typing import Any
 from .errors import InputError
 from .ledger import Row, markdown_table, percent
 from .methods import METHODS, base_of, method_names, with_muscle
-from .names import budget_order, parse_name
+from .names import budget_order, make_name, parse_name
 from .recipes import Recipe, get_recipe
 
 # Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
@@ -58,7 +58,7 @@ def plan(
     if 0 < sum(budget.endswith("pct") for budget in labels) < len(labels):
         raise InputError(f"--labels {' '.join(labels)} mixes numbers and shares; give each kind its own study")
     return [
-        get_recipe(f"{arch}.{method}_{dataset}_{budget}", {**(overrides or {}), "seed": seed, "bias": bias})
+        get_recipe(make_name(arch, method, dataset, budget), {**(overrides or {}), "seed": seed, "bias": bias})
         for seed in seeds
         for dataset in datasets
         for bias in biases
