@@ -4,9 +4,9 @@ Importing it registers the backbones and their checkpoints with timm, and does n
 """
 
 from . import backbones
+from .checkpoints.factory import create_model, create_transform
+from .checkpoints.listing import ModelInfo, list_models, model_info
 from .errors import DownloadError, InputError, MuscleZooError, TrainingError, WeightsError
-from .factory import create_model, create_transform
-from .listing import ModelInfo, list_models, model_info
 from .losses import MutualInformationLoss, mutual_information
 from .recipes import Recipe, get_recipe
 

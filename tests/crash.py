@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
-from muscle_zoo.engine.track import RunFolder
 
 NAME = "cnn4.muscle_fixmatch_digits_10"
 SAVE_EVERY = 15

@@ -15,7 +15,7 @@ import torch
 from muscle_zoo.engine import trainer
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options
-from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.recipes import Recipe, get_recipe
 
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 import muscle_zoo.backbones
-from muscle_zoo import registry
 from muscle_zoo.backbones._cfg import cfg, with_pretrained
+from muscle_zoo.checkpoints import registry
 from muscle_zoo.errors import InputError
 
 ALL = ["cnn4", "cnn13", "wrn_16_2", "wrn_28_2", "wrn_28_8"]

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from muscle_zoo import get_recipe
-from muscle_zoo.bench import clock, evaluation
-from muscle_zoo.bench.clock import Laps, median_seconds
+from muscle_zoo.bench import evaluation
+from muscle_zoo.bench import timing as clock
 from muscle_zoo.bench.step import Stepper, bare_step
+from muscle_zoo.bench.timing import Laps, median_seconds
 from muscle_zoo.data import load_dataset
 from muscle_zoo.engine.options import Options
-from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.methods import method_names
 from tests.conftest import run
 from tests.pictures import make_folder

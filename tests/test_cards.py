@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from muscle_zoo import InputError, get_recipe, registry
-from muscle_zoo.cards import render_card
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.checkpoints import registry
+from muscle_zoo.checkpoints.card import read_config
 from muscle_zoo.cli import main
-from muscle_zoo.config import read_config
 from muscle_zoo.data import dataset_info
 from muscle_zoo.files import file_sha256
-from muscle_zoo.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
-from muscle_zoo.pages import render_page
+from muscle_zoo.publishing.model_card import render_card
+from muscle_zoo.results.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
+from muscle_zoo.results.pages import render_page
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = registry.shipped_cards()

@@ -15,11 +15,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from muscle_zoo import DownloadError, InputError, TrainingError, cli, get_recipe, registry
+from muscle_zoo import DownloadError, InputError, TrainingError, cli, get_recipe
+from muscle_zoo.checkpoints import registry
 from muscle_zoo.commands import quickstart
 from muscle_zoo.commands import train as train_command
 from muscle_zoo.commands.arguments import source_of, time_limit
-from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.engine.run_folder import RunFolder
 from tests.conftest import SHORT, forget_accelerate, listing, run, truncated, wrong_hash
 
 NAME = SHORT[0]

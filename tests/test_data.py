@@ -14,7 +14,7 @@ from muscle_zoo.data.memory import free_memory
 from muscle_zoo.data.splits import dev_fold
 from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
-from muscle_zoo.methods.contract import View
+from muscle_zoo.methods.base import View
 
 
 def test_digits_are_the_ones_that_were_shipped() -> None:

@@ -26,12 +26,12 @@ from muscle_zoo.engine import trainer
 from muscle_zoo.engine.build import Data, build_model, build_optimizer, prepare_data
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import Options, Trained
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_optimizer_state, load_state, optimizer_state, save_state
 from muscle_zoo.engine.stop import StopSignal
-from muscle_zoo.engine.track import RunFolder
-from muscle_zoo.export import HALF_TOLERANCE, export_run
 from muscle_zoo.methods import Batch, create_method, method_names
+from muscle_zoo.publishing.export import HALF_TOLERANCE, export_run
 from muscle_zoo.recipes import Recipe
 
 ON_CPU = Options(cpu=True, progress=False)

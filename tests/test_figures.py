@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from muscle_zoo import get_recipe
 from muscle_zoo.engine.plots import plot_curves
-from muscle_zoo.study import draw
-from muscle_zoo.zoo import draw_gains, zoo_rows
+from muscle_zoo.results.study import draw
+from muscle_zoo.results.zoo import draw_gains, zoo_rows
 from tests.test_study import ROWS
 from tests.test_zoo import LONG, MAIN
 from tests.test_zoo import ROWS as ZOO_ROWS

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import muscle_zoo
-from muscle_zoo import registry
+from muscle_zoo.checkpoints import registry
 from tests.hub_server import HubServer
 from tests.test_publish import Person, hub, person
 

@@ -26,12 +26,13 @@ from timm.models._hub import save_config_for_hf
 os.environ["HF_HUB_OFFLINE"] = "1"  # a mutated name must not be asked for
 
 import muscle_zoo
-from muscle_zoo import InputError, MuscleZooError, registry, weights
+from muscle_zoo import InputError, MuscleZooError
 from muscle_zoo.backbones._cfg import with_pretrained
 from muscle_zoo.backbones.cnn4 import BASE
+from muscle_zoo.checkpoints import registry, weights
+from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
 from muscle_zoo.commands.eval import evaluated, read_block
-from muscle_zoo.config import BLOCK, CONFIG_FILE, read_config
-from muscle_zoo.ledger import mean_std, merge, read_ledger
+from muscle_zoo.results.ledger import mean_std, merge, read_ledger
 
 NAME = "cnn4.muscle_digits_10"
 CARD = registry.shipped_cards() / NAME

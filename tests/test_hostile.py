@@ -19,9 +19,11 @@ from safetensors.torch import load_file, save_file
 from timm.models import PretrainedCfg
 
 import muscle_zoo
-from muscle_zoo import DownloadError, InputError, config, registry
+from muscle_zoo import DownloadError, InputError
+from muscle_zoo.checkpoints import card as config
+from muscle_zoo.checkpoints import registry
+from muscle_zoo.checkpoints.card import CONFIG_FILE
 from muscle_zoo.commands.eval import evaluate_target
-from muscle_zoo.config import CONFIG_FILE
 
 CONFIG, WEIGHTS = CONFIG_FILE, registry.WEIGHTS_FILE
 

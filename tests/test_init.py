@@ -14,11 +14,11 @@ from torch import Tensor
 
 import muscle_zoo
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.config import CONFIG_FILE
+from muscle_zoo.checkpoints.card import CONFIG_FILE
 from muscle_zoo.data import Source, load_dataset
 from muscle_zoo.engine.build import build_model
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
-from muscle_zoo.engine.track import RunFolder
 from tests.conftest import run
 from tests.test_images import classes_of
 
@@ -79,7 +79,7 @@ def test_what_is_wrong_with_init_is_told(
 
 
 def test_a_run_goes_on_without_what_it_began_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = Path(shutil.copytree(muscle_zoo.registry.shipped_cards() / NAME, tmp_path / "card"))
+    source = Path(shutil.copytree(muscle_zoo.checkpoints.registry.shipped_cards() / NAME, tmp_path / "card"))
     words = ["train", NAME, "steps=4", "eval_every=2", f"init=local-dir:{source}", "--cpu", "--save-every", "2"]
     assert run([*words, "--out", str(tmp_path / "whole")], capsys)[0] == 0
     stopped = tmp_path / "stopped"

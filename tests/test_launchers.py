@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from muscle_zoo import get_recipe
-from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.engine.run_folder import RunFolder
 from tests.test_engine import run
 
 # On a CPU accelerate starts one process; torchrun starts several, which Accelerate then joins.

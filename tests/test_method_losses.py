@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from muscle_zoo import InputError
 from muscle_zoo.losses import sharpen
 from muscle_zoo.methods import Batch, Setting, create_method
-from muscle_zoo.methods.contract import linear, rising
+from muscle_zoo.methods.base import linear, rising
 
 Arrays = dict[str, np.ndarray]
 Naive = Callable[[Arrays, Arrays], float]  # of the outputs, and of what stands where no gradient flows

@@ -25,7 +25,7 @@ from muscle_zoo.methods import (
     method_names,
     prepare,
 )
-from muscle_zoo.methods.contract import frozen_statistics
+from muscle_zoo.methods.base import frozen_statistics
 from tests.conftest import train_step
 
 

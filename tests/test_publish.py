@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from muscle_zoo import DownloadError, registry
-from muscle_zoo.config import CONFIG_FILE
+from muscle_zoo import DownloadError
+from muscle_zoo.checkpoints import registry
+from muscle_zoo.checkpoints.card import CONFIG_FILE
+from muscle_zoo.checkpoints.hub_errors import explained
 from muscle_zoo.files import file_sha256
-from muscle_zoo.hub import explained
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
 PAGE = (Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "hub_faults.md").read_text(encoding="utf-8")
@@ -193,7 +194,7 @@ def test_what_was_published_loads_elsewhere(hub: HubServer, person: Callable[...
 def test_a_pinned_name_loads_where_the_weights_are_not(
     hub: HubServer, person: Callable[..., Person], tmp_path: Path
 ) -> None:
-    root = Path(registry.__file__).parent.parent
+    root = Path(registry.__file__).parents[2]
     copy = tmp_path / "checkout"
     for name in ("muscle_zoo", "hub_cards"):
         shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-import muscle_zoo.verify
-from muscle_zoo import InputError, registry
+import muscle_zoo.publishing.verify
+from muscle_zoo import InputError
+from muscle_zoo.checkpoints import registry
 from muscle_zoo.commands import publish as publish_command
 from muscle_zoo.errors import HubError
 from muscle_zoo.files import file_sha256
-from muscle_zoo.publish import Change, compare, publish
-from muscle_zoo.verify import Check
+from muscle_zoo.publishing.publish import Change, compare, publish
+from muscle_zoo.publishing.verify import Check
 from tests.conftest import run
 
 NAME = "cnn4.muscle_digits_10"
@@ -117,7 +118,7 @@ def test_only_what_passed_its_checks_is_pinned(
 
     monkeypatch.setattr(registry, "checkout", lambda: tmp_path)
     monkeypatch.setattr(publish_command, "_one", lambda *words: change)
-    monkeypatch.setattr(muscle_zoo.verify, "verify", checked)
+    monkeypatch.setattr(muscle_zoo.publishing.verify, "verify", checked)
     code, out, _ = run(["publish", NAME, "--namespace", "owner", "--verify", "--pin"], capsys)
     assert asked == [f"hf-hub:{REPO}@{NEXT}"] and ("probe WRONG" in out) == (not passed)
     pins = tmp_path / "hub_cards" / registry.REGISTRY_FILE

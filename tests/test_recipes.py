@@ -10,9 +10,9 @@ from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.data import dataset_names
 from muscle_zoo.data.augment import Flip, parse_policy
 from muscle_zoo.methods import default_options, method_names
-from muscle_zoo.names import parse_name, recipe_names, with_method
 from muscle_zoo.recipes import Recipe, changes
-from muscle_zoo.settings import DATASETS
+from muscle_zoo.recipes.defaults import DATASETS
+from muscle_zoo.recipes.names import parse_name, recipe_names, with_method
 
 
 @pytest.mark.parametrize("name", recipe_names())

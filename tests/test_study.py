@@ -9,9 +9,9 @@ import pytest
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.commands import study as study_command
-from muscle_zoo.ledger import Row, read_ledger
 from muscle_zoo.methods import METHODS
-from muscle_zoo.study import COLOURS, bias_table, cells, draw, interval, plan, table, with_muscle
+from muscle_zoo.results.ledger import Row, read_ledger
+from muscle_zoo.results.study import COLOURS, bias_table, cells, draw, interval, plan, table, with_muscle
 from tests.conftest import listing, run
 
 ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)

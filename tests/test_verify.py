@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from muscle_zoo import registry
-from muscle_zoo.cards import render_card
+from muscle_zoo.checkpoints import registry
 from muscle_zoo.data import dataset_info
-from muscle_zoo.ledger import Row, read_ledger, write_ledger
-from muscle_zoo.verify import verify
+from muscle_zoo.publishing.model_card import render_card
+from muscle_zoo.publishing.verify import verify
+from muscle_zoo.results.ledger import Row, read_ledger, write_ledger
 from tests.conftest import run, truncated
 
 NAME = "cnn4.muscle_digits_10"

@@ -15,10 +15,12 @@ from PIL import Image
 from safetensors import safe_open
 
 import muscle_zoo
-from muscle_zoo import InputError, WeightsError, export, registry, weights
-from muscle_zoo.config import read_config
+from muscle_zoo import InputError, WeightsError
+from muscle_zoo.checkpoints import registry, weights
+from muscle_zoo.checkpoints.card import read_config
 from muscle_zoo.data import load_dataset, normalise
-from muscle_zoo.export import pack_safetensors, probe
+from muscle_zoo.publishing import export
+from muscle_zoo.publishing.export import pack_safetensors, probe
 
 NAME = "cnn4.muscle_digits_10"
 
@@ -327,8 +329,8 @@ def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: p
         who = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false")
         return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
-    code = tmp_path / "muscle_zoo" / "export.py"
-    code.parent.mkdir()
+    code = tmp_path / "muscle_zoo" / "publishing" / "export.py"
+    code.parent.mkdir(parents=True)
     for path in (code, tmp_path / "README.md"):
         path.write_text("one")
     monkeypatch.setattr(export, "__file__", str(code))
@@ -341,8 +343,8 @@ def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: p
     assert export.git_sha() == commit
     code.write_text("two")
     assert export.git_sha() == f"{commit}-dirty"
-    monkeypatch.setattr(export, "__file__", str(tmp_path / "site" / "muscle_zoo" / "export.py"))
-    (tmp_path / "site" / "muscle_zoo").mkdir(parents=True)
+    monkeypatch.setattr(export, "__file__", str(tmp_path / "site" / "muscle_zoo" / "publishing" / "export.py"))
+    (tmp_path / "site" / "muscle_zoo" / "publishing").mkdir(parents=True)
     assert export.git_sha() == ""  # installed below some other repository
 
 

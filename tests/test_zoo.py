@@ -4,9 +4,9 @@ import dataclasses
 from pathlib import Path
 
 from muscle_zoo import get_recipe
-from muscle_zoo.ledger import Row
-from muscle_zoo.study import select
-from muscle_zoo.zoo import draw_gains, zoo_rows, zoo_table
+from muscle_zoo.results.ledger import Row
+from muscle_zoo.results.study import select
+from muscle_zoo.results.zoo import draw_gains, zoo_rows, zoo_table
 from tests.test_study import ROW
 
 MAIN = "wrn_16_2.muscle_fixmatch_cifar10_jpeg_250"

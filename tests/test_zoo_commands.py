@@ -16,14 +16,15 @@ from PIL import Image
 from timm.models._hub import save_for_hf
 
 import muscle_zoo
-from muscle_zoo import MuscleZooError, get_recipe, list_models, registry
+from muscle_zoo import MuscleZooError, get_recipe, list_models
+from muscle_zoo.checkpoints import registry
 from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands import predict as predict_command
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
 from muscle_zoo.errors import DownloadError, MissingDataError
-from muscle_zoo.ledger import read_ledger
+from muscle_zoo.results.ledger import read_ledger
 from tests.conftest import SHORT, listing, run, truncated
 
 NAME = SHORT[0]

@@ -13,9 +13,9 @@ from muscle_zoo.data import DataSet, LabelledImages, dataset_info, make_split
 from muscle_zoo.data.splits import Budget
 from muscle_zoo.engine.build import Data
 from muscle_zoo.engine.options import Options
-from muscle_zoo.engine.track import RunFolder
+from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.trainer import Trainer
-from muscle_zoo.names import recipe_names
+from muscle_zoo.recipes.names import recipe_names
 
 SETS = ("cifar10", "cifar100", "svhn", "stl10", "mini_imagenet", "imagenet")
 UNTRAINED = [name for name in recipe_names() if get_recipe(name).dataset in SETS]

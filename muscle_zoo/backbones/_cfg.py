@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from timm.models import build_model_with_cfg
 
-from muscle_zoo import registry
 from muscle_zoo.backbones._base import Backbone
+from muscle_zoo.checkpoints import registry
 
 PAPER = "arXiv:2012.00150"
 SOURCES = ("url", "file", "hf_hub_id")  # the fields by which timm knows that a row has weights

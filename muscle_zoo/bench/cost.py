@@ -10,8 +10,8 @@ from ..data import DataSet
 from ..engine.options import Options
 from ..methods import default_options, method_names
 from ..recipes import Recipe
-from .clock import median_seconds
 from .step import Stepper, bare_step, mi_seconds
+from .timing import median_seconds
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from ..data import Batches, DataSet, ImageFiles, LabelledImages, Split, normalis
 from ..data.batches import draws
 from ..engine.build import split_of
 from ..errors import InputError
-from ..methods.contract import View
+from ..methods.base import View
 from ..recipes import Recipe
-from .clock import RUNS, Laps, median_seconds
+from .timing import RUNS, Laps, median_seconds
 
 PICTURE_RUNS = 3
 _VIEWS = {"weak": View("unlabelled", "weak"), "strong": View("unlabelled", "strong")}

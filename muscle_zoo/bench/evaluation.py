@@ -11,7 +11,7 @@ from ..engine.build import build_model, to_device
 from ..engine.evaluate import evaluate
 from ..engine.options import Options
 from ..recipes import Recipe
-from .clock import median_seconds
+from .timing import median_seconds
 
 IMAGES = 2048  # at most: an evaluation's time grows with their number
 

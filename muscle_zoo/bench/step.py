@@ -19,12 +19,12 @@ from ..data import DataSet
 from ..engine.build import Data, build_model, split_of
 from ..engine.fit import LOG_ROWS
 from ..engine.options import Options
-from ..engine.track import RunFolder
+from ..engine.run_folder import RunFolder
 from ..engine.trainer import Trainer
 from ..losses import MutualInformationLoss
 from ..recipes import Recipe
-from .clock import Laps, median_seconds
 from .evaluation import bench_eval
+from .timing import Laps, median_seconds
 
 ROUNDS = 12  # of the breakdown; the first third warms up
 PROFILED = 20  # steps under the profiler

@@ -7,9 +7,9 @@ import os
 import re
 from pathlib import Path
 
+from ..checkpoints.target import as_name
 from ..data import Source
 from ..errors import InputError
-from .target import as_name
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .. import registry
-from ..config import read_config
-from ..ledger import read_ledger
+from ..checkpoints import registry
+from ..checkpoints.card import read_config
+from ..results.ledger import read_ledger
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Renders cards and pages from the ledger, or checks that they are up to date."""
-    from ..cards import render_all
+    from ..checkpoints.listing import count_parameters
     from ..data import dataset_info
-    from ..listing import count_parameters
-    from ..pages import figures
+    from ..publishing.model_card import render_all
+    from ..results.pages import figures
 
     root = args.root or registry.checkout()
     cards = root / "hub_cards"

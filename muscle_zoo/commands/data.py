@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare_data(recipe, source)
     print(describe(recipe, prepared))
     if args.out is not None:
-        from ..data.sheet import draw_sheet
+        from ..data.contact_sheet import draw_sheet
 
         args.out.parent.mkdir(parents=True, exist_ok=True)
         draw_sheet(recipe, prepared.dataset, prepared.split, args.out)

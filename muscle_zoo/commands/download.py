@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .. import registry, weights
+from ..checkpoints import registry, weights
 from ..errors import InputError, MuscleZooError
 
 

@@ -8,15 +8,15 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from .. import weights
-from ..config import BLOCK, shown
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, shown
+from ..checkpoints.factory import create_model
+from ..checkpoints.target import as_name
 from ..data import Source, dataset_info
 from ..errors import InputError, MuscleZooError, WeightsError, one_line
-from ..factory import create_model
-from ..names import parse_name
 from ..recipes import Recipe
+from ..recipes.names import parse_name
 from .arguments import add_source_arguments, source_of
-from .target import as_name
 
 LIMIT = 2**31  # bytes of made-up images that a checkpoint may have made
 WORDS = 4000  # letters of a recipe's field

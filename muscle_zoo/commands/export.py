@@ -9,11 +9,11 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from .. import registry
+from ..checkpoints import registry
 from ..errors import InputError
 from ..files import read_json
-from ..ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
 from ..recipes import get_recipe
+from ..results.ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
 from . import onnx
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from .. import registry
-from ..config import BLOCK, timm_cfg
+from ..checkpoints import registry
+from ..checkpoints.card import BLOCK, timm_cfg
+from ..checkpoints.listing import ModelInfo, find_config, model_info
+from ..checkpoints.target import as_name
 from ..data import dataset_info
 from ..errors import InputError
-from ..ledger import mean_std, merge, read_ledger, runs_of
-from ..listing import ModelInfo, find_config, model_info
 from ..recipes import Recipe, changes, get_recipe
+from ..results.ledger import mean_std, merge, read_ledger, runs_of
 from .eval import read_block
-from .target import as_name
 from .terminal import is_terminal, printable, say
 
 WIDTH = 100

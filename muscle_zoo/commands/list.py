@@ -10,8 +10,8 @@ from dataclasses import asdict
 from difflib import SequenceMatcher
 from typing import Any
 
+from ..checkpoints.listing import ModelInfo, list_models, model_info
 from ..errors import InputError
-from ..listing import ModelInfo, list_models, model_info
 from .terminal import is_terminal, say
 
 _OFFERED = 3

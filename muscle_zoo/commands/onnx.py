@@ -13,12 +13,12 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
-from .. import weights
-from ..config import BLOCK, timm_cfg
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, timm_cfg
+from ..checkpoints.factory import create_model
+from ..checkpoints.target import as_name
 from ..errors import InputError, MuscleZooError
-from ..factory import create_model
 from ..files import file_sha256
-from .target import as_name
 
 TOLERANCE = 1e-4  # between the logits of torch and of onnxruntime
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the first and the last
@@ -107,7 +107,7 @@ def convert(model: nn.Module, input_size: tuple[int, int, int], facts: dict[str,
 
 def probes(facts: dict[str, Any]) -> list[Tensor]:
     """Batches of several sizes: the picture whose logits config.json publishes, and random ones."""
-    from ..export import probe_picture
+    from ..publishing.export import probe_picture
 
     size = facts["input_size"]
     mean, std = (torch.tensor(facts[key]).view(-1, 1, 1) for key in ("mean", "std"))

@@ -16,11 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checkpoints.factory import create_model, create_transform
+from ..checkpoints.target import as_name
 from ..data.folder import SUFFIXES, pictures
 from ..data.images import reason
 from ..errors import InputError
-from ..factory import create_model, create_transform
-from .target import as_name
 from .terminal import printable, say
 
 Prediction = list[tuple[str, float]]

@@ -7,16 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import registry
-from ..config import BLOCK, CONFIG_FILE, read_config
+from ..checkpoints import registry
+from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
 from ..errors import InputError, MuscleZooError, near
-from ..ledger import read_ledger
+from ..results.ledger import read_ledger
 from .verify import render
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-    from ..publish import Change
+    from ..publishing.publish import Change
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Publishes one after the other, goes on after a failure, and says what became of each."""
     from huggingface_hub import HfApi
 
-    from ..verify import verify
+    from ..publishing.verify import verify
 
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
-    from ..publish import compare, publish
+    from ..publishing.publish import compare, publish
 
     if args.dry_run:
         change = compare(card, repo, api, args.tag)

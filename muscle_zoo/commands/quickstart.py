@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..engine.track import RunFolder
+from ..engine.run_folder import RunFolder
 from ..errors import InputError
 from ..files import read_json, write_json
 from ..recipes import get_recipe

@@ -15,13 +15,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from ..engine.run_folder import RunFolder
 from ..engine.stop import StopSignal
-from ..engine.track import RunFolder
 from ..errors import InputError, MuscleZooError
-from ..ledger import Row, read_ledger, write_ledger
-from ..names import parse_name
 from ..recipes import Recipe
-from ..study import draw, plan, table
+from ..recipes.names import parse_name
+from ..results.ledger import Row, read_ledger, write_ledger
+from ..results.study import draw, plan, table
 from .arguments import add_run_arguments, parse_overrides
 from .terminal import STOPPED
 from .train import train

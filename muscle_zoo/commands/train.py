@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
-from ..engine.track import RunFolder
+from ..checkpoints.weights import from_folder
+from ..engine.run_folder import RunFolder
 from ..errors import InputError, TrainingError, WeightsError
 from ..recipes import Recipe, get_recipe
-from ..weights import from_folder
 from .arguments import add_run_arguments, parse_overrides, source_of
 from .terminal import STOPPED, is_main
 
@@ -127,7 +127,7 @@ def _train(recipe: Recipe, folder: RunFolder, options: Options, began: float) ->
     from ..engine.build import prepare_data
     from ..engine.fit import fit
     from ..engine.options import process_state
-    from ..export import export_run
+    from ..publishing.export import export_run
 
     try:
         data = prepare_data(recipe, options.data)

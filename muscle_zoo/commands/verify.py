@@ -7,14 +7,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from .. import registry, weights
+from ..checkpoints import registry, weights
 from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError
-from ..ledger import read_ledger
+from ..results.ledger import read_ledger
 from .arguments import add_source_arguments, source_of
 from .eval import evaluate_target
 
 if TYPE_CHECKING:
-    from ..verify import Check
+    from ..publishing.verify import Check
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks one after the other, and says what became of each; 1 if anything is not as promised."""
-    from ..verify import verify
+    from ..publishing.verify import verify
 
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _accuracy(name: str, args: argparse.Namespace) -> Check:
-    from ..verify import Check
+    from ..publishing.verify import Check
 
     try:
         report = evaluate_target(name, args.source, source_of(args))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..methods.contract import Batch, View
+from ..methods.base import Batch, View
 from ..recipes import Recipe
 from .augment import parse_policy
 from .images import ImageSource

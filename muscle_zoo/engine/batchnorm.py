@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..losses.reduce import all_reduce_sum
+from ..losses.distributed import all_reduce_sum
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

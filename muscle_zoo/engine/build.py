@@ -14,6 +14,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
+from ..checkpoints.factory import create_model
 from ..data import (
     Budget,
     DataSet,
@@ -27,9 +28,8 @@ from ..data import (
     restrict,
 )
 from ..data.catalog import FOLDER
-from ..data.given import parse_given
+from ..data.published_splits import parse_given
 from ..errors import InputError, MuscleZooError, near, one_line
-from ..factory import create_model
 from ..recipes import Recipe
 from .state import optimizer_state
 

@@ -18,8 +18,8 @@ from .evaluate import Metrics
 from .options import Options, Trained
 from .plots import plot_curves
 from .run import Run
+from .run_folder import RunFolder
 from .stop import StopSignal
-from .track import RunFolder
 
 __all__ = ["fit"]
 

@@ -12,7 +12,7 @@ from accelerate.utils import LoggerType
 from ..data import Source
 from ..errors import InputError, near
 from .evaluate import Metrics
-from .track import RunFolder
+from .run_folder import RunFolder
 
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 

@@ -19,8 +19,8 @@ from ..recipes import Recipe
 from .build import Data, to_device
 from .evaluate import Metrics, evaluate
 from .options import Options, Trained
+from .run_folder import RunFolder
 from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
-from .track import RunFolder
 from .trainer import Trainer
 
 __all__ = ["Run"]

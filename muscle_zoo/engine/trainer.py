@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..data import Batches
 from ..data.batches import step_seed
 from ..methods import Batch, Setting, create_method, prepare
-from ..methods.contract import guess
+from ..methods.base import guess
 from ..recipes import Recipe
 from .batchnorm import synchronise_batchnorm
 from .build import Data, build_model, build_optimizer, to_device

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .reduce import all_reduce_sum
+from .distributed import all_reduce_sum
 
 
 def joint_distribution(p: Tensor, q: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from ..errors import InputError, near
-from .contract import Batch, Guess, Method, Setting, View, prepare
+from .base import Batch, Guess, Method, Setting, View, prepare
 from .fixmatch import FixMatch
 from .freematch import FreeMatch
 from .mean_teacher import MeanTeacher

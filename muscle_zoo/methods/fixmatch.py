@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..losses import PseudoLabelLoss
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share
+from .base import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses import PseudoLabelLoss
-from ..losses.reduce import all_reduce_sum, mean_over_processes
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share
+from ..losses.distributed import all_reduce_sum, mean_over_processes
+from .base import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 

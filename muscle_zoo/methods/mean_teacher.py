@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import SquaredDifference
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share, rising
+from .base import Batch, Guess, Setting, View, check_at_least, check_share, rising
 from .supervised import Supervised
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..losses import SoftCrossEntropy, SquaredDifference, sharpen
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share, frozen_statistics, linear
+from .base import Batch, Guess, Setting, View, check_at_least, check_share, frozen_statistics, linear
 
 
 class MixMatch(nn.Module):

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
-from .contract import Batch, Guess, Method, View, check_at_least, guess, prepare
+from .base import Batch, Guess, Method, View, check_at_least, guess, prepare
 
 
 class Muscle(nn.Module):

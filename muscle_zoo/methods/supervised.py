@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..losses.consistency import widen
-from .contract import Batch, Setting, View
+from .base import Batch, Setting, View
 
 
 class Supervised(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import SquaredDifference
-from ..losses.reduce import rows_of_all_processes
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share, rising
+from ..losses.distributed import rows_of_all_processes
+from .base import Batch, Guess, Setting, View, check_at_least, check_share, rising
 from .supervised import Supervised
 
 

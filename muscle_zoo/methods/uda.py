@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..losses import Divergence
 from ..losses.consistency import widen
-from .contract import Batch, Guess, Setting, View, check_at_least, check_share
+from .base import Batch, Guess, Setting, View, check_at_least, check_share
 from .supervised import Supervised
 
 

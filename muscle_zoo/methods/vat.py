@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..losses import Divergence, Entropy
 from ..losses.consistency import widen
-from .contract import Batch, Setting, View, check_at_least, frozen_statistics
+from .base import Batch, Setting, View, check_at_least, frozen_statistics
 from .supervised import Supervised
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..methods.contract import View
+from ..methods.base import View
 from ..recipes import Recipe
 from .augment import parse_policy, to_unit
 from .batches import draws

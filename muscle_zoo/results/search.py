@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..methods import default_options
+from ..recipes import get_recipe
+from ..recipes.defaults import ZOO_METHODS
+from ..recipes.names import make_name
 from .ledger import Row, markdown_table, percent, runs_of
-from .methods import default_options
-from .names import make_name
-from .recipes import get_recipe
-from .settings import ZOO_METHODS
 
 
 def search_rows(

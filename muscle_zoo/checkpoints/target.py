@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import registry, weights
 from ..errors import InputError
+from . import registry, weights
 
 
 def as_name(target: str) -> str:

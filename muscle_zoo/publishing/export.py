@@ -18,19 +18,19 @@ from safetensors.torch import save as safetensors_bytes
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from . import cards
-from .config import BLOCK, CONFIG_FILE
-from .data import DataSetInfo, Split, normalise
-from .engine.build import Data, build_model, prepare_data
-from .engine.evaluate import Metrics, evaluate
-from .engine.options import Trained
-from .engine.state import load_state
-from .engine.track import RunFolder
-from .errors import TrainingError
-from .files import file_sha256, write_json
-from .ledger import Row
-from .recipes import Recipe
-from .registry import WEIGHTS_FILE
+from ..checkpoints.card import BLOCK, CONFIG_FILE
+from ..checkpoints.registry import WEIGHTS_FILE
+from ..data import DataSetInfo, Split, normalise
+from ..engine.build import Data, build_model, prepare_data
+from ..engine.evaluate import Metrics, evaluate
+from ..engine.options import Trained
+from ..engine.run_folder import RunFolder
+from ..engine.state import load_state
+from ..errors import TrainingError
+from ..files import file_sha256, write_json
+from ..recipes import Recipe
+from ..results.ledger import Row
+from . import model_card as cards
 
 SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
@@ -188,7 +188,7 @@ def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: Split, weigh
 
 def git_sha() -> str:
     """Commit of the checkout that this package runs from; empty when it does not run from one."""
-    here = Path(__file__).resolve().parent
+    here = Path(__file__).resolve().parent.parent  # the package: changes are looked for in all of it
 
     def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)

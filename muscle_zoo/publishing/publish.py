@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import HubError, InputError
-from .files import file_sha256
-from .hub import explained
-from .registry import CARD_FILES, WEIGHTS_FILE
-from .weights import from_folder
+from ..checkpoints.hub_errors import explained
+from ..checkpoints.registry import CARD_FILES, WEIGHTS_FILE
+from ..checkpoints.weights import from_folder
+from ..errors import HubError, InputError
+from ..files import file_sha256
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -16,12 +16,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..errors import WeightsError, near, one_line
+from ..files import file_sha256
+from ..recipes.names import recipe_names
 from . import registry
-from .config import BLOCK, CONFIG_FILE, read_config
-from .errors import WeightsError, near, one_line
-from .files import file_sha256
-from .hub import explained
-from .names import recipe_names
+from .card import BLOCK, CONFIG_FILE, read_config
+from .hub_errors import explained
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB

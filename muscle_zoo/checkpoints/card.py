@@ -13,8 +13,8 @@ from pathlib import Path
 from reprlib import repr as shown  # short, and one line, whatever the value
 from typing import Any
 
-from .errors import WeightsError, near
-from .files import read_untrusted_json
+from ..errors import WeightsError, near
+from ..files import read_untrusted_json
 
 CONFIG_FILE = "config.json"
 BLOCK = "muscle_zoo"  # our block at its root

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import InputError, near
-from .methods import default_options
+from ..errors import InputError, near
+from ..methods import default_options
+from .defaults import DATASETS, ON, VARIANTS
 from .names import make_name, parse_name
-from .settings import DATASETS, ON, VARIANTS
 
 __all__ = ["Recipe", "changes", "get_recipe"]
 

@@ -17,14 +17,13 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..data.datasets import dataset_info
+from ..data.images import upright
+from ..errors import DownloadError, InputError, WeightsError, near, one_line
+from ..recipes.names import parse_name
 from . import registry, weights
-from .backbones._base import Backbone
-from .config import shown
-from .data.datasets import dataset_info
-from .data.images import upright
-from .errors import DownloadError, InputError, WeightsError, near, one_line
+from .card import shown
 from .listing import describe_config, find_config
-from .names import parse_name
 
 __all__ = ["create_model", "create_transform"]
 
@@ -77,7 +76,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     cfg["file"] = str(checkpoint.weights)
     empty = _fitting_model(arch, cfg, model_args, checkpoint)
     try:
-        if isinstance(empty, Backbone) and not kwargs:  # all that it holds is in the file
+        if _is_ours(empty) and not kwargs:  # all that it holds is in the file
             model = _filled(empty, checkpoint.weights)
         else:
             with _known_arguments(arch, kwargs):
@@ -192,6 +191,11 @@ def _require_finite(model: nn.Module, checkpoint: weights.Checkpoint) -> None:
             if not value.isfinite().all():
                 what = f"the tensor {key} has values that are not finite"
                 raise WeightsError(f"{checkpoint.weights}: {what}; download or export it again")
+
+
+def _is_ours(model: nn.Module) -> bool:
+    """Whether a model is one of our backbones, asked by its module: they import the registry, so not the other way."""
+    return type(model).__module__.startswith("muscle_zoo.backbones.")
 
 
 def _is_arch(name: str) -> bool:

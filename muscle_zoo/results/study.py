@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from ..errors import InputError
+from ..methods import METHODS, base_of, method_names, with_muscle
+from ..recipes import Recipe, get_recipe
+from ..recipes.names import budget_order, make_name, parse_name
 from .ledger import Row, markdown_table, percent
-from .methods import METHODS, base_of, method_names, with_muscle
-from .names import budget_order, make_name, parse_name
-from .recipes import Recipe, get_recipe
 
 # Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
 COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")

@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import timm
 
-from .errors import InputError, near
-from .methods import method_names
-from .settings import DATASETS, VARIANTS, ZOO, ZOO_METHODS
+from ..errors import InputError, near
+from ..methods import method_names
+from .defaults import DATASETS, VARIANTS, ZOO, ZOO_METHODS
 
 __all__ = ["budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
 

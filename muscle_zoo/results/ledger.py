@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from .errors import InputError
-from .files import write_text
+from ..errors import InputError
+from ..files import write_text
 
 SIZE_LIMIT = 16 << 20  # bytes: some 40,000 runs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .errors import InputError
+from ..errors import InputError
 from .ledger import Row
 from .search import search_rows, search_table
 from .study import bias_table, digest, draw, select, table

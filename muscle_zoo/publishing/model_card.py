@@ -10,16 +10,16 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from .config import BLOCK, CONFIG_FILE
-from .data.datasets import DataSetInfo
-from .files import read_untrusted_json
-from .ledger import Row, mean_std, percent, runs_of
-from .methods import base_of
-from .names import parse_name
-from .pages import pages, render_page
-from .recipes import Recipe, changes, get_recipe
-from .study import cells, gain_text
-from .zoo import zoo_rows
+from ..checkpoints.card import BLOCK, CONFIG_FILE
+from ..data.datasets import DataSetInfo
+from ..files import read_untrusted_json
+from ..methods import base_of
+from ..recipes import Recipe, changes, get_recipe
+from ..recipes.names import parse_name
+from ..results.ledger import Row, mean_std, percent, runs_of
+from ..results.pages import pages, render_page
+from ..results.study import cells, gain_text
+from ..results.zoo import zoo_rows
 
 CHOSEN = "Test images had no part in choosing the recipe."
 SURE = 0.1  # an expected calibration error from which on a card warns

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..methods import base_of
+from ..recipes import get_recipe
+from ..recipes.names import budget_order, parse_name, with_method
 from .ledger import Row, markdown_table, percent, runs_of
-from .methods import base_of
-from .names import budget_order, parse_name, with_method
-from .recipes import get_recipe
 from .study import COLOURS, Cell, cells, digest, gain_text, interval, style_budgets
 
 

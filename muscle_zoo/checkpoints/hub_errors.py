@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .errors import DownloadError, MuscleZooError, WeightsError, one_line
+from ..errors import DownloadError, MuscleZooError, WeightsError, one_line
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _BY_STATUS = {

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from .config import CONFIG_FILE, NAME, OBJECT, SHA256, Kind, check_fields, matching, of_kind, read_config, timm_cfg
-from .errors import InputError, WeightsError
-from .files import read_untrusted_json, write_json
+from ..errors import InputError, WeightsError
+from ..files import read_untrusted_json, write_json
+from .card import CONFIG_FILE, NAME, OBJECT, SHA256, Kind, check_fields, matching, of_kind, read_config, timm_cfg
 
 WEIGHTS_FILE = "model.safetensors"
 REGISTRY_FILE = "registry.json"
@@ -26,7 +26,7 @@ _PIN: dict[str, Kind] = {
 
 def shipped_cards() -> Path:
     """hub_cards/ inside the installed wheel, or of the checkout an editable install points to."""
-    package = Path(__file__).parent
+    package = Path(__file__).parent.parent
     inside = package / "hub_cards"
     return inside if inside.is_dir() else package.parent / "hub_cards"
 

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import cards, weights
-from .config import BLOCK, CONFIG_FILE
-from .data import dataset_info
-from .errors import MuscleZooError
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, CONFIG_FILE
+from ..checkpoints.factory import create_model
+from ..checkpoints.registry import CARD_FILES
+from ..data import dataset_info
+from ..errors import MuscleZooError
+from ..files import file_sha256, read_untrusted_json
+from ..results.ledger import Row, runs_of
+from . import model_card as cards
 from .export import probe
-from .factory import create_model
-from .files import file_sha256, read_untrusted_json
-from .ledger import Row, runs_of
-from .registry import CARD_FILES
 
 LOGITS = 1e-4  # how far a probe's logits may be from those in config.json
 

@@ -13,11 +13,11 @@ from typing import Any
 import timm
 import torch
 
+from ..data.datasets import dataset_info
+from ..errors import InputError, WeightsError, near, one_line
+from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
-from .config import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
-from .data.datasets import dataset_info
-from .errors import InputError, WeightsError, near, one_line
-from .names import parse_name, recipe_names
+from .card import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
 
 
 @dataclass(frozen=True)

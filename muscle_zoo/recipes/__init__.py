@@ -1,0 +1,5 @@
+"""What a run computes: recipes, the grammar of their names, and the defaults."""
+
+from .recipe import Recipe, changes, get_recipe
+
+__all__ = ["Recipe", "changes", "get_recipe"]
