@@ -34,7 +34,7 @@ class TrainingError(MuscleZooError, RuntimeError):
     """Training ran and could not go on. The command line exits with 1."""
 
 
-def near(word: str, known: Iterable[str], n: int = 3) -> str:
+def suggest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Says which known names are close to a wrong one.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 
 from muscle_zoo.engine import trainer
 from muscle_zoo.engine.fit import fit
-from muscle_zoo.engine.options import Options
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.recipes import Recipe, get_recipe
 
@@ -40,7 +40,7 @@ def grow(name: str, first: int, last: int, folder: Path, **overrides: Any) -> di
 
     trainer.learning_rate = watch
     try:
-        fit(recipe, RunFolder(folder), Options(progress=False, save_every=first))
+        fit(recipe, RunFolder(folder), RunOptions(progress=False, save_every=first))
     finally:
         trainer.learning_rate = learning_rate
     return seen

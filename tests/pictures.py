@@ -1,4 +1,4 @@
-"""Pictures for tests: each class its own colour, with noise."""
+"""Pictures for tests: each class its own color, with noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-COLOURS = {"cat": (200, 60, 60), "dog": (60, 60, 200), "owl": (60, 200, 60)}
+COLORS = {"cat": (200, 60, 60), "dog": (60, 60, 200), "owl": (60, 200, 60)}
 
 
 def picture(path: Path, label: str, number: int, size: tuple[int, int] = (24, 24)) -> Path:
@@ -16,19 +16,19 @@ def picture(path: Path, label: str, number: int, size: tuple[int, int] = (24, 24
     rng = np.random.default_rng(number)
     noise = rng.integers(-50, 50, (size[1], size[0], 3))
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((np.array(COLOURS.get(label, (90, 90, 90))) + noise).clip(0, 255).astype(np.uint8)).save(path)
+    Image.fromarray((np.array(COLORS.get(label, (90, 90, 90))) + noise).clip(0, 255).astype(np.uint8)).save(path)
     return path
 
 
 def make_folder(
-    root: Path, classes: Sequence[str] = ("cat", "dog"), labelled: int = 6, unlabelled: int = 30, test: int = 5
+    root: Path, classes: Sequence[str] = ("cat", "dog"), labeled: int = 6, unlabeled: int = 30, test: int = 5
 ) -> Path:
-    """labelled/CLASS, unlabelled/ and test/CLASS; what is 0 is left out."""
+    """labeled/CLASS, unlabeled/ and test/CLASS; what is 0 is left out."""
     for c, label in enumerate(classes):
-        for i in range(labelled):
-            picture(root / "labelled" / label / f"{i:03}.png", label, 1000 * c + i)
+        for i in range(labeled):
+            picture(root / "labeled" / label / f"{i:03}.png", label, 1000 * c + i)
         for i in range(test):
             picture(root / "test" / label / f"{i:03}.png", label, 1000 * c + 500 + i)
-    for i in range(unlabelled):
-        picture(root / "unlabelled" / f"{i % 3}" / f"{i:03}.png", classes[i % len(classes)], 9000 + i)
+    for i in range(unlabeled):
+        picture(root / "unlabeled" / f"{i % 3}" / f"{i:03}.png", classes[i % len(classes)], 9000 + i)
     return root

@@ -20,7 +20,7 @@ import torch
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, STL10, SVHN, FashionMNIST
 
 from muscle_zoo import InputError
-from muscle_zoo.data import DataSet, Source, archives, catalog, dataset_info, load_dataset
+from muscle_zoo.data import DataConfig, DataSet, archives, catalog, dataset_info, load_dataset
 from muscle_zoo.errors import DownloadError, MissingDataError
 
 CLASSES = {"mnist": MNIST, "fashion_mnist": FashionMNIST, "cifar10": CIFAR10, "cifar100": CIFAR100}
@@ -55,7 +55,7 @@ def one_line(error: pytest.ExceptionInfo[Exception], *words: object) -> None:
 
 
 def draw(name: str, size: int, seed: int) -> Part:
-    """Noise, for it shows what is turned or mirrored; the first image is red where there are colours."""
+    """Noise, for it shows what is turned or mirrored; the first image is red where there are colors."""
     info = dataset_info(name)
     rng = np.random.default_rng([seed, *name.encode()])
     images = rng.integers(0, 256, (size, *info.input_size), dtype=np.uint8)
@@ -204,7 +204,7 @@ def write_svhn(monkeypatch: Patch, place: Path, name: str, train: Part, test: Pa
 
 
 def load(name: str, root: Path) -> DataSet:
-    return load_dataset(name, Source(root=root))
+    return load_dataset(name, DataConfig(root=root))
 
 
 def assert_is(data: DataSet, made: tuple[Part, Part]) -> None:
@@ -221,7 +221,7 @@ def assert_is(data: DataSet, made: tuple[Part, Part]) -> None:
 @pytest.mark.parametrize("name", CLASSES)
 def test_files_of_torchvision_are_found(name: str, where: str, tmp_path: Path, site: Site, monkeypatch: Patch) -> None:
     with pytest.raises(MissingDataError, match=name):
-        load_dataset(name, Source(tmp_path, download=False))
+        load_dataset(name, DataConfig(tmp_path, download=False))
     made = make(monkeypatch, tmp_path / where.replace("NAME", name), name)
     before = tree(tmp_path)
     data = load(name, tmp_path)
@@ -342,7 +342,7 @@ DAMAGE: dict[str, tuple[str, str, Callable[[bytes], bytes] | None]] = {  # None:
     "a batch missing": ("cifar10", "cifar-10-batches-py/data_batch_3", None),
     "the names missing": ("cifar10", "cifar-10-batches-py/batches.meta", None),
     "the test batch missing": ("cifar100", "cifar-100-python/test", None),
-    "unlabelled images missing": ("stl10", "stl10_binary/unlabeled_X.bin", None),
+    "unlabeled images missing": ("stl10", "stl10_binary/unlabeled_X.bin", None),
     "labels cut short": ("stl10", "stl10_binary/train_y.bin", halved),
     "the test missing": ("svhn", "test_32x32.mat", None),
     "the extra images cut short": ("svhn_extra", "extra_32x32.mat", halved),

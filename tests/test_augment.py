@@ -13,7 +13,7 @@ from muscle_zoo.data.randaugment import RandAugment
 
 
 def naive_affine(image: Tensor, degrees: float, shift_x: float, shift_y: float, scale: float) -> Tensor:
-    """One grey image, pixel by pixel: where in the input does each output pixel come from?"""
+    """One gray image, pixel by pixel: where in the input does each output pixel come from?"""
     height, width = image.shape
     out = torch.zeros_like(image)
     angle = math.radians(degrees)
@@ -66,9 +66,9 @@ def test_cutout_is_a_square_in_any_picture(shape: tuple[int, int]) -> None:
 
 def test_cutout_fills_bytes_and_floats_alike() -> None:
     u = torch.tensor([[0.5, 0.5]])
-    grey = Cutout(0.5, 0.5)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), u)
-    assert grey.dtype == torch.uint8 and grey[0, :, 2:6, 2:6].unique().tolist() == [128]
-    assert grey.int().sum() == 128 * 3 * 16
+    gray = Cutout(0.5, 0.5)(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), u)
+    assert gray.dtype == torch.uint8 and gray[0, :, 2:6, 2:6].unique().tolist() == [128]
+    assert gray.int().sum() == 128 * 3 * 16
     assert Cutout(0.5, 0.5)(torch.zeros(1, 3, 8, 8), u)[0, 0, 3, 3] == 0.5
 
 
@@ -134,17 +134,17 @@ def test_crop_against_torchvision() -> None:
 def test_bytes_stay_bytes_as_long_as_they_can() -> None:
     images = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8)
     strong = parse_policy("strong", "flip+shift(0.125)+randaugment(2)+cutout(0.5,0.5)")
-    assert strong(images, torch.rand(4, strong.draws)).dtype == torch.uint8
+    assert strong(images, torch.rand(4, strong.num_random)).dtype == torch.uint8
     mixed = parse_policy("strong", "flip+contrast(0.0)+cutout(0.0)")
-    u = torch.full((4, mixed.draws), 0.9)
+    u = torch.full((4, mixed.num_random), 0.9)
     assert mixed(images, u).allclose(images / 255.0)
     assert parse_policy("weak", "none")(images, torch.empty(4, 0)).equal(images)
 
 
 def test_randaugment_is_an_operation_like_the_others() -> None:
     policy = parse_policy("strong", "randaugment(2)+cutout(0.5)")
-    images, u = torch.rand(9, 3, 16, 16), torch.rand(9, policy.draws)
-    assert policy.draws == 3 * 2 + 2
+    images, u = torch.rand(9, 3, 16, 16), torch.rand(9, policy.num_random)
+    assert policy.num_random == 3 * 2 + 2
     assert policy(images, u).shape == images.shape
     assert policy(images, u).equal(Cutout(0.5)(RandAugment(2)(images, u[:, :6]), u[:, 6:]))
 
@@ -153,7 +153,7 @@ def test_policies_apply_their_operations_in_order_with_their_own_numbers() -> No
     policy = parse_policy("strong", "contrast(0.5)+cutout(0.5)")
     u = torch.tensor([[1.0, 0.5, 0.5]])
     images = torch.full((1, 1, 8, 8), 0.4)
-    assert policy.draws == 3
+    assert policy.num_random == 3
     assert policy(images, u).equal(Cutout(0.5)(Contrast(0.5)(images, u[:, :1]), u[:, 1:]))
     assert parse_policy("weak", "none")(images, torch.empty(1, 0)).equal(images)
     assert F.mse_loss(policy(images, u), images) > 0

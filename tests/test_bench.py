@@ -11,9 +11,9 @@ from muscle_zoo import get_recipe
 from muscle_zoo.bench import evaluation
 from muscle_zoo.bench import timing as clock
 from muscle_zoo.bench.step import Stepper, bare_step
-from muscle_zoo.bench.timing import Laps, median_seconds
+from muscle_zoo.bench.timing import StageTimer, median_seconds
 from muscle_zoo.data import load_dataset
-from muscle_zoo.engine.options import Options
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.methods import method_names
 from tests.conftest import run
@@ -66,7 +66,7 @@ def test_short_work_is_called_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_laps(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeTime(monkeypatch)
-    laps = Laps(CPU)
+    laps = StageTimer(CPU)
     for first, second in ((100.0, 100.0), (1.0, 2.0), (3.0, 4.0), (2.0, 9.0)):
         laps.start()
         fake.now += first
@@ -80,7 +80,7 @@ def test_laps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_timed_is_the_runs_own_step(tmp_path: Path) -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_20", {"batch_size": 4, "mu": 2, "steps": 3})
     dataset = load_dataset("digits")
-    stepper = Stepper(recipe, dataset, Options(cpu=True), tmp_path)
+    stepper = Stepper(recipe, dataset, RunOptions(cpu=True), tmp_path)
     assert stepper.images == 4 + 2 * 8
     before = {name: value.clone() for name, value in stepper.trainer.network.state_dict().items()}
     stepper()
@@ -90,7 +90,7 @@ def test_what_is_timed_is_the_runs_own_step(tmp_path: Path) -> None:
     assert all(not torch.equal(after[name], before[name]) for name in before)
     assert stepper.trainer.ema.module.state_dict()["fc.weight"].ne(before["fc.weight"]).any()
     parts = stepper.breakdown(3)
-    assert list(parts) == ["views", "forward", "loss", "backward", "optimiser", "ema", "log"]
+    assert list(parts) == ["views", "forward", "loss", "backward", "optimizer", "ema", "log"]
     assert min(parts.values()) > 0
     for _ in range(4):  # on and on, beyond the recipe's steps
         stepper()
@@ -102,7 +102,7 @@ def test_the_bare_step_is_the_network_and_its_gradients(monkeypatch: pytest.Monk
     recipe = get_recipe("cnn4.supervised_digits_20")
     seen = []
     monkeypatch.setattr(module.F, "cross_entropy", lambda logits, y: seen.append(logits) or logits.square().sum())
-    accelerator = Options(cpu=True, mixed_precision="bf16").accelerator(RunFolder(tmp_path))
+    accelerator = RunOptions(cpu=True, mixed_precision="bf16").accelerator(RunFolder(tmp_path))
     bare_step(recipe, load_dataset("digits"), accelerator, 24)()
     assert seen[0].shape == (24, 10) and seen[0].requires_grad
 
@@ -147,7 +147,7 @@ def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert result["threads"] == 1
     code, out, _ = run(["bench", "data", "cnn4.fixmatch_cifar100_400", *SMALL, "--data", str(folder)], capsys)
     assert code == 0 and json.loads(out)["dataset"] == "synthetic:3x32x32x100"  # not on disk
-    stream = ["--data", str(folder / "labelled"), "--stream", "--workers", "0"]
+    stream = ["--data", str(folder / "labeled"), "--stream", "--workers", "0"]
     code, out, _ = run(["bench", "data", "cnn4.fixmatch_folder_4", *SMALL, *stream], capsys)
     result = json.loads(out)
     assert code == 0 and result["bytes_resident"] == 0

@@ -17,7 +17,7 @@ from PIL import Image
 from torchvision import datasets
 
 from muscle_zoo import InputError
-from muscle_zoo.data import DataSet, ImageSource, Source, catalog, dataset_info, dataset_names, load_dataset
+from muscle_zoo.data import DataConfig, DataSet, ImageSource, catalog, dataset_info, dataset_names, load_dataset
 from muscle_zoo.errors import MissingDataError
 from tests.test_archives import Part, Patch, make, one_line
 
@@ -43,10 +43,10 @@ PUBLISHED = {
     "cifar100": (50000, 10000, 100, (3, 32, 32), (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     # Netzer et al. 2011, ufldl.stanford.edu/housenumbers; mean, std: DeepCore, svhn.py, and SemiFL, src/data.py.
     "svhn": (73257, 26032, 10, (3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    # The same and "531131 additional"; normalised as svhn.
+    # The same and "531131 additional"; normalized as svhn.
     "svhn_extra": (73257 + 531131, 26032, 10, (3, 32, 32), (0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
-    # Coates, Ng, Lee 2011, cs.stanford.edu/~acoates/stl10: 500 + 800 images a class, 100,000 unlabelled ones.
-    # mean, std: of the 5,000 labelled ones, ChenLiu-1996/DiffusionSpectralEntropy; with the unlabelled ones
+    # Coates, Ng, Lee 2011, cs.stanford.edu/~acoates/stl10: 500 + 800 images a class, 100,000 unlabeled ones.
+    # mean, std: of the 5,000 labeled ones, ChenLiu-1996/DiffusionSpectralEntropy; with the unlabeled ones
     # SemiFL has (0.4409, 0.4279, 0.3868), (0.2683, 0.2610, 0.2687).
     "stl10": (105000, 8000, 10, (3, 96, 96), (0.4467, 0.4398, 0.4066), (0.2603, 0.2566, 0.2713)),
     # Vinyals et al. 2016: 100 classes of 600 images of 84x84; 500 and 100 of each: Iscen et al. 2019.
@@ -193,7 +193,7 @@ def pixels(part: ImageSource) -> torch.Tensor:
 
 
 def load(name: str, root: Path, stream: bool = False, image_size: int = 0) -> DataSet:
-    return load_dataset(name, Source(root=root, stream=stream), image_size)
+    return load_dataset(name, DataConfig(root=root, stream=stream), image_size)
 
 
 def jpeg(image: np.ndarray) -> bytes:
@@ -244,13 +244,13 @@ def test_cifar10_jpeg_from_folders_is_the_same(where: str, stream: bool, tmp_pat
 TEST_FOLDER = {"imagenet": "val", "cifar10_jpeg": "test"}
 
 
-def colour(label: int, number: int) -> tuple[int, int, int]:
+def color(label: int, number: int) -> tuple[int, int, int]:
     return 80 * label, 60 * number, 100
 
 
 def picture(path: Path, label: int, number: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (30, 24), colour(label, number)).save(path, format="JPEG")
+    Image.new("RGB", (30, 24), color(label, number)).save(path, format="JPEG")
     return path
 
 
@@ -275,8 +275,8 @@ def test_imagenet(where: str, tmp_path: Path, monkeypatch: Patch) -> None:
         assert data.train.labels.tolist() == [0, 0, 1, 1, 2, 2] and data.test.labels.tolist() == [0, 1, 2]
         for part, numbers in ((data.train, [0, 1] * 3), (data.test, [2] * 3)):
             means = pixels(part).float().mean(dim=(2, 3))
-            colours = [colour(label, number) for label, number in zip(part.labels.tolist(), numbers, strict=True)]
-            assert means.numpy() == pytest.approx(np.array(colours), abs=3)
+            colors = [color(label, number) for label, number in zip(part.labels.tolist(), numbers, strict=True)]
+            assert means.numpy() == pytest.approx(np.array(colors), abs=3)
 
 
 def test_where_a_set_is_looked_for(tmp_path: Path, monkeypatch: Patch) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.data import Batches, Budget, load_dataset, make_split, normalise
-from muscle_zoo.data.batches import draws, stream_positions
+from muscle_zoo.data import Batches, Budget, load_dataset, make_split, normalize
+from muscle_zoo.data.batches import draw_random_numbers, stream_positions
 from muscle_zoo.data.memory import free_memory
 from muscle_zoo.data.splits import dev_fold
 from muscle_zoo.engine.build import prepare_data
@@ -40,7 +40,7 @@ TEST_SHA256 = "a38ab6adae62c445"
 
 
 def test_streams_use_every_image_equally_often() -> None:
-    seen = torch.cat([stream_positions(0, "labelled", step, 32, 10) for step in range(10)])
+    seen = torch.cat([stream_positions(0, "labeled", step, 32, 10) for step in range(10)])
     assert seen.bincount(minlength=10).tolist() == [32] * 10
     epochs = seen[:20].view(2, 10)
     assert epochs.sort(dim=1).values.tolist() == [list(range(10))] * 2
@@ -48,18 +48,18 @@ def test_streams_use_every_image_equally_often() -> None:
 
 
 def test_draws_are_uniform_and_differ() -> None:
-    weak, strong, second = View("unlabelled", "weak"), View("unlabelled", "strong"), View("unlabelled", "weak", 1)
-    base = draws(0, 0, weak, 4000, 2)
+    weak, strong, second = View("unlabeled", "weak"), View("unlabeled", "strong"), View("unlabeled", "weak", 1)
+    base = draw_random_numbers(0, 0, weak, 4000, 2)
     assert base.min() >= 0 and base.max() < 1
     assert base.mean().item() == pytest.approx(0.5, abs=0.02)
     for other in (
-        draws(0, 0, strong, 4000, 2),
-        draws(0, 0, second, 4000, 2),
-        draws(0, 1, weak, 4000, 2),
-        draws(1, 0, weak, 4000, 2),
+        draw_random_numbers(0, 0, strong, 4000, 2),
+        draw_random_numbers(0, 0, second, 4000, 2),
+        draw_random_numbers(0, 1, weak, 4000, 2),
+        draw_random_numbers(1, 0, weak, 4000, 2),
     ):
         assert torch.corrcoef(torch.stack([base.flatten(), other.flatten()]))[0, 1].abs() < 0.05
-    assert draws(0, 0, weak, 4000, 2).equal(base)
+    assert draw_random_numbers(0, 0, weak, 4000, 2).equal(base)
 
 
 def batches(method: str, rank: int = 0, world: int = 1, **overrides: object) -> Batches:
@@ -87,17 +87,17 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     assert not first.at(3).inputs["u_strong"].equal(batches("fixmatch", seed=1).at(3).inputs["u_strong"])
 
 
-def test_a_batch_holds_labelled_images_with_their_labels_and_pairs_of_views() -> None:
+def test_a_batch_holds_labeled_images_with_their_labels_and_pairs_of_views() -> None:
     made = batches("fixmatch", weak="none", strong="none")
     batch = made.at(2)
     train = made.images
     assert batch.inputs["x_weak"].shape == (32, 1, 8, 8)
     assert batch.inputs["u_weak"].shape == (128, 1, 8, 8)
     assert batch.inputs["u_weak"].equal(batch.inputs["u_strong"])
-    assert batch.inputs["u_weak"].allclose(normalise(train.images[batch.indices], made.info))
-    pool = normalise(train.images[list(made.split.labelled)], made.info).flatten(1)
+    assert batch.inputs["u_weak"].allclose(normalize(train.images[batch.indices], made.info))
+    pool = normalize(train.images[list(made.split.labeled)], made.info).flatten(1)
     position = torch.cdist(batch.inputs["x_weak"].flatten(1), pool).argmin(dim=1)
-    assert train.labels[torch.tensor(made.split.labelled)[position]].equal(batch.labels)
+    assert train.labels[torch.tensor(made.split.labeled)[position]].equal(batch.labels)
 
 
 def test_held_out_images_of_no_class_of_the_task_are_not_evaluated() -> None:
@@ -108,7 +108,7 @@ def test_held_out_images_of_no_class_of_the_task_are_not_evaluated() -> None:
     assert data.evaluation.images.equal(whole.images[chosen])
 
 
-def test_the_control_gets_no_unlabelled_image() -> None:
+def test_the_control_gets_no_unlabeled_image() -> None:
     batch = batches("supervised").at(0)
     assert list(batch.inputs) == ["x_weak"]
     assert len(batch.indices) == 0

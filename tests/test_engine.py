@@ -20,12 +20,12 @@ from torch import nn
 from muscle_zoo import InputError, TrainingError, get_recipe
 from muscle_zoo.backbones.cnn4 import cnn4
 from muscle_zoo.cli import main
-from muscle_zoo.data import Batches, Source
+from muscle_zoo.data import Batches, DataConfig
 from muscle_zoo.engine import fit as engine
 from muscle_zoo.engine import trainer
 from muscle_zoo.engine.build import Data, build_model, build_optimizer, prepare_data
 from muscle_zoo.engine.fit import fit
-from muscle_zoo.engine.options import Options, Trained
+from muscle_zoo.engine.options import RunOptions, TrainResult
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_optimizer_state, load_state, optimizer_state, save_state
@@ -34,7 +34,7 @@ from muscle_zoo.methods import Batch, create_method, method_names
 from muscle_zoo.publishing.export import HALF_TOLERANCE, export_run
 from muscle_zoo.recipes import Recipe
 
-ON_CPU = Options(cpu=True, progress=False)
+ON_CPU = RunOptions(cpu=True, progress=False)
 SHORT = {"steps": 12, "eval_every": 6, "batch_size": 16, "mu": 2}
 
 
@@ -42,7 +42,7 @@ def short(method: str = "muscle_fixmatch", **overrides: Any) -> Recipe:
     return get_recipe(f"cnn4.{method}_digits_10", {**SHORT, **overrides})
 
 
-def run(recipe: Recipe, path: Path, options: Options = ON_CPU) -> tuple[RunFolder, Trained]:
+def run(recipe: Recipe, path: Path, options: RunOptions = ON_CPU) -> tuple[RunFolder, TrainResult]:
     folder = RunFolder(path)
     folder.check(recipe)
     return folder, fit(recipe, folder, options)
@@ -287,15 +287,15 @@ def test_guesses_are_compared_with_the_classes_that_are_known(tmp_path: Path, mo
     rows = {int(index): logits[i] for i, index in enumerate(batch.indices)}
 
     def predict(part: Batch, step: int) -> tuple[dict[str, torch.Tensor], Batch]:
-        unlabelled = torch.stack([rows[int(index)] for index in part.indices]).requires_grad_()
-        return {"x_weak": unlabelled[: len(part.labels)], "u_weak": unlabelled, "u_strong": unlabelled}, part
+        unlabeled = torch.stack([rows[int(index)] for index in part.indices]).requires_grad_()
+        return {"x_weak": unlabeled[: len(part.labels)], "u_weak": unlabeled, "u_strong": unlabeled}, part
 
     monkeypatch.setattr(made, "predict", predict)
-    terms, hits = made.step(0, batch, count_guesses=True)
+    terms, hits = made.step(0, batch, count_right=True)
     right, counted = int((sure & known & ~wrong).sum()), int((sure & known).sum())
     assert 0 < right < counted < int(sure.sum()) and hits.tolist() == [right, counted]
-    assert made.row(terms, hits)["guess_accuracy"] == round(right / counted, 6)
-    assert "guess_accuracy" not in made.row(terms, torch.zeros(2))
+    assert made.row(terms, hits)["pseudo_label_accuracy"] == round(right / counted, 6)
+    assert "pseudo_label_accuracy" not in made.row(terms, torch.zeros(2))
 
 
 def test_learning_rates() -> None:
@@ -312,10 +312,10 @@ def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: 
     recipe = short(method)
     seen, _ = run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe, source: Source | None) -> Data:
+    def permuted(name: Recipe, source: DataConfig | None) -> Data:
         data = prepare_data(name, source)
         hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
-        hidden[list(data.split.labelled)] = False
+        hidden[list(data.split.labeled)] = False
         labels = data.dataset.train.labels
         labels[hidden] = labels[hidden][torch.randperm(int(hidden.sum()))]
         return data

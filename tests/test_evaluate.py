@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
 
 from muscle_zoo import InputError
-from muscle_zoo.data import DataSetInfo, LabelledImages, dataset_info
-from muscle_zoo.engine.evaluate import ECE_BINS, Metrics, count, evaluate, summarise
+from muscle_zoo.data import DataSetInfo, LabeledImages, dataset_info
+from muscle_zoo.engine.evaluate import ECE_BINS, Metrics, count, evaluate, summarize
 
 
 def example(n: int = 500, classes: int = 10, sharpness: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -21,7 +21,7 @@ def example(n: int = 500, classes: int = 10, sharpness: float = 2.0) -> tuple[Te
 @pytest.mark.parametrize("sharpness", [0.1, 2.0, 8.0])
 def test_metrics_against_torchmetrics(classes: int, sharpness: float) -> None:
     logits, labels = example(classes=classes, sharpness=sharpness)
-    metrics = summarise(count(logits, labels))
+    metrics = summarize(count(logits, labels))
     probabilities = logits.double().softmax(dim=1)
     assert metrics.top1 == pytest.approx(multiclass_accuracy(logits, labels, classes, average="micro").item(), abs=1e-6)
     top5 = multiclass_accuracy(logits, labels, classes, average="micro", top_k=min(5, classes)).item()
@@ -37,12 +37,12 @@ def test_metrics_against_torchmetrics(classes: int, sharpness: float) -> None:
 def test_calibration_by_hand() -> None:
     """Two images at confidence 0.9, one right: |0.9 - 0.5|; one at 0.6, right: |0.6 - 1|."""
     p = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.6, 0.4]], dtype=torch.float64)
-    metrics = summarise(count(p.log(), torch.tensor([0, 1, 0])))
+    metrics = summarize(count(p.log(), torch.tensor([0, 1, 0])))
     assert metrics.ece == pytest.approx((2 * 0.4 + 0.4) / 3)
 
 
 def test_a_class_without_images() -> None:
-    assert summarise(count(torch.eye(3), torch.tensor([0, 0, 1]))).per_class == [0.5, 0.0, None]
+    assert summarize(count(torch.eye(3), torch.tensor([0, 0, 1]))).per_class == [0.5, 0.0, None]
 
 
 class Linear(nn.Module):
@@ -56,10 +56,10 @@ class Linear(nn.Module):
         return self.dropout(self.layer(x.flatten(1)))
 
 
-def images(n: int = 101) -> LabelledImages:
+def images(n: int = 101) -> LabeledImages:
     generator = torch.Generator().manual_seed(1)
     pixels = torch.randint(0, 256, (n, 1, 8, 8), generator=generator, dtype=torch.uint8)
-    return LabelledImages(pixels, torch.randint(10, (n,), generator=generator))
+    return LabeledImages(pixels, torch.randint(10, (n,), generator=generator))
 
 
 def close(a: Metrics, b: Metrics) -> bool:
@@ -74,7 +74,7 @@ def test_batches_and_processes_add_up() -> None:
     shares: list[Tensor] = []
     for rank in range(3):
         evaluate(model, data, info, rank=rank, world_size=3, reduce=lambda c: shares.append(c) or c)
-    assert close(summarise(sum(shares)), whole)
+    assert close(summarize(sum(shares)), whole)
 
 
 def test_large_images_are_taken_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +88,7 @@ def test_large_images_are_taken_fewer_at_a_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_fewer_images_than_processes_are_refused_by_every_process() -> None:
-    few = LabelledImages(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
+    few = LabeledImages(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     for rank in range(2):
         with pytest.raises(InputError, match=r"1 images to evaluate are fewer than processes \(2\)"):
             evaluate(Linear(), few, dataset_info("digits"), rank=rank, world_size=2)

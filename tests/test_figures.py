@@ -82,7 +82,7 @@ def test_the_gains_of_the_zoo_stand_in_the_middle_of_their_intervals(saved: list
 
 def test_the_curves_of_a_run_are_its_log(saved: list[Figure], tmp_path: Path) -> None:
     terms = {"lr": 0.03, "cross_entropy": 2.0, "pseudo_label": 0.25, "mask": 0.5, "mi": 1.5, "mi_weight": 0.1}
-    rows = [{"step": step, "loss": 2.1, **terms, "guess_accuracy": 0.75} for step in (1, 2)]
+    rows = [{"step": step, "loss": 2.1, **terms, "pseudo_label_accuracy": 0.75} for step in (1, 2)]
     rows.append({"step": 2, "top1_raw": 0.5, "top1_ema": 0.625, "nll_ema": 1.0})
     plot_curves(rows, get_recipe("cnn4.muscle_fixmatch_digits_10"), 10, tmp_path / "x.png")
     (figure,) = saved
@@ -97,6 +97,6 @@ def test_the_curves_of_a_run_are_its_log(saved: list[Figure], tmp_path: Path) ->
         "learning rate": 0.03,
         "mutual information of the views": 1.5,
         "its maximum, ln 10": pytest.approx(math.log(10)),
-        "guesses used": 50.0,
+        "pseudo-labels used": 50.0,
         "of these right": 75.0,
     }

@@ -53,21 +53,21 @@ with torch.no_grad():
 
 @pytest.mark.parametrize("name", [*STOCK[:1], "cnn4.muscle_digits_10"])
 def test_the_transform_makes_the_channels_that_a_model_takes(name: str) -> None:
-    grey = muscle_zoo.create_model(name, pretrained=True).eval()
-    coloured = muscle_zoo.create_model(name, pretrained=True, in_chans=3).eval()
+    gray = muscle_zoo.create_model(name, pretrained=True).eval()
+    colored = muscle_zoo.create_model(name, pretrained=True, in_chans=3).eval()
     picture = Image.fromarray(
-        np.random.default_rng(0).integers(0, 256, grey.pretrained_cfg["input_size"][1:], np.uint8)
+        np.random.default_rng(0).integers(0, 256, gray.pretrained_cfg["input_size"][1:], np.uint8)
     )
-    images = [muscle_zoo.create_transform(model)(picture) for model in (grey, coloured)]
+    images = [muscle_zoo.create_transform(model)(picture) for model in (gray, colored)]
     assert [image.shape[0] for image in images] == [1, 3]
     with torch.no_grad():
-        wanted, found = (model(image[None]) for model, image in zip((grey, coloured), images, strict=True))
-    assert torch.allclose(found, wanted, atol=0.05)  # three times a third of the grey weights, in float16
+        wanted, found = (model(image[None]) for model, image in zip((gray, colored), images, strict=True))
+    assert torch.allclose(found, wanted, atol=0.05)  # three times a third of the gray weights, in float16
     features = muscle_zoo.create_model(name, pretrained=True, features_only=True, in_chans=3)
     assert torch.equal(muscle_zoo.create_transform(features)(picture), images[1])
 
 
-def test_an_rgb_model_made_grey() -> None:
+def test_an_rgb_model_made_gray() -> None:
     model = muscle_zoo.create_model("wrn_16_2.muscle_cifar10_jpeg_250", in_chans=1)
     picture = Image.new("RGB", (32, 32), (10, 200, 30))
     assert muscle_zoo.create_transform(model)(picture).shape == (1, 32, 32)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from muscle_zoo import InputError
-from muscle_zoo.data import Source, load_dataset
+from muscle_zoo.data import DataConfig, load_dataset
 from muscle_zoo.data.folder import list_folder, survey
 
 Listed = list[tuple[str, str | None]]
@@ -49,7 +49,7 @@ def listed(root: Path) -> tuple[Listed, Listed]:
 
 def refusal(root: Path | None, image_size: int = 0) -> str:
     with pytest.raises(InputError) as caught:
-        load_dataset("folder", Source(root=root, stream=True), image_size)
+        load_dataset("folder", DataConfig(root=root, stream=True), image_size)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -63,23 +63,23 @@ def no_warning() -> Iterator[None]:
 
 LAYOUTS: dict[str, tuple[Listed, Listed]] = {
     # What is to be found, in canonical order; the files are made in another.
-    "labelled and the rest": (
+    "labeled and the rest": (
         [
-            ("labelled/Ant/2.png", "Ant"),
-            ("labelled/bee/10.png", "bee"),
-            ("labelled/bee/2.png", "bee"),
-            ("labelled/bee/more/1.png", "bee"),
-            ("labelled/cat/1.png", "cat"),
-            ("unlabelled/0.png", None),
-            ("unlabelled/deep/er/1.png", None),
-            ("unlabelled/z.png", None),
+            ("labeled/Ant/2.png", "Ant"),
+            ("labeled/bee/10.png", "bee"),
+            ("labeled/bee/2.png", "bee"),
+            ("labeled/bee/more/1.png", "bee"),
+            ("labeled/cat/1.png", "cat"),
+            ("unlabeled/0.png", None),
+            ("unlabeled/deep/er/1.png", None),
+            ("unlabeled/z.png", None),
         ],
         [("test/bee/1.png", "bee"), ("test/cat/0.png", "cat"), ("test/cat/1.png", "cat")],
     ),
-    "labelled alone": ([("labelled/a/1.png", "a"), ("labelled/b/1.png", "b")], []),
+    "labeled alone": ([("labeled/a/1.png", "a"), ("labeled/b/1.png", "b")], []),
     "train and val": ([("train/a/1.png", "a"), ("train/b/1.png", "b")], [("val/a/1.png", "a"), ("val/b/2.png", "b")]),
     "train and test": ([("train/a/1.png", "a"), ("train/b/1.png", "b")], [("test/b/1.png", "b")]),
-    "train and unlabelled": ([("train/a/1.png", "a"), ("train/b/1.png", "b"), ("unlabelled/1.png", None)], []),
+    "train and unlabeled": ([("train/a/1.png", "a"), ("train/b/1.png", "b"), ("unlabeled/1.png", None)], []),
     "classes": ([("cat/1.png", "cat"), ("cat/2/1.png", "cat"), ("dog with hat/1.png", "dog with hat")], []),
 }
 
@@ -90,7 +90,7 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
     put(tmp_path, *(name for name, _ in reversed(train + test)))
     assert listed(tmp_path) == (train, test)
     for stream in (False, True):
-        data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        data = load_dataset("folder", DataConfig(root=tmp_path, stream=stream))
         assert data.info.class_names == tuple(sorted({label for _, label in train if label}))
         assert data.info.input_size == (3, 8, 8)
         assert (data.info.train_size, data.info.test_size) == (len(train), len(test))
@@ -102,13 +102,13 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
 
 def test_what_is_no_picture_does_not_count(tmp_path: Path) -> None:
     seen = ["A.JPG", "b.Jpeg", "c.png", "d.BMP", "e.gif", "f.tif", "g.TIFF", "h.webp", "i.ppm"]
-    put(tmp_path, *(f"labelled/cat/{name}" for name in seen), "labelled/dog/1.png", "unlabelled/1.png")
-    put(tmp_path, "labelled/cat/.hidden.png", "labelled/cat/.trash/1.png", "labelled/.git/1.png", "unlabelled/.x/1.png")
-    for name in ("labelled/cat/Thumbs.db", "labelled/dog/.DS_Store", "labelled/notes.txt", "unlabelled/jpg", "read.me"):
+    put(tmp_path, *(f"labeled/cat/{name}" for name in seen), "labeled/dog/1.png", "unlabeled/1.png")
+    put(tmp_path, "labeled/cat/.hidden.png", "labeled/cat/.trash/1.png", "labeled/.git/1.png", "unlabeled/.x/1.png")
+    for name in ("labeled/cat/Thumbs.db", "labeled/dog/.DS_Store", "labeled/notes.txt", "unlabeled/jpg", "read.me"):
         write(tmp_path / name, "no picture")
     train, test = listed(tmp_path)
-    assert [name for name, label in train if label == "cat"] == [f"labelled/cat/{name}" for name in seen]
-    assert train[len(seen) :] == [("labelled/dog/1.png", "dog"), ("unlabelled/1.png", None)]
+    assert [name for name, label in train if label == "cat"] == [f"labeled/cat/{name}" for name in seen]
+    assert train[len(seen) :] == [("labeled/dog/1.png", "dog"), ("unlabeled/1.png", None)]
     assert test == []
 
 
@@ -133,23 +133,23 @@ def test_a_link_to_nothing_is_a_picture_that_cannot_be_read(tmp_path: Path) -> N
     root = put(tmp_path, *(f"a/{number}.png" for number in range(100)), "b/1.png")
     (root / "a/z.png").symlink_to(tmp_path / "gone.png")
     with pytest.warns(UserWarning, match=r"1 of 102 pictures .* left out: a/z\.png"):
-        assert len(load_dataset("folder", Source(root=root, stream=True)).train) == 101
+        assert len(load_dataset("folder", DataConfig(root=root, stream=True)).train) == 101
 
 
 def test_the_root_may_begin_with_a_tilde_and_be_a_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     put(tmp_path / "mine", "a/1.png", "b/1.png")
     write(tmp_path / "mine/list.CSV", "path,label\na/1.png,x\nb/1.png,y\n")
-    assert load_dataset("folder", Source(root=Path("~/mine"), stream=True)).info.class_names == ("a", "b")
-    assert load_dataset("folder", Source(root="~/mine/list.CSV", stream=True)).info.class_names == ("x", "y")  # type: ignore[arg-type]
+    assert load_dataset("folder", DataConfig(root=Path("~/mine"), stream=True)).info.class_names == ("a", "b")
+    assert load_dataset("folder", DataConfig(root="~/mine/list.CSV", stream=True)).info.class_names == ("x", "y")  # type: ignore[arg-type]
 
 
 def test_width_and_height(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/1.png", size=(12, 9))
     for stream in (False, True):
-        data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        data = load_dataset("folder", DataConfig(root=tmp_path, stream=stream))
         assert data.info.input_size == (3, 9, 12)
-    assert load_dataset("folder", Source(root=tmp_path, stream=True), image_size=16).info.input_size == (3, 16, 16)
+    assert load_dataset("folder", DataConfig(root=tmp_path, stream=True), image_size=16).info.input_size == (3, 16, 16)
     put(tmp_path, "b/2.png", size=(9, 12))
     assert survey(tmp_path, ["a/1.png", "b/1.png", "b/2.png"]).sizes == {(12, 9): 2, (9, 12): 1}
     text = refusal(tmp_path)
@@ -181,7 +181,7 @@ CSVS = {
 def test_csv(pictures: Path, name: str) -> None:
     path = write(pictures / "list.csv", CSVS[name])
     assert listed(path) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dog"), ("1.png", None)], [])
-    data = load_dataset("folder", Source(root=path, stream=True))
+    data = load_dataset("folder", DataConfig(root=path, stream=True))
     assert data.info.class_names == ("cat", "dog") and data.train.labels.tolist() == [0, 0, 1, -1]
 
 
@@ -195,7 +195,7 @@ def test_csv_with_test_pictures(pictures: Path) -> None:
 def test_csv_paths_are_relative_to_its_folder(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(pictures / "in/list.csv", f"path,label\n3.png,a\n../1.png,b\n{pictures / '2.png'},b\n")
     monkeypatch.chdir(pictures)
-    train = load_dataset("folder", Source(root=Path("in/list.csv"), stream=False, workers=0), image_size=8).train
+    train = load_dataset("folder", DataConfig(root=Path("in/list.csv"), stream=False, workers=0), image_size=8).train
     names = dict(zip(train.names, train.labels.tolist(), strict=True))
     assert names == {"3.png": 0, "../1.png": 1, str(pictures / "2.png"): 1}
     original = np.asarray(Image.open(pictures / "1.png"))
@@ -251,28 +251,28 @@ def test_no_folder(tmp_path: Path) -> None:
         (write(tmp_path / "note.txt", "x"), "is a file, not a folder"),
     ):
         text = refusal(root)
-        assert f"--data {root} {what}; it must hold labelled/CLASS/" in text
+        assert f"--data {root} {what}; it must hold labeled/CLASS/" in text
 
 
 WRONG_FOLDERS = {
     "no classes": (["1.png"], ["no folder of a class with pictures", "two or more are needed"]),
     "one class": (["cat/1.png"], ["one class only ('cat')", "two or more are needed"]),
-    "one class labelled": (["labelled/cat/1.png", "unlabelled/1.png"], ["one class only ('cat')"]),
-    "labelled without classes": (["labelled/1.png", "unlabelled/1.png"], ["no folder of a class with pictures"]),
-    "an empty class": (["labelled/a/1.png", "labelled/b/1.txt"], ["labelled/b holds no pictures", "fill it or delete"]),
+    "one class labeled": (["labeled/cat/1.png", "unlabeled/1.png"], ["one class only ('cat')"]),
+    "labeled without classes": (["labeled/1.png", "unlabeled/1.png"], ["no folder of a class with pictures"]),
+    "an empty class": (["labeled/a/1.png", "labeled/b/1.txt"], ["labeled/b holds no pictures", "fill it or delete"]),
     "a hidden picture only": (["a/1.png", "b/.1.png"], ["b holds no pictures"]),
     "an empty test class": (["train/a/1.png", "train/b/1.png", "val/b/1.txt"], ["val/b holds no pictures"]),
     "an unknown class": (
-        ["labelled/cat/1.png", "labelled/dog/1.png", "test/cta/1.png"],
+        ["labeled/cat/1.png", "labeled/dog/1.png", "test/cta/1.png"],
         ["test: 'cta' is not a class of", "did you mean 'cat'?"],
     ),
     "an unknown class, nothing near": (
-        ["labelled/cat/1.png", "labelled/dog/1.png", "test/zebra/1.png"],
+        ["labeled/cat/1.png", "labeled/dog/1.png", "test/zebra/1.png"],
         ["test: 'zebra' is not a class of", "known: cat, dog"],
     ),
-    "unlabelled alone": (["unlabelled/1.png", "cat/1.png", "dog/1.png"], ["has unlabelled/ and no labelled/"]),
-    "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labelled/", "it must hold labelled/CLASS/"]),
-    "val alone": (["val/a/1.png", "val/b/1.png"], ["has val/ and no labelled/"]),
+    "unlabeled alone": (["unlabeled/1.png", "cat/1.png", "dog/1.png"], ["has unlabeled/ and no labeled/"]),
+    "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labeled/", "it must hold labeled/CLASS/"]),
+    "val alone": (["val/a/1.png", "val/b/1.png"], ["has val/ and no labeled/"]),
 }
 
 
@@ -314,7 +314,7 @@ def test_pictures_of_a_size_that_is_none(tmp_path: Path, size: tuple[int, int]) 
     put(tmp_path, "a/1.png", "b/1.png", size=size)
     text = refusal(tmp_path)
     assert "image_size=0" in text and f"{size[0]}x{size[1]}" in text and "image_size=8 to 512" in text
-    assert load_dataset("folder", Source(root=tmp_path, stream=True), image_size=8).info.input_size == (3, 8, 8)
+    assert load_dataset("folder", DataConfig(root=tmp_path, stream=True), image_size=8).info.input_size == (3, 8, 8)
 
 
 @pytest.mark.parametrize("image_size", [-1, 1, 7, 513])
@@ -350,19 +350,19 @@ def copy_to(root: Path, one: str, other: str) -> None:
     shutil.copyfile(root / one, root / other)
 
 
-def test_the_same_picture_in_labelled_and_test(tmp_path: Path) -> None:
+def test_the_same_picture_in_labeled_and_test(tmp_path: Path) -> None:
     # BMP: all files are equally long, so that their content decides.
-    names = [f"{part}/{label}/{i}.bmp" for part in ("labelled", "test") for label in ("a", "b") for i in (1, 2, 3)]
-    put(tmp_path, *names, "unlabelled/1.bmp")
-    copy_to(tmp_path, "unlabelled/1.bmp", "test/a/9.bmp")  # without a label: no harm to the accuracy
-    copy_to(tmp_path, "labelled/a/1.bmp", "labelled/a/9.bmp")
+    names = [f"{part}/{label}/{i}.bmp" for part in ("labeled", "test") for label in ("a", "b") for i in (1, 2, 3)]
+    put(tmp_path, *names, "unlabeled/1.bmp")
+    copy_to(tmp_path, "unlabeled/1.bmp", "test/a/9.bmp")  # without a label: no harm to the accuracy
+    copy_to(tmp_path, "labeled/a/1.bmp", "labeled/a/9.bmp")
     with no_warning():
         list_folder(tmp_path)
-    copy_to(tmp_path, "labelled/a/2.bmp", "test/b/x.bmp")  # in another class even
-    with pytest.warns(UserWarning, match=r"^1 test .* the first is test/b/x\.bmp = labelled/a/2\.bmp; accuracy"):
+    copy_to(tmp_path, "labeled/a/2.bmp", "test/b/x.bmp")  # in another class even
+    with pytest.warns(UserWarning, match=r"^1 test .* the first is test/b/x\.bmp = labeled/a/2\.bmp; accuracy"):
         list_folder(tmp_path)
-    copy_to(tmp_path, "labelled/a/1.bmp", "test/b/y.bmp")  # of two equal ones
-    with pytest.warns(UserWarning, match=r"^2 test .* the first is test/b/x\.bmp = labelled/a/2\.bmp; accuracy"):
+    copy_to(tmp_path, "labeled/a/1.bmp", "test/b/y.bmp")  # of two equal ones
+    with pytest.warns(UserWarning, match=r"^2 test .* the first is test/b/x\.bmp = labeled/a/2\.bmp; accuracy"):
         list_folder(tmp_path)
 
 
@@ -384,15 +384,15 @@ def test_parts_may_have_american_names_and_capitals(tmp_path: Path) -> None:
 
 
 def test_what_would_be_lost_in_silence_is_said(tmp_path: Path) -> None:
-    put(tmp_path, "labelled/a/1.png", "labelled/b/1.png", "labelled/loose.png")
-    with pytest.warns(UserWarning, match=r"1 pictures lie directly in .*labelled \(loose.png, ...\)"):
+    put(tmp_path, "labeled/a/1.png", "labeled/b/1.png", "labeled/loose.png")
+    with pytest.warns(UserWarning, match=r"1 pictures lie directly in .*labeled \(loose.png, ...\)"):
         assert len(list_folder(tmp_path).train) == 2
-    write(tmp_path / "l.csv", "path,label,splt\nlabelled/a/1.png,a,test\nlabelled/b/1.png,b,\n")
+    write(tmp_path / "l.csv", "path,label,splt\nlabeled/a/1.png,a,test\nlabeled/b/1.png,b,\n")
     with pytest.warns(UserWarning, match="columns splt are not used"):
         list_folder(tmp_path / "l.csv")
 
 
 def test_a_link_that_leads_back_is_followed_once(tmp_path: Path) -> None:
-    put(tmp_path, "labelled/a/1.png", "labelled/b/1.png", "unlabelled/x.png")
-    (tmp_path / "unlabelled" / "back").symlink_to(tmp_path / "unlabelled")
+    put(tmp_path, "labeled/a/1.png", "labeled/b/1.png", "unlabeled/x.png")
+    (tmp_path / "unlabeled" / "back").symlink_to(tmp_path / "unlabeled")
     assert len(list_folder(tmp_path).train) == 3

@@ -53,7 +53,7 @@ def load(card: Path) -> torch.nn.Module:
 
 
 FIELDS = [
-    ("pretrained_cfg.colour", "blue", "unknown field 'colour'"),
+    ("pretrained_cfg.color", "blue", "unknown field 'color'"),
     ("pretrained_cfg.\x1b[2J", 1, "unknown field"),
     ("pretrained_cfg.num_classes", "ten", "pretrained_cfg.num_classes='ten'"),
     ("num_classes", 10**12, "num_classes=1000000000000"),
@@ -114,7 +114,7 @@ def test_every_field_of_timms_is_known() -> None:
 def test_what_is_not_asked_for_is_ignored(card: Path) -> None:
     for source in config._WEIGHT_SOURCES:
         change(card, f"pretrained_cfg.{source}", "/etc/passwd")
-    for path, value in (("colour", {"deep": [1]}), ("auto_map", "evil.py"), ("model_args", None), ("muscle_zoo", None)):
+    for path, value in (("color", {"deep": [1]}), ("auto_map", "evil.py"), ("model_args", None), ("muscle_zoo", None)):
         change(card, path, value)
     model = load(card)
     assert model.pretrained_cfg["file"] == str(card / WEIGHTS) and not model.pretrained_cfg["custom_load"]
@@ -296,7 +296,7 @@ def test_eval_opens_no_file_that_a_recipe_names(card: Path, monkeypatch: pytest.
     change(card, "muscle_zoo.recipe.dataset", "digits")
     good = (card / CONFIG).read_text()
     many = "1+" + "9" * 5000
-    for path, value in (("steps", 1e9), ("arch", "x" * 10**5), ("classes", many), ("seed", None), ("colour", "blue")):
+    for path, value in (("steps", 1e9), ("arch", "x" * 10**5), ("classes", many), ("seed", None), ("color", "blue")):
         (card / CONFIG).write_text(good)
         change(card, f"muscle_zoo.recipe.{path}", value)
         assert "muscle_zoo block of config.json is damaged" in refusal(lambda: evaluate_target(str(card)))

@@ -20,7 +20,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from muscle_zoo import InputError
-from muscle_zoo.data import DataSet, ImageFiles, LabelledImages, Source, load_dataset, restrict
+from muscle_zoo.data import DataConfig, DataSet, ImageFiles, LabeledImages, load_dataset, restrict
 from muscle_zoo.data.folder import Survey, survey
 from muscle_zoo.data.images import UNKNOWN, report_unreadable, to_image
 from muscle_zoo.errors import TrainingError
@@ -29,11 +29,11 @@ Array = NDArray[Any]
 
 # 8 high and 10 wide, so that width and height cannot be mistaken; smooth, so that JPEG keeps the values.
 GREY = np.add.outer(np.arange(8) * 29, np.arange(10) * 5).astype(np.uint8)
-COLOUR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+COLOR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
 ALPHA = (np.arange(80).reshape(8, 10) * 37 % 256).astype(np.uint8)
 INDEX = (np.arange(80).reshape(8, 10) % 16).astype(np.uint8)
 PALETTE = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
-CMYK = np.dstack([COLOUR // 2, GREY // 3])
+CMYK = np.dstack([COLOR // 2, GREY // 3])
 CMYK_AS_RGB = (255.0 - CMYK[..., :3]) * (255.0 - CMYK[..., 3:]) / 255
 DEEP = GREY.astype(np.uint16) * 256 + ALPHA // 2
 
@@ -44,7 +44,7 @@ def in_palette() -> Image.Image:
     return picture
 
 
-def grey_as_rgb(values: Array) -> Array:
+def gray_as_rgb(values: Array) -> Array:
     return np.repeat(values[..., None], 3, axis=2)
 
 
@@ -71,12 +71,12 @@ def decoded(path: Path, *input_size: int) -> Array:
 
 
 KINDS: dict[str, tuple[str, Image.Image, Array, float, bool, dict[str, Any]]] = {
-    # name: suffix, picture, its values as RGB, tolerance, is it grey, options
-    "grey": ("png", Image.fromarray(GREY), grey_as_rgb(GREY), 0, True, {}),
-    "grey with transparency": ("png", Image.fromarray(np.dstack([GREY, ALPHA])), grey_as_rgb(GREY), 0, True, {}),
-    "one bit": ("png", Image.fromarray(INDEX % 3 > 0), grey_as_rgb((INDEX % 3 > 0) * 255), 0, True, {}),
+    # name: suffix, picture, its values as RGB, tolerance, is it gray, options
+    "gray": ("png", Image.fromarray(GREY), gray_as_rgb(GREY), 0, True, {}),
+    "gray with transparency": ("png", Image.fromarray(np.dstack([GREY, ALPHA])), gray_as_rgb(GREY), 0, True, {}),
+    "one bit": ("png", Image.fromarray(INDEX % 3 > 0), gray_as_rgb((INDEX % 3 > 0) * 255), 0, True, {}),
     "palette": ("png", in_palette(), PALETTE[INDEX], 0, False, {}),
-    "palette, one colour transparent": ("png", in_palette(), PALETTE[INDEX], 0, False, {"transparency": 3}),
+    "palette, one color transparent": ("png", in_palette(), PALETTE[INDEX], 0, False, {"transparency": 3}),
     "palette, shades of transparent": (
         "png",
         in_palette(),
@@ -85,32 +85,32 @@ KINDS: dict[str, tuple[str, Image.Image, Array, float, bool, dict[str, Any]]] = 
         False,
         {"transparency": bytes(range(16))},
     ),
-    "colour": ("png", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
-    "colour with transparency": ("png", Image.fromarray(np.dstack([COLOUR, ALPHA])), COLOUR, 0, False, {}),
-    "16 bits": ("png", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
-    "16 bits TIFF": ("tif", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
-    "16 bits PGM": ("pgm", Image.fromarray(DEEP), grey_as_rgb(GREY), 0, True, {}),
-    "32 bits TIFF": ("tif", Image.fromarray(DEEP.astype(np.int32)), grey_as_rgb(GREY), 0, True, {}),
-    "JPEG": ("jpg", Image.fromarray(COLOUR), COLOUR, 6, False, {"quality": 100, "subsampling": 0}),
-    "grey JPEG": ("jpg", Image.fromarray(GREY), grey_as_rgb(GREY), 3, True, {"quality": 100}),
+    "color": ("png", Image.fromarray(COLOR), COLOR, 0, False, {}),
+    "color with transparency": ("png", Image.fromarray(np.dstack([COLOR, ALPHA])), COLOR, 0, False, {}),
+    "16 bits": ("png", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
+    "16 bits TIFF": ("tif", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
+    "16 bits PGM": ("pgm", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
+    "32 bits TIFF": ("tif", Image.fromarray(DEEP.astype(np.int32)), gray_as_rgb(GREY), 0, True, {}),
+    "JPEG": ("jpg", Image.fromarray(COLOR), COLOR, 6, False, {"quality": 100, "subsampling": 0}),
+    "gray JPEG": ("jpg", Image.fromarray(GREY), gray_as_rgb(GREY), 3, True, {"quality": 100}),
     "CMYK JPEG": ("jpg", Image.frombytes("CMYK", (10, 8), CMYK.tobytes()), CMYK_AS_RGB, 4, False, {"quality": 100}),
     "GIF": ("gif", in_palette(), PALETTE[INDEX], 0, False, {}),
     "GIF with transparency": ("gif", in_palette(), PALETTE[INDEX], 0, False, {"transparency": 3}),
-    "WEBP": ("webp", Image.fromarray(COLOUR), COLOUR, 0, False, {"lossless": True}),
-    "BMP": ("bmp", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
-    "TIFF": ("tif", Image.fromarray(COLOUR), COLOUR, 0, False, {"compression": "tiff_lzw"}),
-    "PPM": ("ppm", Image.fromarray(COLOUR), COLOUR, 0, False, {}),
+    "WEBP": ("webp", Image.fromarray(COLOR), COLOR, 0, False, {"lossless": True}),
+    "BMP": ("bmp", Image.fromarray(COLOR), COLOR, 0, False, {}),
+    "TIFF": ("tif", Image.fromarray(COLOR), COLOR, 0, False, {"compression": "tiff_lzw"}),
+    "PPM": ("ppm", Image.fromarray(COLOR), COLOR, 0, False, {}),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_picture_is_decoded(tmp_path: Path, kind: str) -> None:
-    suffix, picture, values, tolerance, is_grey, options = KINDS[kind]
+    suffix, picture, values, tolerance, is_gray, options = KINDS[kind]
     path = tmp_path / f"picture.{suffix}"
     picture.save(path, **options)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow warns about palettes with several transparent colours
-        assert survey(tmp_path, [path.name]) == Survey(Counter({(10, 8): 1}), int(is_grey), {})
+        warnings.simplefilter("error")  # Pillow warns about palettes with several transparent colors
+        assert survey(tmp_path, [path.name]) == Survey(Counter({(10, 8): 1}), int(is_gray), {})
         assert np.abs(decoded(path, 3, 8, 10) - values).max() <= tolerance
         assert np.abs(decoded(path, 1, 8, 10)[..., 0] - luma(values)).max() <= tolerance + 1
 
@@ -133,9 +133,9 @@ def test_a_picture_on_its_side_is_put_upright(tmp_path: Path, suffix: str, orien
     options = {"jpg": {"quality": 100, "subsampling": 0}, "webp": {"lossless": True}}.get(suffix, {})
     for label in "ab":
         (tmp_path / label).mkdir()
-        Image.fromarray(COLOUR).save(tmp_path / label / f"1.{suffix}", exif=exif(orientation), **options)
-    upright = UPRIGHT[orientation](COLOUR).astype(float)
-    data = load_dataset("folder", Source(root=tmp_path, stream=True))
+        Image.fromarray(COLOR).save(tmp_path / label / f"1.{suffix}", exif=exif(orientation), **options)
+    upright = UPRIGHT[orientation](COLOR).astype(float)
+    data = load_dataset("folder", DataConfig(root=tmp_path, stream=True))
     assert data.info.input_size == (3, *upright.shape[:2])
     image = next(iter(data.train.batches([torch.tensor([0])])))[0].permute(1, 2, 0).numpy()
     assert np.abs(image - upright).max() <= (6 if suffix == "jpg" else 0)
@@ -166,9 +166,9 @@ def test_odd_exif_does_not_matter(tmp_path: Path, odd: str, stream: bool) -> Non
     tags, orientation = ODD_EXIF[odd]
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "1.jpg").write_bytes(jpeg(COLOUR, exif=tags))
-    upright = UPRIGHT[orientation](COLOUR).astype(float)
-    data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        (tmp_path / name / "1.jpg").write_bytes(jpeg(COLOR, exif=tags))
+    upright = UPRIGHT[orientation](COLOR).astype(float)
+    data = load_dataset("folder", DataConfig(root=tmp_path, stream=stream))
     assert data.info.input_size == (3, *upright.shape[:2])
     image = next(iter(data.train.batches([torch.tensor([1])])))[0]
     assert np.abs(image.permute(1, 2, 0).numpy() - upright).max() <= 6
@@ -181,15 +181,15 @@ def classes_of(root: Path, pictures: dict[str, Image.Image]) -> Path:
     return root
 
 
-def test_one_colour_picture_makes_a_set_colour(tmp_path: Path) -> None:
-    grey = {f"{label}/{kind}.png": KINDS[kind][1] for label in "ab" for kind in ("grey", "one bit", "16 bits")}
-    data = load_dataset("folder", Source(root=classes_of(tmp_path, grey)))
+def test_one_color_picture_makes_a_set_color(tmp_path: Path) -> None:
+    gray = {f"{label}/{kind}.png": KINDS[kind][1] for label in "ab" for kind in ("gray", "one bit", "16 bits")}
+    data = load_dataset("folder", DataConfig(root=classes_of(tmp_path, gray)))
     assert data.info.input_size == (1, 8, 10) and len(data.info.mean) == len(data.info.std) == 1
-    assert data.train.images[1, 0].numpy().tolist() == GREY.tolist()  # 16 bits, grey, one bit
-    data = load_dataset("folder", Source(root=classes_of(tmp_path, {"b/z.png": Image.fromarray(COLOUR)})))
+    assert data.train.images[1, 0].numpy().tolist() == GREY.tolist()  # 16 bits, gray, one bit
+    data = load_dataset("folder", DataConfig(root=classes_of(tmp_path, {"b/z.png": Image.fromarray(COLOR)})))
     assert data.info.input_size == (3, 8, 10) and len(data.info.mean) == len(data.info.std) == 3
-    assert data.train.images[1].permute(1, 2, 0).numpy().tolist() == grey_as_rgb(GREY).tolist()
-    assert data.train.images[-1].permute(1, 2, 0).numpy().tolist() == COLOUR.tolist()
+    assert data.train.images[1].permute(1, 2, 0).numpy().tolist() == gray_as_rgb(GREY).tolist()
+    assert data.train.images[-1].permute(1, 2, 0).numpy().tolist() == COLOR.tolist()
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -216,30 +216,30 @@ def test_an_image_is_what_timm_would_make_of_the_picture(size: tuple[int, int], 
 def test_sizes_from_8_to_512(tmp_path: Path, side: int) -> None:
     values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     classes_of(tmp_path, {f"{label}/1.bmp": Image.fromarray(values) for label in "ab"})
-    own = load_dataset("folder", Source(root=tmp_path))
+    own = load_dataset("folder", DataConfig(root=tmp_path))
     assert own.info.input_size == (3, side, side)
     assert own.train.images[0].permute(1, 2, 0).numpy().tolist() == values.tolist()
     classes_of(tmp_path, {"b/2.png": Image.fromarray(values[:5, :7])})
-    assert load_dataset("folder", Source(root=tmp_path), image_size=side).train.images.shape == (3, 3, side, side)
+    assert load_dataset("folder", DataConfig(root=tmp_path), image_size=side).train.images.shape == (3, 3, side, side)
 
 
 @pytest.fixture
 def motley(tmp_path: Path) -> Path:
     """Pictures of all kinds and several sizes, two classes, some without a label, some for testing."""
     for number, (suffix, picture, _, _, _, options) in enumerate(KINDS.values()):
-        place = ("labelled/a", "labelled/b", "unlabelled", "test/b")[number % 4]
+        place = ("labeled/a", "labeled/b", "unlabeled", "test/b")[number % 4]
         (tmp_path / place).mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / place / f"{number}.{suffix}", **options)
-    (tmp_path / "labelled/a/on its side.jpg").write_bytes(jpeg(COLOUR, exif=exif(6)))
+    (tmp_path / "labeled/a/on its side.jpg").write_bytes(jpeg(COLOR, exif=exif(6)))
     return tmp_path
 
 
 def both(root: Path, workers: int = 0, image_size: int = 12) -> tuple[DataSet, DataSet]:
     held, streamed = (
-        load_dataset("folder", Source(root=root, stream=stream, workers=workers), image_size)
+        load_dataset("folder", DataConfig(root=root, stream=stream, workers=workers), image_size)
         for stream in (False, True)
     )
-    assert isinstance(held.train, LabelledImages) and isinstance(streamed.train, ImageFiles)
+    assert isinstance(held.train, LabeledImages) and isinstance(streamed.train, ImageFiles)
     return held, streamed
 
 
@@ -289,7 +289,7 @@ def test_no_image_is_asked_for(motley: Path) -> None:
 
 
 def test_a_set_without_test_pictures(tmp_path: Path) -> None:
-    classes_of(tmp_path, {f"{label}/1.png": Image.fromarray(COLOUR) for label in "ab"})
+    classes_of(tmp_path, {f"{label}/1.png": Image.fromarray(COLOR) for label in "ab"})
     for data in both(tmp_path, image_size=0):
         assert (len(data.train), len(data.test), data.info.test_size) == (2, 0, 0)
 
@@ -298,19 +298,19 @@ def test_a_set_that_takes_more_than_half_of_the_free_memory_is_streamed(
     motley: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 22 * 3 * 12 * 12
-    cases = [("1", 2 * size, LabelledImages), ("1", 2 * size - 2, ImageFiles)]
-    cases += [("3", 6 * size, LabelledImages), ("3", 6 * size - 2, ImageFiles)]  # each process has a copy of its own
+    cases = [("1", 2 * size, LabeledImages), ("1", 2 * size - 2, ImageFiles)]
+    cases += [("3", 6 * size, LabeledImages), ("3", 6 * size - 2, ImageFiles)]  # each process has a copy of its own
     for processes, free, expected in cases:
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
-        data = load_dataset("folder", Source(root=motley), image_size=12)
+        data = load_dataset("folder", DataConfig(root=motley), image_size=12)
         assert isinstance(data.train, expected) and isinstance(data.test, expected)
 
 
 BAD = {
-    "labelled/a/050 cut.jpg": jpeg(COLOUR.repeat(3, 0))[:-40],
-    "labelled/b/000.jpg": b"",
-    "unlabelled/x/7.jpg": b"text\n",
+    "labeled/a/050 cut.jpg": jpeg(COLOR.repeat(3, 0))[:-40],
+    "labeled/b/000.jpg": b"",
+    "unlabeled/x/7.jpg": b"text\n",
 }
 
 
@@ -318,7 +318,7 @@ BAD = {
 def good(tmp_path: Path) -> Path:
     """300 pictures that say which they are: all pixels have the number that is their name."""
     for number in range(300):
-        path = tmp_path / ("labelled/a", "labelled/b", "unlabelled")[number // 100] / f"{number:03d}.bmp"
+        path = tmp_path / ("labeled/a", "labeled/b", "unlabeled")[number // 100] / f"{number:03d}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (9, 8), (number % 256, number // 256, 7)).save(path)
     return tmp_path
@@ -335,7 +335,7 @@ def test_a_few_bad_pictures_are_left_out(good: Path, stream: bool) -> None:
     for name, content in BAD.items():
         spoil(good, name, content)
     with pytest.warns(UserWarning, match=f"3 of 303 pictures in {re.escape(str(good))} cannot be read") as caught:
-        data = load_dataset("folder", Source(root=good, stream=stream))
+        data = load_dataset("folder", DataConfig(root=good, stream=stream))
     (text,) = (str(warning.message) for warning in caught)
     assert "\n" not in text and all(name in text for name in BAD)
     assert data.info.input_size == (3, 8, 9) and data.info.train_size == len(data.train) == 300
@@ -348,10 +348,10 @@ def test_a_few_bad_pictures_are_left_out(good: Path, stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_many_bad_pictures_are_refused(good: Path, stream: bool) -> None:
-    for name, content in {**BAD, "unlabelled/8.jpg": b"\xff\xd8\xff\xd9"}.items():
+    for name, content in {**BAD, "unlabeled/8.jpg": b"\xff\xd8\xff\xd9"}.items():
         spoil(good, name, content)
     with pytest.raises(InputError, match=r"4 of 304 pictures .* cannot be read.*replace or delete them") as caught:
-        load_dataset("folder", Source(root=good, stream=stream))
+        load_dataset("folder", DataConfig(root=good, stream=stream))
     text = str(caught.value)
     assert "050 cut.jpg" in text and "truncated" in text and "\n" not in text
 
@@ -370,8 +370,8 @@ def test_one_in_a_hundred_may_be_bad(tmp_path: Path) -> None:
 def test_a_jpeg_with_something_behind_its_end_is_good(tmp_path: Path, stream: bool) -> None:
     """Phones put films and notes there."""
     for name in ("a/1.jpg", "b/1.jpg"):
-        spoil(tmp_path, name, jpeg(COLOUR) + bytes(10_000))
-    data = load_dataset("folder", Source(root=tmp_path, stream=stream))
+        spoil(tmp_path, name, jpeg(COLOR) + bytes(10_000))
+    data = load_dataset("folder", DataConfig(root=tmp_path, stream=stream))
     assert data.info.input_size == (3, 8, 10) and len(data.train) == 2
 
 
@@ -382,10 +382,10 @@ def cut_png() -> bytes:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("content", [None, b"", b"text", jpeg(COLOUR)[:-40], cut_png()])
+@pytest.mark.parametrize("content", [None, b"", b"text", jpeg(COLOR)[:-40], cut_png()])
 def test_a_picture_that_goes_bad_later(good: Path, content: bytes | None, workers: int) -> None:
-    train = load_dataset("folder", Source(root=good, stream=True, workers=workers)).train
-    path = good / "labelled/b/123.bmp"
+    train = load_dataset("folder", DataConfig(root=good, stream=True, workers=workers)).train
+    path = good / "labeled/b/123.bmp"
     path.unlink() if content is None else path.write_bytes(content)
     positions = [torch.tensor([5]), torch.tensor([7, 123])]
     batches = train.batches(positions)

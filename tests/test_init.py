@@ -15,7 +15,7 @@ from torch import Tensor
 import muscle_zoo
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.checkpoints.card import CONFIG_FILE
-from muscle_zoo.data import Source, load_dataset
+from muscle_zoo.data import DataConfig, load_dataset
 from muscle_zoo.engine.build import build_model
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
@@ -137,7 +137,7 @@ def test_any_architecture_of_timms(
 )
 def test_a_size_that_an_architecture_does_not_take(arch: str, size: int, says: str, pictures: Path) -> None:
     recipe = get_recipe(f"{arch}.muscle_folder_4", {"image_size": size, "fold": "dev"})
-    dataset = load_dataset("folder", Source(root=pictures), image_size=size)
+    dataset = load_dataset("folder", DataConfig(root=pictures), image_size=size)
     if not says:
         assert build_model(recipe, dataset).training
         return

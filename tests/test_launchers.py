@@ -42,7 +42,7 @@ def test_launchers(processes: int, tmp_path: Path) -> None:
         "loss",
         "cross_entropy",
         "mi",
-        "guess_accuracy",
+        "pseudo_label_accuracy",
     ):  # the first step sees the same images with the same views and weights
         assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3, abs=2e-6), term
     # The last evaluation was of all images, not of one process's: the export is evaluated by one process alone.

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from muscle_zoo import InputError
 from muscle_zoo.losses import sharpen
-from muscle_zoo.methods import Batch, Setting, create_method
-from muscle_zoo.methods.base import linear, rising
+from muscle_zoo.methods import Batch, RunContext, create_method
+from muscle_zoo.methods.base import linear_rampup, sigmoid_rampup
 
 Arrays = dict[str, np.ndarray]
 Naive = Callable[[Arrays, Arrays], float]  # of the outputs, and of what stands where no gradient flows
 
-SETTING = Setting(steps=1000, images=50, num_classes=4)
+SETTING = RunContext(steps=1000, images=50, num_classes=4)
 STEPS = [(0, 0.0), (100, 0.5), (150, 0.75), (200, 1.0), (900, 1.0)]  # step, and how much of a ramp of 0.2 is over
 TOP = {t: 20.0 * math.exp(-5.0 * (1.0 - t) * (1.0 - t)) for _, t in STEPS}  # of a weight of 20
 LABELLED, UNLABELLED, CLASSES = 3, 7, 4
@@ -115,7 +115,7 @@ def test_mean_teacher_against_loops(step: int, t: float) -> None:
         target = softmax(teacher(views["u_teacher"]).numpy())
     assert list(prepared.inputs) == ["u_weak"] and len(views) == 2
     np.testing.assert_allclose(prepared.targets["teacher"].numpy(), target, atol=1e-9)
-    assert method.guess(outputs, prepared).classes.tolist() == [int(np.argmax(p)) for p in target]
+    assert method.pseudo_labels(outputs, prepared).classes.tolist() == [int(np.argmax(p)) for p in target]
     check(method, outputs, prepared, step, supervised_plus(batch.labels, TOP[t], apart_from(target)))
 
 
@@ -131,7 +131,7 @@ def test_temporal_ensembling_against_a_dictionary() -> None:
         naive = supervised_plus(batch.labels, TOP[t], apart_from(target, counts))
         terms = check(method, outputs, batch, step, naive, silent=() if seed else ("u_weak",))
         assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
-        classes, used = method.guess(outputs, batch)
+        classes, used = method.pseudo_labels(outputs, batch)
         assert used.tolist() == counts and classes[used].tolist() == [np.argmax(p) for p in target if p.any()]
         for i, z in zip(indices, softmax(outputs["u_weak"].detach().numpy()), strict=True):
             table[i] = 0.7 * table.get(i, np.zeros(CLASSES)) + 0.3 * z
@@ -143,10 +143,10 @@ def test_temporal_ensembling_against_a_dictionary() -> None:
 
 @pytest.mark.parametrize("name", ["pi_model", "temporal_ensembling", "mean_teacher"])
 def test_the_weight_is_the_papers_whatever_the_share_of_labels(name: str) -> None:
-    # Theirs is weight * labelled / images, against a sum over the labelled divided by all images of the batch.
-    setting = Setting(steps=1000, images=50, num_classes=CLASSES)
+    # Theirs is weight * labeled / images, against a sum over the labeled divided by all images of the batch.
+    context = RunContext(steps=1000, images=50, num_classes=CLASSES)
     outputs, batch = draw_outputs(name)
-    terms = create_method(name, {name: {"weight": 20.0}}, setting).loss(outputs, batch, 1000)
+    terms = create_method(name, {name: {"weight": 20.0}}, context).loss(outputs, batch, 1000)
     theirs = 2 / 50 * terms["cross_entropy"] + 20.0 * 2 / 50 * terms["consistency"]
     assert terms["consistency"] > 0.01 and terms["loss"].item() * 2 / 50 == pytest.approx(theirs.item())
 
@@ -243,8 +243,8 @@ def mixed(method: Any, seed: int, n_x: int, n_u: int) -> tuple[np.ndarray, np.nd
     assert list(prepared.inputs) == ["u_weak", "x_mixed", "u_mixed"]
     powers = [[((a + b) / 2) ** (1.0 / method.temperature) for a, b in zip(p, q, strict=True)] for p, q in pairs]
     guesses = [[power / sum(row) for power in row] for row in powers]
-    np.testing.assert_allclose(prepared.targets["guess"].numpy(), guesses, atol=1e-9)
-    assert method.guess({}, prepared).classes.tolist() == [np.argmax(guess) for guess in guesses]
+    np.testing.assert_allclose(prepared.targets["pseudo_labels"].numpy(), guesses, atol=1e-9)
+    assert method.pseudo_labels({}, prepared).classes.tolist() == [np.argmax(row) for row in guesses]
     own = np.array([[float(c == y) for c in range(CLASSES)] for y in labels] + guesses + guesses)
     assert len(prepared.inputs["x_mixed"]) == len(prepared.targets["x_mixed"]) == n_x
     images, targets = (torch.cat([part["x_mixed"], part["u_mixed"]]) for part in (prepared.inputs, prepared.targets))
@@ -283,7 +283,7 @@ def test_mixmatch_guesses_with_the_statistics_of_the_batch_and_leaves_no_trace()
         prepared = build("mixmatch").prepare(Batch(views, torch.arange(5) % 4, torch.arange(5)), model, None, 0)
         assert all(before[key].equal(value) for key, value in model.state_dict().items())
         both = model(torch.cat([views["u_clean"], views["u_clean_2"]])).softmax(dim=1)
-    torch.testing.assert_close(prepared.targets["guess"], sharpen((both[:5] + both[5:]) / 2, 0.5))
+    torch.testing.assert_close(prepared.targets["pseudo_labels"], sharpen((both[:5] + both[5:]) / 2, 0.5))
 
 
 @pytest.mark.parametrize("temperature", [0.5, 0.1, 0.001])
@@ -305,7 +305,7 @@ def test_uda_against_loops() -> None:
 
     terms = check(method, outputs, batch, 0, supervised_plus(batch.labels, 1.7, term), silent=("u_weak",))
     assert terms["mask"] == pytest.approx(sum(counted) / UNLABELLED)
-    classes, used = method.guess(outputs, batch)
+    classes, used = method.pseudo_labels(outputs, batch)
     assert used.tolist() == counted and classes.tolist() == weak.argmax(axis=1).tolist()
 
 
@@ -319,27 +319,27 @@ def test_freematch_against_loops() -> None:
             outputs["u_weak"][:, 0] += 1.5  # the classes differ
             outputs["u_strong"][:, 3] -= 9.0 * (step > 3)
         weak = softmax(outputs["u_weak"].detach().numpy())
-        guess = [int(np.argmax(q)) for q in weak]
+        pseudo_labels = [int(np.argmax(q)) for q in weak]
         tau = 0.6 * tau + 0.4 * sum(max(q) for q in weak) / UNLABELLED
         p = [0.6 * p[c] + 0.4 * sum(q[c] for q in weak) / UNLABELLED for c in range(CLASSES)]
-        histogram = [0.6 * histogram[c] + 0.4 * guess.count(c) / UNLABELLED for c in range(CLASSES)]
+        histogram = [0.6 * histogram[c] + 0.4 * pseudo_labels.count(c) / UNLABELLED for c in range(CLASSES)]
         thresholds = [tau * p[c] / max(p) for c in range(CLASSES)]
-        counted = [i for i, q in enumerate(weak) if max(q) >= thresholds[guess[i]]]
+        counted = [i for i, q in enumerate(weak) if max(q) >= thresholds[pseudo_labels[i]]]
         before = np.divide(p, histogram)
 
-        def term(live: Arrays, _: Arrays, of=counted, guess=guess, before=before) -> float:
+        def term(live: Arrays, _: Arrays, of=counted, pseudo_labels=pseudo_labels, before=before) -> float:
             strong = softmax(live["u_strong"])
-            unlabelled = -sum(math.log(strong[i][guess[i]]) for i in of) / UNLABELLED
+            unlabeled = -sum(math.log(strong[i][pseudo_labels[i]]) for i in of) / UNLABELLED
             classes = [int(np.argmax(strong[i])) for i in of]
             now = [sum(strong[i][c] for i in of if c in classes) / max(classes.count(c), 1) for c in range(CLASSES)]
             fairness = sum(before[c] / sum(before) * math.log(now[c] / sum(now) + 1e-12) for c in range(CLASSES))
-            return 1.7 * unlabelled + 0.9 * fairness  # -H(., .): eq. 11; absent classes and 1e-12: the authors' code
+            return 1.7 * unlabeled + 0.9 * fairness  # -H(., .): eq. 11; absent classes and 1e-12: the authors' code
 
         terms = check(method, outputs, batch, step, supervised_plus(batch.labels, 1.0, term), silent=("u_weak",))
         assert terms["mask"] == pytest.approx(len(counted) / UNLABELLED)
         kept = torch.cat([method.tau.view(1), method.thresholds(), method.p, method.histogram]).tolist()
         assert [terms["threshold"], *kept] == pytest.approx([tau, tau, *thresholds, *p, *histogram])
-        assert method.guess(outputs, batch).used.nonzero().flatten().tolist() == counted
+        assert method.pseudo_labels(outputs, batch).mask.nonzero().flatten().tolist() == counted
         between += any(max(weak[i]) < tau for i in counted) * (len(counted) < UNLABELLED)  # tau alone would differ
         absent += len({int(outputs["u_strong"][i].argmax()) for i in counted}) < CLASSES
     assert between and absent and set(method.state_dict()) == {"tau", "p", "histogram"}
@@ -374,10 +374,12 @@ def test_half_precision_outputs_give_the_loss_of_float32(name: str, dtype: torch
 
 def test_ramps() -> None:
     over = (0, 50, 100, 200, 201, 1000)
-    assert [linear(step, 1000, 0.2) for step in over] == pytest.approx([0, 0.25, 0.5, 1, 1, 1])
-    assert [math.log(rising(step, 1000, 0.2)) for step in over] == pytest.approx([-5, -45 / 16, -5 / 4, 0, 0, 0])
-    assert linear(500, 1000, 1.0) == 0.5 and rising(500, 1000, 1.0) == pytest.approx(math.exp(-5 / 4))
-    assert [ramp(step, 1000, 0.0) for ramp in (rising, linear) for step in (0, 1, 1000)] == [1.0] * 6
+    assert [linear_rampup(step, 1000, 0.2) for step in over] == pytest.approx([0, 0.25, 0.5, 1, 1, 1])
+    assert [math.log(sigmoid_rampup(step, 1000, 0.2)) for step in over] == pytest.approx(
+        [-5, -45 / 16, -5 / 4, 0, 0, 0]
+    )
+    assert linear_rampup(500, 1000, 1.0) == 0.5 and sigmoid_rampup(500, 1000, 1.0) == pytest.approx(math.exp(-5 / 4))
+    assert [ramp(step, 1000, 0.0) for ramp in (sigmoid_rampup, linear_rampup) for step in (0, 1, 1000)] == [1.0] * 6
 
 
 WRONG = {f"{name}.weight": [-0.1, math.nan] for name in OUTPUTS} | {

@@ -16,14 +16,14 @@ from muscle_zoo.methods import (
     METHODS,
     Batch,
     FixMatch,
+    Method,
     Muscle,
-    Setting,
+    RunContext,
     Supervised,
     View,
     create_method,
     default_options,
     method_names,
-    prepare,
 )
 from muscle_zoo.methods.base import frozen_statistics
 from tests.conftest import train_step
@@ -65,11 +65,11 @@ def test_a_guess_counts_from_its_threshold_on_and_udas_above_it() -> None:
 
 
 def test_parts_of_a_batch_are_of_the_same_images_in_every_view() -> None:
-    labelled, unlabelled = torch.arange(6), torch.arange(100, 112)
-    views = {"x_weak": labelled, "u_weak": unlabelled, "u_strong": -unlabelled}
-    parts = Batch(views, 10 * labelled, 1000 + unlabelled).parts(3)
+    labeled, unlabeled = torch.arange(6), torch.arange(100, 112)
+    views = {"x_weak": labeled, "u_weak": unlabeled, "u_strong": -unlabeled}
+    parts = Batch(views, 10 * labeled, 1000 + unlabeled).micro_batches(3)
     for i, part in enumerate(parts):
-        x, u = labelled[2 * i : 2 * i + 2], unlabelled[4 * i : 4 * i + 4]
+        x, u = labeled[2 * i : 2 * i + 2], unlabeled[4 * i : 4 * i + 4]
         assert {name: view.tolist() for name, view in part.inputs.items()} == {
             "x_weak": x.tolist(),
             "u_weak": u.tolist(),
@@ -77,7 +77,7 @@ def test_parts_of_a_batch_are_of_the_same_images_in_every_view() -> None:
         }
         assert part.labels.equal(10 * x) and part.indices.equal(1000 + u)
     assert len(parts) == 3
-    alone = Batch({"x_weak": labelled}, labelled, torch.empty(0, dtype=torch.int64)).parts(2)
+    alone = Batch({"x_weak": labeled}, labeled, torch.empty(0, dtype=torch.int64)).micro_batches(2)
     assert [len(part.labels) for part in alone] == [3, 3] and not any(len(part.indices) for part in alone)
 
 
@@ -104,8 +104,8 @@ def test_fixmatch_against_loops() -> None:
     terms = method.loss(outputs, batch, 0)
     arrays = {name: value.detach().numpy() for name, value in outputs.items()}
     supervised = -np.mean([math.log(p[y]) for p, y in zip(softmax(arrays["x_weak"]), batch.labels, strict=True)])
-    unlabelled, used = naive_pseudo_label(arrays["u_weak"], arrays["u_strong"], 0.6)
-    assert terms["loss"].item() == pytest.approx(supervised + 0.7 * unlabelled, abs=1e-6)
+    unlabeled, used = naive_pseudo_label(arrays["u_weak"], arrays["u_strong"], 0.6)
+    assert terms["loss"].item() == pytest.approx(supervised + 0.7 * unlabeled, abs=1e-6)
     assert terms["mask"].item() == pytest.approx(used)
     assert 0 < used < 1
 
@@ -125,20 +125,20 @@ def test_the_weight_ramps_up() -> None:
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
 
 
-SETTING = Setting(steps=1000, images=1437, num_classes=10)
+SETTING = RunContext(steps=1000, images=1437, num_classes=10)
 EAGER = {"fixmatch": {"threshold": 0.1}, "uda": {"threshold": 0.1}}  # else no guess counts in so few steps
 
 
-class WithViews(nn.Module):
+class WithViews(Method):
     """A base that also asks for MUSCLE's views, so that the forward is the same."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: Method) -> None:
         super().__init__()
         self.base = base
         self.views = Muscle(base).views
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
-        return prepare(self.base, batch, model, teacher, step)
+        return self.base.prepare(batch, model, teacher, step)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         return self.base.loss(outputs, batch, step)
@@ -175,8 +175,8 @@ def test_muscle_of_weight_1_differs_from_its_base() -> None:
     assert method.loss(outputs, batch, 0)["loss"].item() != Supervised().loss(outputs, batch, 0)["loss"].item()
 
 
-def test_the_control_names_no_unlabelled_view() -> None:
-    assert {view.source for view in create_method("supervised").views.values()} == {"labelled"}
+def test_the_control_names_no_unlabeled_view() -> None:
+    assert {view.source for view in create_method("supervised").views.values()} == {"labeled"}
 
 
 @pytest.mark.parametrize("name", method_names())
@@ -208,7 +208,7 @@ def test_every_method_takes_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name not in ("supervised", "pi_model", "vat")])
-def test_guesses_are_of_the_unlabelled_images(name: str) -> None:
+def test_guesses_are_of_the_unlabeled_images(name: str) -> None:
     recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
     data = prepare_data(recipe)
     method = Muscle(create_method(name, EAGER, SETTING))
@@ -217,12 +217,12 @@ def test_guesses_are_of_the_unlabelled_images(name: str) -> None:
     for step in range(2):
         outputs, batch = forward(model, model, method, batches.at(0), step)  # again: the ensemble has seen it
         method.loss(outputs, batch, step)
-    classes, used = method.guess(outputs, batch)
+    classes, used = method.pseudo_labels(outputs, batch)
     assert classes.shape == used.shape == (16,)
     assert used.dtype == torch.bool and used.any() and int(classes.max()) < 10
 
 
-def test_frozen_statistics_normalise_but_leave_no_trace() -> None:
+def test_frozen_statistics_normalize_but_leave_no_trace() -> None:
     norm = nn.BatchNorm2d(3)
     x = torch.randn(8, 3, 4, 4)
     expected = nn.BatchNorm2d(3)(x)
@@ -253,12 +253,12 @@ class Prepared(Supervised):
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         assert not torch.is_grad_enabled()
-        targets = {"guess": teacher(batch.inputs["x_weak"]).argmax(dim=1)}
+        targets = {"pseudo_labels": teacher(batch.inputs["x_weak"]).argmax(dim=1)}
         return Batch({**batch.inputs, "mixed": batch.inputs["x_weak"].flip(0)}, batch.labels, batch.indices, targets)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         terms = super().loss(outputs, batch, step)
-        terms["loss"] = terms["loss"] + nn.functional.cross_entropy(outputs["mixed"], batch.targets["guess"])
+        terms["loss"] = terms["loss"] + nn.functional.cross_entropy(outputs["mixed"], batch.targets["pseudo_labels"])
         return terms
 
 

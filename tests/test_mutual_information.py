@@ -109,7 +109,7 @@ def test_nothing_shared_is_zero(case: str, dtype: torch.dtype) -> None:
     assert mutual_information(p, q).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_symmetrising_gives_ln_2_to_two_different_constant_views() -> None:
+def test_symmetrizing_gives_ln_2_to_two_different_constant_views() -> None:
     p, q = one_hot([0] * 6, 4), one_hot([3] * 6, 4)
     assert mutual_information(p, q).item() == pytest.approx(math.log(2), abs=1e-6)
 
@@ -138,7 +138,7 @@ def test_symmetries_and_bounds(seed: int) -> None:
     assert mutual_information(p.repeat(3, 1), q.repeat(3, 1)).item() == pytest.approx(value, rel=1e-12)
 
 
-def test_joint_is_normalised_for_rows_that_do_not_sum_to_one() -> None:
+def test_joint_is_normalized_for_rows_that_do_not_sum_to_one() -> None:
     p, q = random_probabilities(9, 4, seed=0)
     joint = joint_distribution(3 * p, 0.5 * q)
     assert joint.sum().item() == pytest.approx(1, abs=1e-12)

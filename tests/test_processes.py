@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from muscle_zoo.data import Batches
-from muscle_zoo.engine.batchnorm import synchronise_batchnorm
+from muscle_zoo.engine.batchnorm import synchronize_batchnorm
 from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
-from muscle_zoo.methods import METHODS, Batch, Setting, create_method
+from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
 from muscle_zoo.recipes import get_recipe
 from tests.conftest import train_step
 
@@ -40,11 +40,11 @@ def trajectory(method_name: str, rank: int, world: int) -> tuple[list[Tensor], l
     data = prepare_data(recipe)
     dataset = data.dataset
     model = build_model(recipe, dataset).double()
-    method = create_method(recipe.method, recipe.options, Setting(1000, 1437, 10)).double()
+    method = create_method(recipe.method, recipe.options, RunContext(1000, 1437, 10)).double()
     teacher = build_model(recipe, dataset).double()
     network: nn.Module = model
     if world > 1:
-        synchronise_batchnorm(model)
+        synchronize_batchnorm(model)
         network = DistributedDataParallel(model)
     optimizer = build_optimizer(recipe, model)
     batches = Batches(recipe, dataset.train, dataset.info, data.split, method.views, rank, world)
@@ -93,4 +93,4 @@ def test_two_processes_take_the_steps_of_one(method_name: str, two_processes: Pa
             assert both.item() == pytest.approx(value.item(), rel=1e-8, abs=1e-10), (step, name)
     masks = [terms["mask"].item() for terms in log if "mask" in terms]
     if method_name.endswith(tuple(OPTIONS)):
-        assert all(0 < mask < 1 for mask in masks)  # else the unlabelled loss would be none, or all
+        assert all(0 < mask < 1 for mask in masks)  # else the unlabeled loss would be none, or all

@@ -17,7 +17,7 @@ import pytest
 from muscle_zoo import DownloadError
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.checkpoints.card import CONFIG_FILE
-from muscle_zoo.checkpoints.hub_errors import explained
+from muscle_zoo.checkpoints.hub_errors import hub_errors
 from muscle_zoo.files import file_sha256
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
@@ -150,7 +150,7 @@ def person(hub: HubServer, tmp_path: Path) -> Iterator[Callable[..., Person]]:
 )
 def test_a_full_disk(error: Exception) -> None:
     says = "^owner/x, y: no space left on the disk; free some, or set HF_HOME"
-    with pytest.raises(DownloadError, match=says), explained("owner/x, y"):
+    with pytest.raises(DownloadError, match=says), hub_errors("owner/x, y"):
         raise error
 
 

@@ -126,7 +126,7 @@ def test_images_do_not_influence_each_other_and_nothing_is_kept(ops):
     images, u = batch(ops=ops)
     before = images.clone(), u.clone()
     augment = RandAugment(ops)
-    assert augment.draws == u.shape[1]
+    assert augment.num_random == u.shape[1]
     out = augment(images, u)
     assert torch.equal(images, before[0]) and torch.equal(u, before[1])
     assert torch.equal(out, augment(images, u))

@@ -47,7 +47,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "optimizer": "adamw",
         "variant": "x",
         "bias": "imbalance:10",
-        "unlabelled_bias": "imbalance:10",
+        "unlabeled_bias": "imbalance:10",
         "classes": "0+1",
         "split": "mine.json",
         "init": "cnn4.muscle_digits_10",
@@ -185,7 +185,7 @@ def test_unknown_names_say_which_part_is_wrong(name: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     ("values", "says"),
-    [({"steps": "5"}, "whole number"), ({"lr": 1}, "number"), ({"colour": 1}, "unknown")],
+    [({"steps": "5"}, "whole number"), ({"lr": 1}, "number"), ({"color": 1}, "unknown")],
 )
 def test_a_recipe_file_is_checked(values: dict[str, object], says: str) -> None:
     with pytest.raises(InputError, match=says):

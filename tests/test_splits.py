@@ -44,27 +44,27 @@ def test_a_split_by_hand() -> None:
     for label in (0, 1):
         members = [i for i in range(12) if classes[i] == label]
         expected += sorted(members, key=lambda i: hashlib.sha256(f"3/{i}".encode()).hexdigest())[:2]
-    assert split.labelled == tuple(sorted(expected))
-    assert split.unlabelled == tuple(range(12))
+    assert split.labeled == tuple(sorted(expected))
+    assert split.unlabeled == tuple(range(12))
 
 
 @pytest.mark.parametrize("labels", [10, 20, 23, 40, 100, 1000])
 def test_splits_are_balanced_and_nested(labels: int) -> None:
     data = load_dataset("digits")
     split = digits_split(labels, 0)
-    counts = data.train.labels[list(split.labelled)].bincount(minlength=10)
-    assert counts.sum() == labels == len(set(split.labelled))
+    counts = data.train.labels[list(split.labeled)].bincount(minlength=10)
+    assert counts.sum() == labels == len(set(split.labeled))
     assert counts.max() - counts.min() <= 1
-    assert set(digits_split(10, 0).labelled) <= set(split.labelled)
-    assert set(split.labelled) <= set(split.unlabelled)
-    assert split.labelled != digits_split(labels, 1).labelled
+    assert set(digits_split(10, 0).labeled) <= set(split.labeled)
+    assert set(split.labeled) <= set(split.unlabeled)
+    assert split.labeled != digits_split(labels, 1).labeled
 
 
 def test_the_dev_fold_is_seen_by_nothing_but_the_evaluation() -> None:
     split = digits_split(40, 0, "dev")
     assert split.held_out == dev_fold("digits", 1437)
-    assert not set(split.held_out) & set(split.unlabelled)
-    assert len(split.unlabelled) + len(split.held_out) == 1437
+    assert not set(split.held_out) & set(split.unlabeled)
+    assert len(split.unlabeled) + len(split.held_out) == 1437
 
 
 @pytest.mark.parametrize(("labels", "says"), [(9, "one per class"), (1400, "class"), (2000, "more than there are")])
@@ -77,7 +77,7 @@ def test_label_budgets_that_do_not_fit(labels: int, says: str) -> None:
 def test_the_budget_offered_instead_fits() -> None:
     with pytest.raises(InputError, match="give at most 1340"):
         digits_split(1400, 0)
-    assert len(digits_split(1340, 0).labelled) == 1340
+    assert len(digits_split(1340, 0).labeled) == 1340
 
 
 CIFAR10_JPEG = [label for label in range(10) for _ in range(5000)]  # its canonical order: class by class
@@ -92,7 +92,7 @@ GOLDEN_BUDGETS = {
         50000,
     ),
     "imbalanced pool": (
-        Budget(250, bias="imbalance:10", unlabelled_bias="imbalance:10"),
+        Budget(250, bias="imbalance:10", unlabeled_bias="imbalance:10"),
         "b4ba80659f9b57a762283fc92849119627adb8f6795c1fd4141ffa4701a44ee2",
         20434,
     ),
@@ -108,7 +108,7 @@ GOLDEN_BUDGETS = {
 def test_golden_splits_of_cifar10_jpeg(case: str) -> None:
     budget, expected, pool = GOLDEN_BUDGETS[case]
     split = make_split("cifar10_jpeg", CIFAR10_JPEG, 10, budget)
-    assert (split.sha256, len(split.unlabelled)) == (expected, pool)
+    assert (split.sha256, len(split.unlabeled)) == (expected, pool)
 
 
 def by_hash(key: str, indices: list[int]) -> list[int]:
@@ -126,20 +126,20 @@ def test_label_imbalance_by_hand() -> None:
     # 60 labels, 8 : 1 over 4 classes is 8 : 4 : 2 : 1, so 32, 16, 8 and 4.
     split = make_split("toy", TOY, 4, Budget(60, seed=2, bias="imbalance:8"))
     expected = [i for label, k in enumerate((32, 16, 8, 4)) for i in by_hash("2", members(label))[:k]]
-    assert split.labelled == tuple(sorted(expected))
-    assert split.unlabelled == tuple(range(400))
+    assert split.labeled == tuple(sorted(expected))
+    assert split.unlabeled == tuple(range(400))
     assert split.bias == "imbalance:8"
 
 
 def test_pool_imbalance_by_hand() -> None:
-    split = make_split("toy", TOY, 4, Budget(8, unlabelled_bias="imbalance:1000"))
-    pool = set(split.unlabelled)
-    assert set(split.labelled) <= pool
-    for label, k in enumerate((100, 10, 2, 2)):  # 1 and 0.1 of 100 would be fewer than the two labelled ones
-        mine = [i for i in members(label) if i in split.labelled]
+    split = make_split("toy", TOY, 4, Budget(8, unlabeled_bias="imbalance:1000"))
+    pool = set(split.unlabeled)
+    assert set(split.labeled) <= pool
+    for label, k in enumerate((100, 10, 2, 2)):  # 1 and 0.1 of 100 would be fewer than the two labeled ones
+        mine = [i for i in members(label) if i in split.labeled]
         others = [i for i in by_hash("0/unlabelled", members(label)) if i not in mine]
         assert {i for i in members(label) if i in pool} == set([*mine, *others][:k])
-    assert split.bias == "unlabelled:imbalance:1000"
+    assert split.bias == "unlabeled:imbalance:1000"
 
 
 @pytest.mark.parametrize("ratio", [1, 5, 20, 100])
@@ -157,40 +157,40 @@ def test_mismatch_by_hand() -> None:
     classes = [*TOY[:300], *[-2] * 100]  # three classes of the task, and a hundred images of none
     for share, foreign in ((0.0, 0), (0.25, 25), (1.0, 100)):
         split = make_split("toy", classes, 3, Budget(6, mismatch=share))
-        outside = [i for i in split.unlabelled if i >= 300]
+        outside = [i for i in split.unlabeled if i >= 300]
         assert outside == sorted(by_hash("0/unlabelled", list(range(300, 400)))[:foreign])
-        assert len(split.unlabelled) == max(100, foreign + 6)  # as many whatever the share, and the labelled ones
-        assert set(split.labelled) <= set(split.unlabelled)
-        assert all(classes[i] >= 0 for i in split.labelled)
+        assert len(split.unlabeled) == max(100, foreign + 6)  # as many whatever the share, and the labeled ones
+        assert set(split.labeled) <= set(split.unlabeled)
+        assert all(classes[i] >= 0 for i in split.labeled)
 
 
 def test_validation_is_taken_out_of_the_labels_and_the_pool() -> None:
     whole = make_split("toy", TOY, 4, Budget(42, seed=1))
     split = make_split("toy", TOY, 4, Budget(42, seed=1, fold="validation", validation=0.25))
-    assert len(split.held_out) == 10 and len(split.labelled) == 32  # round(10.5) is 10
-    assert tuple(sorted(split.labelled + split.held_out)) == whole.labelled
-    assert not set(split.held_out) & set(split.unlabelled)
-    assert len(split.unlabelled) == 390
+    assert len(split.held_out) == 10 and len(split.labeled) == 32  # round(10.5) is 10
+    assert tuple(sorted(split.labeled + split.held_out)) == whole.labeled
+    assert not set(split.held_out) & set(split.unlabeled)
+    assert len(split.unlabeled) == 390
     for label in range(4):
-        mine = [i for i in whole.labelled if TOY[i] == label]
+        mine = [i for i in whole.labeled if TOY[i] == label]
         held = [i for i in split.held_out if TOY[i] == label]
         assert set(held) == set(by_hash("1/validation", mine)[: len(held)]) and len(held) in (2, 3)
     on_test = make_split("toy", TOY, 4, Budget(42, seed=1, validation=0.25))
-    assert (on_test.labelled, on_test.held_out) == (split.labelled, ())
+    assert (on_test.labeled, on_test.held_out) == (split.labeled, ())
 
 
 def test_images_without_a_label_are_in_the_pool_only() -> None:
     classes = [0, 1, -1, 0, -1, 1, 0, 1]
     split = make_split("toy", classes, 2, Budget(4))
-    assert split.unlabelled == tuple(range(8))
-    assert not {2, 4} & set(split.labelled)
-    assert make_split("toy", classes, 2, Budget(6)).labelled == (0, 1, 3, 5, 6, 7)
+    assert split.unlabeled == tuple(range(8))
+    assert not {2, 4} & set(split.labeled)
+    assert make_split("toy", classes, 2, Budget(6)).labeled == (0, 1, 3, 5, 6, 7)
 
 
 def test_all_labels_are_taken_as_they_are() -> None:
     classes = [0] * 7 + [1] * 3 + [-1] * 5
-    assert make_split("toy", classes, 2, Budget(10)).labelled == tuple(range(10))
-    assert make_split("toy", classes, 2, Budget("100pct")).labelled == tuple(range(10))
+    assert make_split("toy", classes, 2, Budget(10)).labeled == tuple(range(10))
+    assert make_split("toy", classes, 2, Budget("100pct")).labeled == tuple(range(10))
     assert make_split("toy", classes, 2, Budget("40pct")).labels == 4
 
 
@@ -220,7 +220,7 @@ def test_wrong_tasks(classes: list[int]) -> None:
     [
         (Budget(40, bias="imbalanced:10"), "bias=imbalanced:10 is wrong"),
         (Budget(40, bias="imbalance:0.5"), "R of 1 or more"),
-        (Budget(40, unlabelled_bias="10"), "unlabelled_bias=10 is wrong"),
+        (Budget(40, unlabeled_bias="10"), "unlabeled_bias=10 is wrong"),
         (Budget(300, bias="imbalance:100"), "asks for [0-9]+ images of class 0, toy has 100; give fewer"),
         (Budget(40, mismatch=0.5), "no image is of a class outside the task"),
         (Budget(40, fold="validation"), "give validation=0.2"),
@@ -248,7 +248,7 @@ NAMES = ("train/cat/0000.jpg", "train/cat/0001.jpg", "train/dog/0000.jpg", "trai
         ("[3, 1]", (), (3, 1)),
         ('{"distribution": [1.0, 1.0], "label": [5, 7]}', (), (5, 7)),  # FixMatch's
         ('{"labelled": [4, 2], "sha256": "x"}', (), (4, 2)),  # split.json
-        ('{"labelled": [4, 2], "names": ["train/dog/0007.jpg"]}', NAMES, (3,)),
+        ('{"labeled": [4, 2], "names": ["train/dog/0007.jpg"]}', NAMES, (3,)),
         ("3\n1\n\n", (), (3, 1)),
         ("10008_airplane.png airplane\n7_cat.png cat\n", (), (10008, 7)),  # Mean Teacher's and Label Propagation's
         ("train/cat/0001.jpg\n0007.jpg dog\n", NAMES, (1, 3)),
@@ -277,11 +277,11 @@ def test_wrong_lists(text: str, says: str) -> None:
 
 def test_a_given_list_is_the_split() -> None:
     split = make_split("toy", TOY, 4, Budget(4, given=(399, 5, 150, 250)))
-    assert split.labelled == (5, 150, 250, 399) and split.bias == "given"
+    assert split.labeled == (5, 150, 250, 399) and split.bias == "given"
     assert split.sha256 == hashlib.sha256(b"[5,150,250,399]").hexdigest()
 
 
-def test_names_of_the_labelled_files_are_written() -> None:
+def test_names_of_the_labeled_files_are_written() -> None:
     split = make_split("toy", [0, 0, 1, 1], 2, Budget(2, given=(0, 3)))
     values = split.to_dict(NAMES)
     assert values["names"] == ["train/cat/0000.jpg", "train/dog/0007.jpg"]

@@ -11,7 +11,7 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.commands import study as study_command
 from muscle_zoo.methods import METHODS
 from muscle_zoo.results.ledger import Row, read_ledger
-from muscle_zoo.results.study import COLOURS, bias_table, cells, draw, interval, plan, table, with_muscle
+from muscle_zoo.results.study import COLORS, bias_table, cells, draw, interval, plan, table, with_muscle
 from tests.conftest import listing, run
 
 ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
@@ -93,7 +93,7 @@ def test_the_figure(tmp_path: Path) -> None:
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="one data set, one variant and one bias"):
         draw([*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")], tmp_path / "y.png")
-    assert len(COLOURS) >= len(METHODS) and len(set(COLOURS)) == len(COLOURS)
+    assert len(COLORS) >= len(METHODS) and len(set(COLORS)) == len(COLORS)
 
 
 def test_budgets_may_be_shares(tmp_path: Path) -> None:

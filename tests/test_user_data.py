@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from muscle_zoo import create_model, create_transform
-from muscle_zoo.data import Batches, ImageFiles, Source
+from muscle_zoo.data import Batches, DataConfig, ImageFiles
 from muscle_zoo.data.images import upright
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method
@@ -41,19 +41,19 @@ def test_a_folder_of_pictures_becomes_a_model(folder: Path, tmp_path: Path, caps
     assert (row["name"], row["n_test"], row["bias"]) == ("cnn4.muscle_fixmatch_folder_8", 10, "none")
     split = json.loads((out / "split.json").read_text())
     assert split["unlabelled"]["count"] == 42 and len(split["names"]) == 8
-    assert sum(name.startswith("labelled/cat/") for name in split["names"]) == 4
+    assert sum(name.startswith("labeled/cat/") for name in split["names"]) == 4
     config = json.loads((out / "export" / "config.json").read_text())
     assert config["label_names"] == ["cat", "dog"] and config["pretrained_cfg"]["input_size"] == [3, 16, 16]
     code, text, _ = run(["eval", str(out), "--data", str(folder), "--json"], capsys)
     assert code == 0 and json.loads(text)["published"]["reproduced"]
     # What the transform makes of a picture is what the training saw.
     model = create_model(f"local-dir:{out / 'export'}", pretrained=True).eval()
-    prepared = prepare_data(get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:])), Source(folder))
-    from muscle_zoo.data import normalise
+    prepared = prepare_data(get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:])), DataConfig(folder))
+    from muscle_zoo.data import normalize
 
     name = prepared.dataset.test.names[3]
     raw = next(prepared.dataset.test.batches([torch.tensor([3])]))
-    mine = normalise(raw, prepared.dataset.info)[0]
+    mine = normalize(raw, prepared.dataset.info)[0]
     with Image.open(folder / name) as opened:
         assert create_transform(model)(opened).allclose(mine, atol=0.02)
 
@@ -85,7 +85,7 @@ def test_a_run_does_not_go_on_with_other_pictures(
 ) -> None:
     out = tmp_path / "run"
     assert run(train(folder, out, "--time-limit", "0.000001"), capsys)[0] == 75
-    picture(folder / "unlabelled" / "new.png", "cat", 1)
+    picture(folder / "unlabeled" / "new.png", "cat", 1)
     before = listing(out)
     code, _, err = run(train(folder, out), capsys)
     assert (
@@ -110,11 +110,11 @@ def test_a_corrupt_picture_among_many_is_left_out_with_a_warning(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(90):
-        picture(folder / "unlabelled" / "more" / f"{i}.png", "cat", i)
-    (folder / "unlabelled" / "0" / "000.png").write_bytes(b"")
+        picture(folder / "unlabeled" / "more" / f"{i}.png", "cat", i)
+    (folder / "unlabeled" / "0" / "000.png").write_bytes(b"")
     code, _, err = run(train(folder, tmp_path / "run"), capsys)
     assert code == 0
-    assert err.count("warning: 1 of 132 pictures in") == 1 and "unlabelled/0/000.png" in err
+    assert err.count("warning: 1 of 132 pictures in") == 1 and "unlabeled/0/000.png" in err
     assert json.loads((tmp_path / "run" / "split.json").read_text())["unlabelled"]["count"] == 131
 
 
@@ -147,11 +147,11 @@ def test_the_transform_takes_pictures_of_any_mode(name: str, mode: str) -> None:
 
 
 def test_pictures_of_32_bits_are_read_where_their_scale_is_known() -> None:
-    grey = np.full((8, 8), 200.0)
-    assert np.asarray(upright(Image.fromarray((grey * 256).astype(np.int32)), 1)).tolist() == grey.tolist()
-    assert np.asarray(upright(Image.fromarray((grey * 256).astype(np.uint16)), 1)).tolist() == grey.tolist()
+    gray = np.full((8, 8), 200.0)
+    assert np.asarray(upright(Image.fromarray((gray * 256).astype(np.int32)), 1)).tolist() == gray.tolist()
+    assert np.asarray(upright(Image.fromarray((gray * 256).astype(np.uint16)), 1)).tolist() == gray.tolist()
     assert not np.asarray(upright(Image.fromarray(np.zeros((8, 8), np.float32)), 1)).any()
-    for values in (np.float32(grey), np.float32(grey / 255), np.int32(grey), np.int32(grey * 2**12)):
+    for values in (np.float32(gray), np.float32(gray / 255), np.int32(gray), np.int32(gray * 2**12)):
         with pytest.raises(ValueError, match="save it with 8 or 16 bits"):
             upright(Image.fromarray(values), 1)
 
@@ -177,9 +177,9 @@ def test_eval_on_other_pictures_compares_nothing(
 
 def test_a_csv_is_a_data_set(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = ["path,label,split"]
-    lines += [f"labelled/{label}/{i:03}.png,{label}," for label in ("cat", "dog") for i in range(4)]
+    lines += [f"labeled/{label}/{i:03}.png,{label}," for label in ("cat", "dog") for i in range(4)]
     lines += [f"test/{label}/{i:03}.png,{label},test" for label in ("cat", "dog") for i in range(3)]
-    lines += [f"unlabelled/0/{i:03}.png,," for i in (0, 3, 6, 9)]
+    lines += [f"unlabeled/0/{i:03}.png,," for i in (0, 3, 6, 9)]
     (folder / "mine.csv").write_text("\n".join(lines))
     assert run(train(folder / "mine.csv", tmp_path / "run"), capsys)[0] == 0
     assert json.loads((tmp_path / "run" / "split.json").read_text())["unlabelled"]["count"] == 12
@@ -190,7 +190,7 @@ STREAMS = {"memory": None, "files": True}
 
 def hundred(folder: Path, stream: bool | None, rank: int, world: int, start: int = 0) -> list[torch.Tensor]:
     recipe = get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:]))
-    data: Data = prepare_data(recipe, Source(folder, stream, workers=0))
+    data: Data = prepare_data(recipe, DataConfig(folder, stream, workers=0))
     assert isinstance(data.dataset.train, ImageFiles) == bool(stream)
     views = create_method(recipe.method, recipe.options).views
     batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, views, rank, world)
@@ -202,7 +202,7 @@ def test_the_first_hundred_batches_are_the_same_for_all_processes_and_after_a_re
     whole = hundred(folder, STREAMS[stream], 0, 1)
     halves = [hundred(folder, STREAMS[stream], rank, 2) for rank in (0, 1)]
     for one, first, second in zip(whole, *halves, strict=True):
-        sizes = (4, 8, 8)  # labelled, weak and strong of each process
+        sizes = (4, 8, 8)  # labeled, weak and strong of each process
         pairs = zip(first.split(sizes), second.split(sizes), strict=True)
         assert torch.cat([torch.cat(pair) for pair in pairs]).equal(one)
     for before, after in zip(whole[63:], hundred(folder, STREAMS[stream], 0, 1, start=63), strict=True):

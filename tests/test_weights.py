@@ -18,7 +18,7 @@ import muscle_zoo
 from muscle_zoo import InputError, WeightsError
 from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import read_config
-from muscle_zoo.data import load_dataset, normalise
+from muscle_zoo.data import load_dataset, normalize
 from muscle_zoo.publishing import export
 from muscle_zoo.publishing.export import pack_safetensors, probe
 
@@ -27,7 +27,7 @@ NAME = "cnn4.muscle_digits_10"
 
 def digits() -> torch.Tensor:
     data = load_dataset("digits")
-    return normalise(data.test.images[:50], data.info)
+    return normalize(data.test.images[:50], data.info)
 
 
 @torch.inference_mode()
@@ -107,7 +107,7 @@ def test_the_transform_is_what_the_evaluation_does() -> None:
     transform = muscle_zoo.create_transform(NAME)
     for image in data.test.images[:5]:
         picture = Image.fromarray(image[0].numpy())
-        expected = normalise(image[None], data.info)[0]
+        expected = normalize(image[None], data.info)[0]
         assert transform(picture).allclose(expected, atol=1e-6)
         assert transform(picture.convert("RGB")).allclose(expected, atol=1e-6)
     for model in (muscle_zoo.create_model(NAME, pretrained=True), muscle_zoo.create_model(NAME)):
@@ -209,7 +209,7 @@ def test_a_config_cannot_point_elsewhere(card: Path) -> None:
 
 def damage_unknown_key(card: Path) -> None:
     config = json.loads((card / "config.json").read_text())
-    config["pretrained_cfg"]["colour"] = "blue"
+    config["pretrained_cfg"]["color"] = "blue"
     (card / "config.json").write_text(json.dumps(config))
 
 

@@ -69,7 +69,7 @@ def damaged_block(card: Path) -> None:
 
 def foreign_row(folder: Path, finished: Path) -> None:
     (folder / "out").mkdir()
-    (folder / "out" / "status.json").write_text(json.dumps({"status": "finished", "row": {"colour": "blue"}}))
+    (folder / "out" / "status.json").write_text(json.dumps({"status": "finished", "row": {"color": "blue"}}))
 
 
 def foreign_config(card: Path) -> None:
@@ -86,12 +86,12 @@ def my_pictures(change: Callable[[Path], object]) -> Callable[[Path, Path], None
 
 
 def one_class(data: Path) -> None:
-    for part in ("labelled", "test"):
+    for part in ("labeled", "test"):
         shutil.rmtree(data / part / "dog")
 
 
 def corrupt(data: Path) -> None:
-    path = data / "labelled" / "cat" / "000.png"
+    path = data / "labeled" / "cat" / "000.png"
     path.write_bytes(path.read_bytes()[:200])
 
 
@@ -115,29 +115,29 @@ def half_a_set(name: str, *files: str) -> Callable[[Path, Path], None]:
 FOLDER = ["train", "cnn4.muscle_folder_4", "--data", "my_data"]
 WRONG_DATA = {
     "no data": (nothing, ["train", "cnn4.muscle_folder_4"], "say which folder (--data my_data)"),
-    "data missing": (nothing, FOLDER, "--data my_data does not exist; it must hold labelled/CLASS/*.jpg"),
+    "data missing": (nothing, FOLDER, "--data my_data does not exist; it must hold labeled/CLASS/*.jpg"),
     "data a file": (lambda f, r: (f / "my_data").write_text("x") and None, FOLDER, "my_data is a file, not a folder"),
     "data empty": (lambda f, r: (f / "my_data").mkdir(), FOLDER, "my_data has no folder of a class with pictures"),
     "one class": (my_pictures(one_class), FOLDER, "one class only ('cat'); two or more are needed"),
-    "empty class": (my_pictures(lambda d: (d / "labelled" / "owl").mkdir()), FOLDER, "owl holds no pictures"),
-    "no labelled": (my_pictures(lambda d: shutil.rmtree(d / "labelled")), FOLDER, "and no labelled/"),
+    "empty class": (my_pictures(lambda d: (d / "labeled" / "owl").mkdir()), FOLDER, "owl holds no pictures"),
+    "no labeled": (my_pictures(lambda d: shutil.rmtree(d / "labeled")), FOLDER, "and no labeled/"),
     "unknown class": (my_pictures(lambda d: picture(d / "test" / "dogs" / "a.png", "dog", 1)), FOLDER,
-                      "is not a class of my_data/labelled; did you mean 'dog'"),
+                      "is not a class of my_data/labeled; did you mean 'dog'"),
     "budget of a class": (my_pictures(lambda d: None), [*FOLDER, "labels=100"],
-                          "labels=100 is more than there are: folder has 12 labelled images"),
-    "small class": (my_pictures(lambda d: (d / "labelled" / "cat" / "000.png").unlink()), [*FOLDER, "labels=12"],
+                          "labels=100 is more than there are: folder has 12 labeled images"),
+    "small class": (my_pictures(lambda d: (d / "labeled" / "cat" / "000.png").unlink()), [*FOLDER, "labels=12"],
                     "labels=12 is more than there are: folder has 11"),
-    "mixed sizes": (my_pictures(lambda d: picture(d / "labelled" / "cat" / "x.png", "cat", 7, (30, 20))), FOLDER,
+    "mixed sizes": (my_pictures(lambda d: picture(d / "labeled" / "cat" / "x.png", "cat", 7, (30, 20))), FOLDER,
                     "have 2 sizes, from 24x24 to 30x20; say the side of the images they become, such as image_size=64"),
     "image_size": (my_pictures(lambda d: None), [*FOLDER, "image_size=600"], "image_size=600 is out of range"),
     "image_size of a set": (nothing, ["train", NAME, "image_size=16"], "image_size=16: digits has images of 8x8"),
     "corrupt": (my_pictures(corrupt), [*FOLDER], "1 of 42 pictures"),
     "no test": (my_pictures(lambda d: shutil.rmtree(d / "test")), FOLDER, "fold=test: folder has no such images; add"),
     "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "my.csv cannot be read"),
-    "unknown path": (my_pictures(a_csv("path,label", "labelled/cat/000.png,cat", "gone.png,dog")),
+    "unknown path": (my_pictures(a_csv("path,label", "labeled/cat/000.png,cat", "gone.png,dog")),
                      ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"],
                      "labels.csv line 3: 'gone.png' does not exist"),
-    "no header": (my_pictures(a_csv("labelled/cat/000.png,cat")),
+    "no header": (my_pictures(a_csv("labeled/cat/000.png,cat")),
                   ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"], "it must be path,label"),
     "half a download": (half_a_set("cifar10", "cifar-10-batches-py/data_batch_1"),
                         ["train", "cnn4.muscle_cifar10_40"], "CIFAR-10 in data/cifar10 is damaged or not whole"),
@@ -186,7 +186,7 @@ WRONG_INPUT = {
     "wrong time": (nothing, ["train", NAME, "--time-limit", "soon"], "'soon' is not a time"),
     "wrong interval": (nothing, ["train", NAME, "--save-every", "0"], "--save-every 0"),
     "unknown flag": (nothing, ["train", NAME, "--gpus", "2"], "--gpus"),
-    "no unlabelled": (nothing, ["train", NAME, "mu=0"], "mu=0"),
+    "no unlabeled": (nothing, ["train", NAME, "mu=0"], "mu=0"),
     "another recipe": (another_recipe, ["train", NAME, "--out", "out"], "out holds another recipe"),
     "a file": (a_file, ["train", NAME, "--out", "out"], "--out out exists and is not a run folder"),
     "a folder of mine": (my_folder, ["train", NAME, "--out", "out"], "--out out exists and is not a run folder"),

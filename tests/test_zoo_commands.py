@@ -31,7 +31,7 @@ NAME = SHORT[0]
 OUTPUT = pytest.CaptureFixture[str]
 
 
-def grey(path: Path, number: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
+def gray(path: Path, number: int = 0, size: tuple[int, int] = (8, 8)) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.random.default_rng(number).integers(0, 256, size[::-1], dtype=np.uint8)).save(path)
     return path
@@ -42,7 +42,7 @@ def nothing(folder: Path, finished: Path) -> None:
 
 
 def one(folder: Path, finished: Path) -> None:
-    grey(folder / "a.png")
+    gray(folder / "a.png")
 
 
 def unfinished(folder: Path, finished: Path) -> None:
@@ -192,10 +192,10 @@ def test_info_on_a_terminal(which: str, finished_run: Path, monkeypatch: pytest.
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> str:
+def colors(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of another maker: three channels, three classes, random weights, no block of ours."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("colours")
+    folder = tmp_path_factory.mktemp("colors")
     model = muscle_zoo.create_model("cnn4", num_classes=3, in_chans=3)
     torch.nn.init.normal_(model.get_classifier().weight, std=4)
     with torch.no_grad():  # or every picture would be of one class
@@ -226,13 +226,13 @@ def all_kinds(root: Path) -> None:
     (root / "notes.txt").write_text("no picture")
 
 
-def test_predictions_are_the_models(colours: str, tmp_path: Path, capsys: OUTPUT) -> None:
+def test_predictions_are_the_models(colors: str, tmp_path: Path, capsys: OUTPUT) -> None:
     all_kinds(tmp_path / "in")
-    extra = grey(tmp_path / "no_suffix.png", 3, (90, 40)).rename(tmp_path / "no_suffix")
-    model = muscle_zoo.create_model(colours, pretrained=True).eval()
+    extra = gray(tmp_path / "no_suffix.png", 3, (90, 40)).rename(tmp_path / "no_suffix")
+    model = muscle_zoo.create_model(colors, pretrained=True).eval()
     transform = muscle_zoo.create_transform(model)
     before = listing(tmp_path)
-    words = ["predict", colours, str(tmp_path / "in"), str(extra), str(extra), "--cpu"]
+    words = ["predict", colors, str(tmp_path / "in"), str(extra), str(extra), "--cpu"]
     for batch_size in ("1", "4", "64"):
         code, out, err = run([*words, "--json", "--batch-size", batch_size], capsys)
         found = json.loads(out)
@@ -260,7 +260,7 @@ def test_predictions_are_the_models(colours: str, tmp_path: Path, capsys: OUTPUT
 
 def test_what_cannot_be_read_is_named_and_the_others_done(tmp_path: Path, capsys: OUTPUT) -> None:
     for i in range(5):
-        grey(tmp_path / "in" / f"{i}.png", i, (20, 20))
+        gray(tmp_path / "in" / f"{i}.png", i, (20, 20))
     (tmp_path / "in" / "1.png").write_bytes((tmp_path / "in" / "0.png").read_bytes()[:150])
     (tmp_path / "in" / "3.png").write_bytes(b"")
     (tmp_path / "in" / "9.jpg").write_text("no picture")
@@ -276,14 +276,14 @@ def test_what_cannot_be_read_is_named_and_the_others_done(tmp_path: Path, capsys
 
 
 def test_a_checkpoint_by_every_name(finished_run: Path, tmp_path: Path, capsys: OUTPUT) -> None:
-    picture = str(grey(tmp_path / "a.png"))
+    picture = str(gray(tmp_path / "a.png"))
     export = finished_run / "export"
     outs = {run(["predict", t, picture], capsys)[1] for t in (str(finished_run), str(export), f"local-dir:{export}")}
     assert len(outs) == 1 and outs != {run(["predict", NAME, picture], capsys)[1]}
 
 
 def test_pictures_are_read_a_batch_ahead_and_no_further(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = [str(grey(tmp_path / f"{i:02}.png", i)) for i in range(40)]
+    files = [str(gray(tmp_path / f"{i:02}.png", i)) for i in range(40)]
     opened: list[str] = []
     real = Image.open
     monkeypatch.setattr(predict_command.Image, "open", lambda file: opened.append(file) or real(file))

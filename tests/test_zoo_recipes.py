@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from muscle_zoo import get_recipe
-from muscle_zoo.data import DataSet, LabelledImages, dataset_info, make_split
+from muscle_zoo.data import DataSet, LabeledImages, dataset_info, make_split
 from muscle_zoo.data.splits import Budget
 from muscle_zoo.engine.build import Data
-from muscle_zoo.engine.options import Options
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.recipes.names import recipe_names
@@ -26,7 +26,7 @@ def stand_in(name: str) -> DataSet:
     info = dataset_info(name)
     size = min(info.train_size, 128_000)
     picture = torch.randint(256, (1, *info.input_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    images = LabelledImages(picture.expand(size, -1, -1, -1), torch.arange(size) % info.num_classes)
+    images = LabeledImages(picture.expand(size, -1, -1, -1), torch.arange(size) % info.num_classes)
     return DataSet(info, images, images)
 
 
@@ -58,10 +58,10 @@ def test_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     budget = Budget(recipe.labels, recipe.seed)
     split = make_split(recipe.dataset, dataset.train.labels.tolist(), dataset.info.num_classes, budget)
     wanted = recipe.labels if isinstance(recipe.labels, int) else int(recipe.labels.removesuffix("pct")) * 1280
-    assert len(split.labelled) == wanted
+    assert len(split.labeled) == wanted
     folder = RunFolder(tmp_path / "run")
     folder.open(recipe)
-    trainer = Trainer(recipe, Data(dataset, split, dataset.test), Options(cpu=True).accelerator(folder, 1))
+    trainer = Trainer(recipe, Data(dataset, split, dataset.test), RunOptions(cpu=True).accelerator(folder, 1))
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.model.train()
     for step in range(recipe.steps):

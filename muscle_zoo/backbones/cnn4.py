@@ -1,4 +1,4 @@
-"""A network of our own for small grey images, 8x8 digits and 28x28 MNIST, that trains in seconds on a CPU.
+"""A network of our own for small gray images, 8x8 digits and 28x28 MNIST, that trains in seconds on a CPU.
 
 Four 3x3 convolutions of w, w, 2w, 2w channels, each followed by BatchNorm and LeakyReLU of slope 0.1, with 2x2
 max-pooling before the third and before the fourth; the global average, a linear layer. Convolutions have no bias.

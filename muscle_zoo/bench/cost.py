@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..data import DataSet
-from ..engine.options import Options
+from ..engine.options import RunOptions
 from ..methods import default_options, method_names
 from ..recipes import Recipe
 from .step import Stepper, bare_step, mi_seconds
@@ -33,7 +33,7 @@ class Cost:
     of_bare: float
 
 
-def bench_methods(recipe: Recipe, dataset: DataSet, options: Options) -> tuple[list[Cost], float]:
+def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tuple[list[Cost], float]:
     """Measures a step of every method.
 
     Args:

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Batches, DataSet, ImageFiles, LabelledImages, Split, normalise
-from ..data.batches import draws
+from ..data import Batches, DataSet, ImageFiles, LabeledImages, Split, normalize
+from ..data.batches import draw_random_numbers
 from ..engine.build import split_of
 from ..errors import InputError
 from ..methods.base import View
 from ..recipes import Recipe
-from .timing import RUNS, Laps, median_seconds
+from .timing import RUNS, StageTimer, median_seconds
 
 PICTURE_RUNS = 3
-_VIEWS = {"weak": View("unlabelled", "weak"), "strong": View("unlabelled", "strong")}
+_VIEWS = {"weak": View("unlabeled", "weak"), "strong": View("unlabeled", "strong")}
 
 
 def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[str, Any]:
@@ -34,22 +34,22 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
         device: Where the views are made.
 
     Returns:
-        ``pairs_per_s``: a weak and a strong view each, drawn, made and normalised, of ``batch_size * mu`` images;
+        ``pairs_per_s``: a weak and a strong view each, drawn, made and normalized, of ``batch_size * mu`` images;
         ``share``: which part of that time goes where; ``bytes_resident``: of the images in memory; for streamed sets
         ``pictures_per_s`` and, where the folder is one of classes, ``bare_pictures_per_s`` of torchvision's ImageFolder
         and a plain DataLoader with the same workers, batches and transforms.
     """
     if recipe.mu < 1:
-        raise InputError(f"mu={recipe.mu}: there are no unlabelled images to make pairs of; give 1 or more")
+        raise InputError(f"mu={recipe.mu}: there are no unlabeled images to make pairs of; give 1 or more")
     dataset, split = split_of(recipe, dataset)
     train = dataset.train
     result: dict[str, Any] = {"dataset": dataset.info.name, "input_size": list(dataset.info.input_size)}
-    result["bytes_resident"] = sum(p.images.nbytes for p in (train, dataset.test) if isinstance(p, LabelledImages))
+    result["bytes_resident"] = sum(p.images.nbytes for p in (train, dataset.test) if isinstance(p, LabeledImages))
     in_memory = train
     if isinstance(train, ImageFiles):
         result |= _bench_pictures(train, recipe.batch_size * recipe.mu)
         in_memory = train.subset(range(min(len(train), 1000))).load()
-    elif isinstance(train, LabelledImages):
+    elif isinstance(train, LabeledImages):
         in_memory = train.to(device)
     if isinstance(train, ImageFiles):  # the views are those of any images of this size
         here = tuple(range(len(in_memory)))
@@ -70,12 +70,14 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
 
 def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, float]:
     """Median seconds of each part of a step, one after the other."""
-    laps = Laps(device)
+    laps = StageTimer(device)
     for step in range(3 * RUNS):
         laps.start()
         positions = torch.cat(list(batches.positions(step).values()))
-        numbers = {
-            name: draws(recipe.seed, step, view, recipe.batch_size * recipe.mu, batches.policies[name].draws)
+        random_numbers = {
+            name: draw_random_numbers(
+                recipe.seed, step, view, recipe.batch_size * recipe.mu, batches.policies[name].num_random
+            )
             for name, view in _VIEWS.items()
         }
         laps.lap("draw")
@@ -83,11 +85,11 @@ def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, 
         laps.lap("gather")
         views = []
         for name in _VIEWS:
-            views.append(batches.policies[name](raw, numbers[name]))
+            views.append(batches.policies[name](raw, random_numbers[name]))
             laps.lap(name)
         for view in views:
-            normalise(view, batches.info)
-        laps.lap("normalise")
+            normalize(view, batches.info)
+        laps.lap("normalize")
     return laps.medians(skip=RUNS)
 
 

@@ -18,19 +18,19 @@ from torch import Tensor, nn
 from ..data import DataSet
 from ..engine.build import Data, build_model, split_of
 from ..engine.fit import LOG_ROWS
-from ..engine.options import Options
+from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
 from ..engine.trainer import Trainer
 from ..losses import MutualInformationLoss
 from ..recipes import Recipe
 from .evaluation import bench_eval
-from .timing import Laps, median_seconds
+from .timing import StageTimer, median_seconds
 
 ROUNDS = 12  # of the breakdown; the first third warms up
 PROFILED = 20  # steps under the profiler
 
 
-def bench_step(recipe: Recipe, dataset: DataSet, options: Options, test_images: int | None = None) -> dict[str, Any]:
+def bench_step(recipe: Recipe, dataset: DataSet, options: RunOptions, test_images: int | None = None) -> dict[str, Any]:
     """Measures a recipe's training step.
 
     Args:
@@ -99,7 +99,7 @@ class Stepper:
         images: Images of a step that go through the gradient forward.
     """
 
-    def __init__(self, recipe: Recipe, dataset: DataSet, options: Options, folder: Path) -> None:
+    def __init__(self, recipe: Recipe, dataset: DataSet, options: RunOptions, folder: Path) -> None:
         self.dataset, split = split_of(recipe, dataset)
         self._folder = RunFolder(folder / "run")
         self._folder.open(recipe)
@@ -122,7 +122,7 @@ class Stepper:
 
     def breakdown(self, rounds: int) -> dict[str, float]:
         """Median seconds of each part of a step; a row of the log counts as one step's share of it."""
-        trainer, laps = self.trainer, Laps(self.trainer.device)
+        trainer, laps = self.trainer, StageTimer(self.trainer.device)
         for _ in range(rounds):
             step = next(self._steps)
             laps.start()
@@ -136,8 +136,8 @@ class Stepper:
             trainer.backward(terms)
             laps.lap("backward")
             trainer.update()
-            laps.lap("optimiser")
-            trainer.average(step)
+            laps.lap("optimizer")
+            trainer.update_ema(step)
             laps.lap("ema")
             self._folder.log(step, trainer.row(terms, torch.zeros(2, device=trainer.device)))
             laps.lap("log")
@@ -163,7 +163,7 @@ def bare_step(recipe: Recipe, dataset: DataSet, accelerator: Any, images: int) -
 
 
 def mi_seconds(recipe: Recipe, num_classes: int, device: torch.device) -> float:
-    """Seconds of the mutual information term, forward and backward, on a step's unlabelled logits."""
+    """Seconds of the mutual information term, forward and backward, on a step's unlabeled logits."""
     loss = MutualInformationLoss()
     views: list[Tensor] = [
         torch.randn(max(1, recipe.batch_size * recipe.mu), num_classes, device=device, requires_grad=True)

@@ -58,7 +58,7 @@ def median_seconds(
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-class Laps:
+class StageTimer:
     """Splits a piece of work into parts, one after the other.
 
     Args:

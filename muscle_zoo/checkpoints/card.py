@@ -13,7 +13,7 @@ from pathlib import Path
 from reprlib import repr as shown  # short, and one line, whatever the value
 from typing import Any
 
-from ..errors import WeightsError, near
+from ..errors import WeightsError, suggest
 from ..files import read_untrusted_json
 
 CONFIG_FILE = "config.json"
@@ -24,57 +24,62 @@ _WEIGHT_SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", 
 
 
 @dataclass(frozen=True)
-class Kind:
+class Field:
     """What a field of a file may hold.
 
     Attributes:
-        words: The same for a person: ``text``.
+        description: The same for a person: ``text``.
         accepts: Whether a value is of this kind.
     """
 
-    words: str
+    description: str
     accepts: Callable[[Any], bool]
 
 
-def _whole(low: int, high: int) -> Kind:
-    return Kind(f"a whole number from {low} to {high}", lambda v: type(v) is int and low <= v <= high)
+def _whole(low: int, high: int) -> Field:
+    return Field(f"a whole number from {low} to {high}", lambda v: type(v) is int and low <= v <= high)
 
 
-def _number(low: float, high: float) -> Kind:
-    return Kind(f"a number from {low:g} to {high:g}", lambda v: type(v) in (int, float) and low <= v <= high)
+def _number(low: float, high: float) -> Field:
+    return Field(f"a number from {low:g} to {high:g}", lambda v: type(v) in (int, float) and low <= v <= high)
 
 
-def _choice(*words: str) -> Kind:
-    return Kind("one of " + ", ".join(words), lambda v: isinstance(v, str) and v in words)
+def _choice(*description: str) -> Field:
+    return Field("one of " + ", ".join(description), lambda v: isinstance(v, str) and v in description)
 
 
-def matching(pattern: str, words: str) -> Kind:
+def matching(pattern: str, description: str) -> Field:
     """Text that fits a regular expression as a whole."""
-    return Kind(words, lambda v: isinstance(v, str) and re.fullmatch(pattern, v, flags=re.ASCII) is not None)
+    return Field(description, lambda v: isinstance(v, str) and re.fullmatch(pattern, v, flags=re.ASCII) is not None)
 
 
-def _list(kind: Kind, low: int, high: int) -> Kind:
+def _list(field: Field, low: int, high: int) -> Field:
     def accepts(value: Any) -> bool:
-        return isinstance(value, list) and low <= len(value) <= high and all(map(kind.accepts, value))
+        return isinstance(value, list) and low <= len(value) <= high and all(map(field.accepts, value))
 
-    return Kind(f"a list of {low} to {high}, each {kind.words}" if low < high else f"{low} times {kind.words}", accepts)
+    return Field(
+        f"a list of {low} to {high}, each {field.description}" if low < high else f"{low} times {field.description}",
+        accepts,
+    )
 
 
-def _either(*kinds: Kind) -> Kind:
-    return Kind(" or ".join(kind.words for kind in kinds), lambda v: any(kind.accepts(v) for kind in kinds))
+def _either(*fields: Field) -> Field:
+    return Field(
+        " or ".join(field.description for field in fields), lambda v: any(field.accepts(v) for field in fields)
+    )
 
 
-_FLAG = Kind("true or false", lambda v: type(v) is bool)
-OBJECT = Kind("a JSON object", lambda v: isinstance(v, dict))
-_TEXT = Kind("text of at most 10000 letters", lambda v: isinstance(v, str) and len(v) <= 10_000)
-_TEXTS = Kind("text by name", lambda v: isinstance(v, dict) and all(map(_TEXT.accepts, v.values())))
+_FLAG = Field("true or false", lambda v: type(v) is bool)
+OBJECT = Field("a JSON object", lambda v: isinstance(v, dict))
+_TEXT = Field("text of at most 10000 letters", lambda v: isinstance(v, str) and len(v) <= 10_000)
+_TEXTS = Field("text by name", lambda v: isinstance(v, dict) and all(map(_TEXT.accepts, v.values())))
 NAME = matching(r"[\w.:-]{1,200}", "a name of letters, digits and _ . : -")
 _MODULES = _either(NAME, _list(NAME, 0, 10))
 _SIZE = _list(_whole(1, _SIDE), 3, 3)
 SHA256 = matching(r"[0-9a-f]{64}", "a sha256 of 64 hexadecimal digits")
 _SHARE = _number(0, 1)
 
-_ROOT: dict[str, Kind] = {
+_ROOT: dict[str, Field] = {
     "architecture": NAME,
     "pretrained_cfg": OBJECT,
     "num_classes": _whole(0, _CLASSES),
@@ -84,7 +89,7 @@ _ROOT: dict[str, Kind] = {
     BLOCK: OBJECT,
 }
 # The fields of timm's PretrainedCfg; where weights come from is no field of a file's.
-_PRETRAINED_CFG: dict[str, Kind] = {
+_PRETRAINED_CFG: dict[str, Field] = {
     "architecture": NAME,
     "tag": _TEXT,
     **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), _SIZE),
@@ -104,7 +109,7 @@ _PRETRAINED_CFG: dict[str, Kind] = {
     **dict.fromkeys(("paper_ids", "notes"), _either(_TEXT, _list(_TEXT, 0, 100))),
 }
 # Arguments of a network that a file may set. timm's create_model takes many more, some of which open files.
-_MODEL_ARGS: dict[str, Kind] = {
+_MODEL_ARGS: dict[str, Field] = {
     "num_classes": _whole(0, _CLASSES),
     "in_chans": _whole(1, _SIDE),
     "global_pool": matching(r"\w{0,20}", "a pooling's name"),
@@ -113,34 +118,34 @@ _MODEL_ARGS: dict[str, Kind] = {
     "depth": _whole(1, 1000),
     **dict.fromkeys(("drop_rate", "drop_path_rate", "bn_momentum", "bn_eps"), _SHARE),
 }
-_BLOCK: dict[str, Kind] = {
+_BLOCK: dict[str, Field] = {
     **dict.fromkeys(("name", "method", "dataset"), NAME),
     "labels": _either(_whole(1, 10**12), matching(r"\d{1,3}pct", "a share such as 10pct")),
     "seed": _whole(0, 2**63 - 1),
     "weights_sha256": SHA256,
     "metrics": OBJECT,
 }
-_METRICS: dict[str, Kind] = {"top1": _SHARE, "n": _whole(1, 10**12)}
+_METRICS: dict[str, Field] = {"top1": _SHARE, "n": _whole(1, 10**12)}
 
 
-def of_kind(value: Any, where: str, kind: Kind) -> Any:
+def validate(value: Any, where: str, field: Field) -> Any:
     """The value, or a ValueError that says where it stands and what it should be."""
-    if not kind.accepts(value):
-        raise ValueError(f"{where}={shown(value)} is not {kind.words}")
+    if not field.accepts(value):
+        raise ValueError(f"{where}={shown(value)} is not {field.description}")
     return value
 
 
-def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Kind], where: str) -> None:
+def check_fields(values: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
     """Raises ValueError unless every known field is of its kind; null is as good as not there."""
-    for key, kind in kinds.items():
+    for key, field in fields.items():
         if values.get(key) is not None:
-            of_kind(values[key], f"{where}{key}", kind)
+            validate(values[key], f"{where}{key}", field)
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Kind], where: str) -> None:
+def _refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Field], where: str) -> None:
     for key in values:
         if key not in known:
-            raise ValueError(f"{where.rstrip('.')} has the unknown field {shown(key)}; {near(key[:50], known)}")
+            raise ValueError(f"{where.rstrip('.')} has the unknown field {shown(key)}; {suggest(key[:50], known)}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

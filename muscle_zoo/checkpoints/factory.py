@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..data.datasets import dataset_info
 from ..data.images import upright
-from ..errors import DownloadError, InputError, WeightsError, near, one_line
+from ..errors import DownloadError, InputError, WeightsError, one_line, suggest
 from ..recipes.names import parse_name
 from . import registry, weights
 from .card import shown
@@ -106,7 +106,7 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         wrong = next((key for key in kwargs if f"'{key}'" in str(error)), None)
         if wrong is None:
             raise
-        hint = near(wrong, _ARGUMENTS)
+        hint = suggest(wrong, _ARGUMENTS)
         raise InputError(f"{wrong}={kwargs[wrong]!r}: {arch} takes no such argument; {hint}") from error
 
 
@@ -231,9 +231,9 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
-    """The preprocessing a model expects: a PIL image of any mode in, a normalised tensor ``(C, H, W)`` out.
+    """The preprocessing a model expects: a PIL image of any mode in, a normalized tensor ``(C, H, W)`` out.
 
-    The image is turned upright as its EXIF says and made grey or RGB: as in training, or for the ``in_chans`` that a
+    The image is turned upright as its EXIF says and made gray or RGB: as in training, or for the ``in_chans`` that a
     model was created with instead.
 
     Args:
@@ -263,7 +263,7 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
 
 
 def _for_channels(cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A data config for the channels that the model's first convolution takes: 3 of grey, or grey of 3."""
+    """A data config for the channels that the model's first convolution takes: 3 of gray, or gray of 3."""
     first = model.pretrained_cfg.get("first_conv")
     try:
         channels = model.get_submodule(first).in_channels

@@ -19,7 +19,7 @@ _BY_STATUS = {
 
 
 @contextmanager
-def explained(what: str, kind: type[MuscleZooError] = DownloadError) -> Iterator[None]:
+def hub_errors(what: str, kind: type[MuscleZooError] = DownloadError) -> Iterator[None]:
     """Turns whatever the client raises into one of this package's errors.
 
     Args:

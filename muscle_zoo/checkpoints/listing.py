@@ -14,7 +14,7 @@ import timm
 import torch
 
 from ..data.datasets import dataset_info
-from ..errors import InputError, WeightsError, near, one_line
+from ..errors import InputError, WeightsError, one_line, suggest
 from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
 from .card import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
@@ -94,7 +94,7 @@ def list_models(
     parts = {name: _parts(name) for name in names} if wanted else {}
     for key, value in wanted.items():
         if value not in (known := {str(part[key]) for part in parts.values() if part}):
-            raise InputError(f"{key}={value}: no model has it; {near(value, known)}")
+            raise InputError(f"{key}={value}: no model has it; {suggest(value, known)}")
     names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in wanted.items())}
     if pretrained:
         names &= set(checkpoints)
@@ -142,7 +142,7 @@ def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str,
     """Architecture, timm cfg and model arguments of a config.json."""
     arch = config["architecture"]
     if not timm.is_model(arch):
-        hint = near(arch, timm.list_models())
+        hint = suggest(arch, timm.list_models())
         raise WeightsError(f"{origin}/{CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
     return arch, timm_cfg(config), model_args(config)
 

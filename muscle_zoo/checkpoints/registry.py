@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError, WeightsError
 from ..files import read_untrusted_json, write_json
-from .card import CONFIG_FILE, NAME, OBJECT, SHA256, Kind, check_fields, matching, of_kind, read_config, timm_cfg
+from .card import CONFIG_FILE, NAME, OBJECT, SHA256, Field, check_fields, matching, read_config, timm_cfg, validate
 
 WEIGHTS_FILE = "model.safetensors"
 REGISTRY_FILE = "registry.json"
@@ -17,7 +17,7 @@ DEV_LEDGER_FILE = "dev.csv"  # runs that were evaluated on held-out training ima
 CARD_FILES = ("README.md", CONFIG_FILE, WEIGHTS_FILE, "split.json", "curves.png")  # what a card folder holds
 
 
-_PIN: dict[str, Kind] = {
+_PIN: dict[str, Field] = {
     "repo": matching(r"[\w.-]{1,96}/[\w.-]{1,96}", "OWNER/NAME"),
     "revision": matching(r"\w[\w.-]{0,99}", "a commit or a tag"),
     "sha256": SHA256,
@@ -89,11 +89,11 @@ def pinned() -> dict[str, dict[str, str]]:
     if not path.exists():
         return {}
     try:
-        table = of_kind(read_untrusted_json(path), "the whole", OBJECT).get("checkpoints")
-        for name, pin in of_kind(table, "checkpoints", OBJECT).items():
-            of_kind(name, "a checkpoint's name", NAME)
+        table = validate(read_untrusted_json(path), "the whole", OBJECT).get("checkpoints")
+        for name, pin in validate(table, "checkpoints", OBJECT).items():
+            validate(name, "a checkpoint's name", NAME)
             where = f"checkpoints.{name}"
-            check_fields(of_kind(pin, where, OBJECT), _PIN, f"{where}.")
+            check_fields(validate(pin, where, OBJECT), _PIN, f"{where}.")
             if pin.get("sha256") is None or bool(pin.get("repo")) != bool(pin.get("revision")):
                 raise ValueError(f"{where} has no sha256, or not both repo and revision")
     except (OSError, ValueError) as error:

@@ -16,12 +16,12 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import WeightsError, near, one_line
+from ..errors import WeightsError, one_line, suggest
 from ..files import file_sha256
 from ..recipes.names import recipe_names
 from . import registry
 from .card import BLOCK, CONFIG_FILE, read_config
-from .hub_errors import explained
+from .hub_errors import hub_errors
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
@@ -140,7 +140,7 @@ def _locate(name: str, source: str | None) -> _Place:
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
         raise WeightsError(f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}")
     raise WeightsError(
-        f"no weights for {name!r}; {near(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
+        f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
     )
 
 
@@ -217,7 +217,7 @@ def _from_hub(place: _Place, files: Sequence[str], force: bool = False) -> Check
         raise WeightsError(f"{where}: {revision!r} is not a revision; give a branch, a tag or a commit")
     paths = {}
     for file in files:
-        with explained(f"{where}, {file}"):
+        with hub_errors(f"{where}, {file}"):
             paths[file] = Path(hf_hub_download(place.repo, file, revision=revision, force_download=force))
     folder, weights = paths[CONFIG_FILE].parent, paths[registry.WEIGHTS_FILE]
     config = read_config(folder)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from ..checkpoints.target import as_name
-from ..data import Source
+from ..data import DataConfig
 from ..errors import InputError
 
 
@@ -43,7 +43,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")
 
 
-def source_of(args: argparse.Namespace) -> Source:
+def source_of(args: argparse.Namespace) -> DataConfig:
     """What :func:`add_source_arguments` declared.
 
     Raises:
@@ -53,7 +53,7 @@ def source_of(args: argparse.Namespace) -> Source:
     workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
-    return Source(args.data, True if args.stream else None, workers, progress=True)
+    return DataConfig(args.data, True if args.stream else None, workers, progress=True)
 
 
 def parse_overrides(words: list[str]) -> dict[str, str]:

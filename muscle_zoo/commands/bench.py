@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _measure(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     from ..bench import bench_data, bench_eval, bench_methods, bench_step
-    from ..engine.options import Options
+    from ..engine.options import RunOptions
 
-    options = Options(mixed_precision=args.mixed_precision, cpu=args.cpu, compile=args.compile)
+    options = RunOptions(mixed_precision=args.mixed_precision, cpu=args.cpu, compile=args.compile)
     dataset, test_images = _images(recipe, args)
     if dataset.info.name != recipe.dataset:  # random images have no 4,000 labels
         recipe = replace(recipe, dataset=dataset.info.name, labels=dataset.info.num_classes)

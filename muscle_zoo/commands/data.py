@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..data import Source
+from ..data import DataConfig
 from ..data.images import OUTSIDE, UNKNOWN
 from ..data.splits import names_sha256
 from ..errors import InputError
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _recipe(args: argparse.Namespace, source: Source) -> Recipe:
+def _recipe(args: argparse.Namespace, source: DataConfig) -> Recipe:
     from ..data import load_dataset
 
     overrides = parse_overrides(args.overrides)
@@ -64,21 +64,21 @@ def describe(recipe: Recipe, data: Data) -> str:
     """The split as a person reads it."""
     info, split, train = data.dataset.info, data.split, data.dataset.train
     shape = "x".join(map(str, info.input_size))
-    in_labels = Counter(train.labels[list(split.labelled)].tolist())
-    in_pool = Counter(train.labels[list(split.unlabelled)].tolist())
+    in_labels = Counter(train.labels[list(split.labeled)].tolist())
+    in_pool = Counter(train.labels[list(split.unlabeled)].tolist())
     known = any(label >= 0 for label in in_pool)
     width = max(len(name) for name in info.class_names)
     lines = [
         f"{info.name}: {info.title}",
         f"  images       {info.train_size} for training, {info.test_size} for the test, {shape}",
-        f"  labelled     {len(split.labelled)} of a budget of {split.labels} (seed {split.seed}, bias {split.bias})",
-        f"  unlabelled   {len(split.unlabelled)}, the labelled ones included",
+        f"  labeled     {len(split.labeled)} of a budget of {split.labels} (seed {split.seed}, bias {split.bias})",
+        f"  unlabeled   {len(split.unlabeled)}, the labeled ones included",
         f"  evaluated on {len(data.evaluation)} images of the {split.fold} fold",
         f"  split sha256 {split.sha256}",
         *([f"  names sha256 {names_sha256(train.names)}"] if train.names else []),
         f"  weak view    {recipe.weak}",
         f"  strong view  {recipe.strong}",
-        f"  {'class':<{width}}  labelled" + ("  unlabelled" if known else ""),
+        f"  {'class':<{width}}  labeled" + ("  unlabeled" if known else ""),
     ]
     shown = range(info.num_classes) if info.num_classes <= 20 else range(10)
     for label in shown:

@@ -12,7 +12,7 @@ from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, shown
 from ..checkpoints.factory import create_model
 from ..checkpoints.target import as_name
-from ..data import Source, dataset_info
+from ..data import DataConfig, dataset_info
 from ..errors import InputError, MuscleZooError, WeightsError, one_line
 from ..recipes import Recipe
 from ..recipes.names import parse_name
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     return 1 if report["published"]["reproduced"] is False else 0
 
 
-def evaluate_target(target: str, source: str | None = None, data: Source | None = None) -> dict[str, Any]:
+def evaluate_target(target: str, source: str | None = None, data: DataConfig | None = None) -> dict[str, Any]:
     """Evaluates a checkpoint on the fold its recipe names.
 
     Args:
@@ -124,14 +124,14 @@ def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]
 def evaluated(target: str, recipe: Recipe) -> Recipe:
     """The recipe as far as it decides what is evaluated on; no file that it names is opened.
 
-    The images of the test and dev folds do not depend on which images were labelled. Those of the validation fold do,
+    The images of the test and dev folds do not depend on which images were labeled. Those of the validation fold do,
     and a list of them in a file is no part of the checkpoint: whoever made it could name any file of this machine.
 
     Raises:
         WeightsError: The images are those that a file lists.
     """
     if recipe.fold != "validation":
-        neutral = {"bias": "none", "unlabelled_bias": "none", "mismatch": 0.0, "validation": 0.0, "split": ""}
+        neutral = {"bias": "none", "unlabeled_bias": "none", "mismatch": 0.0, "validation": 0.0, "split": ""}
         return replace(recipe, labels="100pct", **neutral)
     if recipe.split:
         raise WeightsError(

@@ -119,7 +119,7 @@ def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
     return _wrap(
-        f"any picture: upright, {'grey' if channels == 1 else 'RGB'}, resized ({cfg['interpolation']}) to cover and "
+        f"any picture: upright, {'gray' if channels == 1 else 'RGB'}, resized ({cfg['interpolation']}) to cover and "
         f"cut to {height}x{width} (crop_pct {cfg['crop_pct']:g}), scaled to 0..1, less mean {mean}, by deviation {std}"
     )
 

@@ -68,7 +68,7 @@ def describe(checkpoint: weights.Checkpoint) -> dict[str, Any]:
 
 
 def convert(model: nn.Module, input_size: tuple[int, int, int], facts: dict[str, Any]) -> bytes:
-    """Converts a model to ONNX: ``images`` (batch, C, H, W), normalised, to ``logits`` (batch, classes).
+    """Converts a model to ONNX: ``images`` (batch, C, H, W), normalized, to ``logits`` (batch, classes).
 
     Args:
         model: In evaluation mode, on the CPU.

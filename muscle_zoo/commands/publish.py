@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from ..errors import InputError, MuscleZooError, near
+from ..errors import InputError, MuscleZooError, suggest
 from ..results.ledger import read_ledger
 from .verify import render
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `publish`."""
     parser.add_argument("names", nargs="*", metavar="NAME", help="checkpoints of hub_cards/ (or --all)")
     parser.add_argument("--all", action="store_true", help="every checkpoint of hub_cards/")
-    parser.add_argument("--namespace", required=True, metavar="ORG", help="user or organisation on the Hub")
+    parser.add_argument("--namespace", required=True, metavar="ORG", help="user or organization on the Hub")
     parser.add_argument("--private", action="store_true", help="make new repos private")
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
@@ -98,7 +98,7 @@ def _card(name: str) -> Path:
         return card
     card = registry.find_card(name)
     if card is None:
-        raise InputError(f"{name!r} has no card folder; {near(name, _all_names())}")
+        raise InputError(f"{name!r} has no card folder; {suggest(name, _all_names())}")
     return card
 
 

@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         RunFolder(out / folder).check(recipe)  # figures of an older recipe are not shown as this one's
     if not summary_file.is_file():
         if is_main():
-            print("Ten labelled digits, one of each, and 1,437 unlabelled ones: with and without MUSCLE.", flush=True)
+            print("Ten labeled digits, one of each, and 1,437 unlabeled ones: with and without MUSCLE.", flush=True)
         began = time.monotonic()
         limit = args.time_limit
         for folder, recipe in recipes.items():
@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
 def start_over(out: Path, args: argparse.Namespace) -> None:
     """Renames the old folder, once for all processes, after looking at the options."""
-    from ..engine.options import Options, process_state
+    from ..engine.options import RunOptions, process_state
 
-    Options(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
+    RunOptions(args.mixed_precision, args.tracker, args.time_limit, args.save_every, args.cpu)
     if is_main() and (old := RunFolder(out).set_aside()) is not None:
         print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
     process_state(args.cpu).wait_for_everyone()

@@ -20,7 +20,7 @@ from .arguments import add_run_arguments, parse_overrides, source_of
 from .terminal import STOPPED, is_main
 
 if TYPE_CHECKING:
-    from ..engine.options import Options
+    from ..engine.options import RunOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +89,10 @@ def train(
         TrainingError: Training could not go on; status.json says why.
     """
     from ..engine.build import own_folder  # slow to import
-    from ..engine.options import Options, process_state
+    from ..engine.options import RunOptions, process_state
 
     began = time.monotonic() if began is None else began
-    options = Options(
+    options = RunOptions(
         mixed_precision=args.mixed_precision,
         tracker=args.tracker,
         time_limit=args.time_limit,
@@ -123,7 +123,7 @@ def train(
         return _train(recipe, folder, options, began)
 
 
-def _train(recipe: Recipe, folder: RunFolder, options: Options, began: float) -> bool:
+def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
     from ..engine.build import prepare_data
     from ..engine.fit import fit
     from ..engine.options import process_state

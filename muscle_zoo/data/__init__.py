@@ -1,26 +1,26 @@
 """Images, splits, views and batches."""
 
-from .batches import Batches, normalise
+from .batches import Batches, normalize
 from .catalog import dataset_info, dataset_names
-from .datasets import DataSet, Source, load_dataset, restrict
-from .images import ImageFiles, ImageSource, LabelledImages
+from .datasets import DataConfig, DataSet, load_dataset, restrict
+from .images import ImageFiles, ImageSource, LabeledImages
 from .info import DataSetInfo
 from .splits import Budget, Split, make_split
 
 __all__ = [
     "Batches",
     "Budget",
+    "DataConfig",
     "DataSet",
     "DataSetInfo",
     "ImageFiles",
     "ImageSource",
-    "LabelledImages",
-    "Source",
+    "LabeledImages",
     "Split",
     "dataset_info",
     "dataset_names",
     "load_dataset",
     "make_split",
-    "normalise",
+    "normalize",
     "restrict",
 ]

@@ -22,10 +22,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DownloadError, InputError, MissingDataError
-from .images import LabelledImages
+from .images import LabeledImages
 from .info import DataSetInfo
 
-Parts = tuple[LabelledImages, LabelledImages]
+Parts = tuple[LabeledImages, LabeledImages]
 
 # What reading and downloading archives may raise.
 _TROUBLE = (OSError, EOFError, RuntimeError, HTTPException, zlib.error, tarfile.TarError)
@@ -120,8 +120,8 @@ def _words(error: Exception) -> str:
     return " ".join(str(error).split()).partition(" You can use download=True")[0] or type(error).__name__
 
 
-def _labelled(images: np.ndarray, labels: Any) -> LabelledImages:
-    return LabelledImages(torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long())
+def _labeled(images: np.ndarray, labels: Any) -> LabeledImages:
+    return LabeledImages(torch.from_numpy(np.ascontiguousarray(images)), torch.as_tensor(labels).long())
 
 
 def _read_idx(name: str, place: Path, download: bool) -> Parts | None:
@@ -138,7 +138,7 @@ def _read_idx(name: str, place: Path, download: bool) -> Parts | None:
         arrays = [_idx(path) for path in files if path is not None]
         found = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
         if found == _IDX_SHA256[name]:
-            return _labelled(arrays[0][:, None], arrays[1]), _labelled(arrays[2][:, None], arrays[3])
+            return _labeled(arrays[0][:, None], arrays[1]), _labeled(arrays[2][:, None], arrays[3])
         if found not in _IDX_SHA256.values():  # it may be the other set of the same file names
             raise InputError(f"{folder} holds other images than {name}'s; move or delete them, or give another --data")
     return None
@@ -168,7 +168,7 @@ def _read_cifar(name: str, place: Path, download: bool) -> Parts | None:
         return None
     parts = [cls(place, train=train, download=download) for train in (True, False)]
     # torchvision shows (N, H, W, C) of memory that is (N, C, H, W): turned back, nothing is copied.
-    train, test = (_labelled(part.data.transpose(0, 3, 1, 2), part.targets) for part in parts)
+    train, test = (_labeled(part.data.transpose(0, 3, 1, 2), part.targets) for part in parts)
     return train, test
 
 
@@ -184,7 +184,7 @@ def _read_svhn(name: str, place: Path, download: bool) -> Parts | None:
     parts = {part: SVHN(place, split=part, download=download) for part in wanted}
     images = [parts[part].data for part in wanted if part != "test"]
     labels = np.concatenate([parts[part].labels for part in wanted if part != "test"])
-    return _labelled(np.concatenate(images), labels), _labelled(parts["test"].data, parts["test"].labels)
+    return _labeled(np.concatenate(images), labels), _labeled(parts["test"].data, parts["test"].labels)
 
 
 def _read_stl10(name: str, place: Path, download: bool) -> Parts | None:
@@ -192,9 +192,9 @@ def _read_stl10(name: str, place: Path, download: bool) -> Parts | None:
 
     if not download and not (place / STL10.base_folder).is_dir():
         return None
-    # Classes of the unlabelled images are -1 there, as they are here.
+    # Classes of the unlabeled images are -1 there, as they are here.
     train, test = (STL10(place, split=part, download=download) for part in ("train+unlabeled", "test"))
-    return _labelled(train.data, train.labels), _labelled(test.data, test.labels)
+    return _labeled(train.data, train.labels), _labeled(test.data, test.labels)
 
 
 _READERS: dict[str, Callable[[str, Path, bool], Parts | None]] = {

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import InputError, near
+from ..errors import InputError, suggest
 from .randaugment import RandAugment
 
 
@@ -32,12 +32,12 @@ class Operation(Protocol):
     takes_bytes: ClassVar[bool]
 
     @property
-    def draws(self) -> int:
+    def num_random(self) -> int:
         """Uniform numbers it takes per image."""
         ...
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Applies it to images ``(n, C, H, W)`` with numbers ``(n, draws)`` in 0..1, which are on the CPU."""
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
+        """Applies it to images ``(n, C, H, W)`` with numbers ``(n, num_random)`` in 0..1, which are on the CPU."""
         ...
 
 
@@ -48,7 +48,7 @@ def to_unit(images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Affine:
-    """Rotation, shift and scaling about the centre, bilinear, black outside.
+    """Rotation, shift and scaling about the center, bilinear, black outside.
 
     Attributes:
         degrees: Rotation is uniform in +-degrees.
@@ -59,12 +59,12 @@ class Affine:
     degrees: float = 8.0
     shift: float = 0.08
     scale: float = 0.05
-    draws: ClassVar[int] = 4
+    num_random: ClassVar[int] = 4
     takes_bytes: ClassVar[bool] = False
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Samples every output pixel from its place in the input."""
-        signed = 2.0 * u.to(images.device, non_blocking=True) - 1.0
+        signed = 2.0 * random_numbers.to(images.device, non_blocking=True) - 1.0
         angle = signed[:, 0] * math.radians(self.degrees)
         scale = 1.0 + signed[:, 1] * self.scale
         height, width = images.shape[-2:]
@@ -81,22 +81,22 @@ class Contrast:
     """Multiplies pixels by a factor uniform in 1 +- strength, clipped to 0..1: contrast around black, or brightness."""
 
     strength: float = 0.4
-    draws: ClassVar[int] = 1
+    num_random: ClassVar[int] = 1
     takes_bytes: ClassVar[bool] = False
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Scales each image."""
-        factor = 1.0 + (2.0 * u[:, 0].to(images.device, non_blocking=True) - 1.0) * self.strength
+        factor = 1.0 + (2.0 * random_numbers[:, 0].to(images.device, non_blocking=True) - 1.0) * self.strength
         return (images * factor.view(-1, 1, 1, 1)).clamp(0.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Cutout:
-    """Hides a square whose centre is uniform over the image (DeVries and Taylor 2017, arXiv 1708.04552).
+    """Hides a square whose center is uniform over the image (DeVries and Taylor 2017, arXiv 1708.04552).
 
     Attributes:
         share: Side of the square as a share of the image's height; the square may reach over the edge.
-        fill: What it shows, 0 (black) to 1; FixMatch's is the middle grey, 0.5.
+        fill: What it shows, 0 (black) to 1; FixMatch's is the middle gray, 0.5.
 
     Raises:
         ValueError: ``fill`` is not 0 to 1.
@@ -104,22 +104,22 @@ class Cutout:
 
     share: float = 0.4
     fill: float = 0.0
-    draws: ClassVar[int] = 2
+    num_random: ClassVar[int] = 2
     takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.fill <= 1.0:
             raise ValueError(f"fill={self.fill}: give 0 to 1")
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Fills the pixels whose centres lie in the square."""
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
+        """Fills the pixels whose centers lie in the square."""
         height, width = images.shape[-2:]
         half = 0.5 * self.share * height
-        u = u.to(images.device, non_blocking=True)
+        random_numbers = random_numbers.to(images.device, non_blocking=True)
         rows = torch.arange(height, device=images.device) + 0.5
         columns = torch.arange(width, device=images.device) + 0.5
-        in_rows = (rows - u[:, :1] * height).abs() <= half
-        in_columns = (columns - u[:, 1:] * width).abs() <= half
+        in_rows = (rows - random_numbers[:, :1] * height).abs() <= half
+        in_columns = (columns - random_numbers[:, 1:] * width).abs() <= half
         inside = in_rows[:, None, :, None] & in_columns[:, None, None, :]
         return images.masked_fill(inside, round(255 * self.fill) if images.dtype == torch.uint8 else self.fill)
 
@@ -128,12 +128,12 @@ class Cutout:
 class Flip:
     """Mirrors left and right, each image with probability one half."""
 
-    draws: ClassVar[int] = 1
+    num_random: ClassVar[int] = 1
     takes_bytes: ClassVar[bool] = True
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Mirrors the images whose number is below one half."""
-        mirrored = (u[:, 0] < 0.5).to(images.device, non_blocking=True)
+        mirrored = (random_numbers[:, 0] < 0.5).to(images.device, non_blocking=True)
         return torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
 
 
@@ -149,16 +149,16 @@ class Shift:
     """
 
     share: float = 0.125
-    draws: ClassVar[int] = 2
+    num_random: ClassVar[int] = 2
     takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.share < 1.0:
             raise ValueError(f"share={self.share}: give at least 0 and below 1")
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Gathers rows, then columns."""
-        for axis, numbers in zip((2, 3), u.unbind(1), strict=True):
+        for axis, numbers in zip((2, 3), random_numbers.unbind(1), strict=True):
             side = images.shape[axis]
             reach = int(self.share * side)
             shift = (numbers * (2 * reach + 1)).long().clamp(max=2 * reach) - reach
@@ -184,20 +184,23 @@ class Crop:
     """
 
     least: float = 0.2
-    draws: ClassVar[int] = 4
+    num_random: ClassVar[int] = 4
     takes_bytes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0.0 < self.least <= 1.0:
             raise ValueError(f"least={self.least}: give more than 0 and at most 1")
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Samples every output pixel from its place in the part."""
-        area, ratio = self.least + (1.0 - self.least) * u[:, 0], (math.log(4 / 3) * (2.0 * u[:, 1] - 1.0)).exp()
+        area, ratio = (
+            self.least + (1.0 - self.least) * random_numbers[:, 0],
+            (math.log(4 / 3) * (2.0 * random_numbers[:, 1] - 1.0)).exp(),
+        )
         width, height = (area * ratio).sqrt().clamp(max=1.0), (area / ratio).sqrt().clamp(max=1.0)
         zero = torch.zeros_like(area)
-        row_x = torch.stack([width, zero, (1.0 - width) * (2.0 * u[:, 2] - 1.0)], dim=1)
-        row_y = torch.stack([zero, height, (1.0 - height) * (2.0 * u[:, 3] - 1.0)], dim=1)
+        row_x = torch.stack([width, zero, (1.0 - width) * (2.0 * random_numbers[:, 2] - 1.0)], dim=1)
+        row_y = torch.stack([zero, height, (1.0 - height) * (2.0 * random_numbers[:, 3] - 1.0)], dim=1)
         matrix = torch.stack([row_x, row_y], dim=1).to(images.device, non_blocking=True)
         grid = F.affine_grid(matrix, list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
@@ -221,21 +224,23 @@ class Policy:
     operations: tuple[Operation, ...]
 
     @property
-    def draws(self) -> int:
+    def num_random(self) -> int:
         """Uniform numbers it takes per image."""
-        return sum(operation.draws for operation in self.operations)
+        return sum(operation.num_random for operation in self.operations)
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Applies the operations in order.
 
         Args:
             images: ``(n, C, H, W)``, uint8, or floats in 0..1.
-            u: ``(n, draws)`` uniform in 0..1, on the CPU.
+            random_numbers: ``(n, num_random)`` uniform in 0..1, on the CPU.
 
         Returns:
             Images of the same shape, uint8 or floats in 0..1.
         """
-        for operation, numbers in zip(self.operations, u.split([o.draws for o in self.operations], dim=1), strict=True):
+        for operation, numbers in zip(
+            self.operations, random_numbers.split([o.num_random for o in self.operations], dim=1), strict=True
+        ):
             images = operation(images if operation.takes_bytes else to_unit(images), numbers)
         return images
 
@@ -257,7 +262,7 @@ def parse_policy(field: str, text: str) -> Policy:
         match = re.fullmatch(r"\s*(\w+)(?:\(([^()]*)\))?\s*", part)
         if match is None or match[1] not in _OPERATIONS:
             word = part if match is None else match[1]
-            raise InputError(f"{field}={text}: operation {word!r} is unknown; {near(word, [*_OPERATIONS, 'none'])}")
+            raise InputError(f"{field}={text}: operation {word!r} is unknown; {suggest(word, [*_OPERATIONS, 'none'])}")
         operation = _OPERATIONS[match[1]]
         try:
             numbers = [float(number) for number in match[2].split(",")] if match[2] else []

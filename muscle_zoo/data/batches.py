@@ -23,7 +23,7 @@ from .info import DataSetInfo
 from .splits import Split
 
 
-def normalise(images: Tensor, info: DataSetInfo) -> Tensor:
+def normalize(images: Tensor, info: DataSetInfo) -> Tensor:
     """Turns uint8 images, or images in 0..1, into what a network takes: zero mean, unit variance per channel."""
     mean, std = (_per_channel(values, images.device) for values in (info.mean, info.std))
     if images.dtype == torch.uint8:
@@ -35,6 +35,10 @@ def normalise(images: Tensor, info: DataSetInfo) -> Tensor:
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     # Cached: a copy to a GPU would wait for it, each time.
     return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+# Seeds are made of these words: published runs were drawn with the British ones, and must stay what they are.
+_SEED_WORDS = {"labeled": "labelled", "unlabeled": "unlabelled"}
 
 
 def _seed(*key: object) -> int:
@@ -63,7 +67,7 @@ def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Te
 
     Args:
         seed: Of the run.
-        stream: ``labelled`` or ``unlabelled``.
+        stream: ``labeled`` or ``unlabeled``.
         step: Counted from 0.
         size: Images in the global batch.
         n: Images in the stream.
@@ -75,15 +79,16 @@ def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Te
     pieces = []
     while start < (step + 1) * size:
         epoch, offset = divmod(start, n)
-        piece = _permutation(seed, stream, epoch, n)[offset : offset + (step + 1) * size - start]
+        piece = _permutation(seed, _SEED_WORDS[stream], epoch, n)[offset : offset + (step + 1) * size - start]
         pieces.append(piece)
         start += len(piece)
     return torch.cat(pieces)
 
 
-def draws(seed: int, step: int, view: View, size: int, count: int) -> Tensor:
+def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int) -> Tensor:
     """Uniform numbers for one view of a step's global batch, ``(size, count)`` in 0..1."""
-    return torch.rand(size, count, generator=_generator(seed, "view", *view, step))
+    words = _SEED_WORDS[view.source], view.policy, view.draw
+    return torch.rand(size, count, generator=_generator(seed, "view", *words, step))
 
 
 @dataclass
@@ -94,14 +99,14 @@ class Batches:
         recipe: Seed, batch sizes, policies.
         images: All training images.
         info: Mean and standard deviation.
-        split: Which images are labelled.
+        split: Which images are labeled.
         views: The views that the method names.
         rank: This process.
         world_size: All processes.
         device: Where the views are made.
 
     Raises:
-        InputError: A batch size is not divisible by the processes, a policy is wrong, or the method needs unlabelled
+        InputError: A batch size is not divisible by the processes, a policy is wrong, or the method needs unlabeled
             images and mu is 0.
     """
 
@@ -120,17 +125,17 @@ class Batches:
             "weak": parse_policy("weak", recipe.weak),
             "strong": parse_policy("strong", recipe.strong),
         }
-        sources = {view.source for view in self.views.values()} | {"labelled"}
-        if "unlabelled" in sources and recipe.mu < 1:
-            raise InputError(f"mu={recipe.mu}: {recipe.method} needs unlabelled images; give 1 or more")
+        sources = {view.source for view in self.views.values()} | {"labeled"}
+        if "unlabeled" in sources and recipe.mu < 1:
+            raise InputError(f"mu={recipe.mu}: {recipe.method} needs unlabeled images; give 1 or more")
         if recipe.batch_size % (self.world_size * recipe.accumulate):
             parts = f" and accumulate={recipe.accumulate}" if recipe.accumulate > 1 else ""
             raise InputError(
                 f"batch_size={recipe.batch_size} is not divisible by {self.world_size} processes{parts}; "
                 f"give a multiple of {self.world_size * recipe.accumulate}"
             )
-        pools = {"labelled": self.split.labelled, "unlabelled": self.split.unlabelled}
-        sizes = {"labelled": recipe.batch_size, "unlabelled": recipe.batch_size * recipe.mu}
+        pools = {"labeled": self.split.labeled, "unlabeled": self.split.unlabeled}
+        sizes = {"labeled": recipe.batch_size, "unlabeled": recipe.batch_size * recipe.mu}
         self.pools = {source: torch.tensor(pools[source]) for source in pools if source in sources}
         self.sizes = {source: sizes[source] for source in self.pools}
 
@@ -145,9 +150,11 @@ class Batches:
             yield self._batch(step, raw.to(self.device, non_blocking=True))
 
     def positions(self, step: int) -> dict[str, Tensor]:
-        """Which training images this process sees at a step: ``labelled`` and, if a view needs them, ``unlabelled``."""
+        """Which training images this process sees at a step: ``labeled`` and, if a view needs them, ``unlabeled``."""
         return {
-            source: pool[self._share(stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool)))]
+            source: pool[
+                self._local_rows(stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool)))
+            ]
             for source, pool in self.pools.items()
         }
 
@@ -157,12 +164,14 @@ class Batches:
         inputs = {}
         for name, view in self.views.items():
             policy = self.policies[view.policy]
-            numbers = self._share(draws(self.recipe.seed, step, view, self.sizes[view.source], policy.draws))
-            inputs[name] = normalise(policy(images[view.source], numbers), self.info)
-        labels = self.images.labels[positions["labelled"]].to(self.device, non_blocking=True)
-        indices = positions.get("unlabelled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
+            random_numbers = self._local_rows(
+                draw_random_numbers(self.recipe.seed, step, view, self.sizes[view.source], policy.num_random)
+            )
+            inputs[name] = normalize(policy(images[view.source], random_numbers), self.info)
+        labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
+        indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
         return Batch(inputs, labels, indices)
 
-    def _share(self, rows: Tensor) -> Tensor:
+    def _local_rows(self, rows: Tensor) -> Tensor:
         size = len(rows) // self.world_size
         return rows[self.rank * size : (self.rank + 1) * size]

@@ -1,7 +1,7 @@
 """The data sets that have a name, and what was published of them.
 
 Sizes, classes and shapes are the publishers'. Mean and standard deviation are those of the training images, as they
-are commonly published (STL-10's of its 5,000 labelled images, svhn_extra's without the extra ones); those of digits,
+are commonly published (STL-10's of its 5,000 labeled images, svhn_extra's without the extra ones); those of digits,
 mnist, fashion_mnist and cifar10_jpeg were measured.
 """
 
@@ -13,7 +13,7 @@ from functools import lru_cache
 from timm.data import ImageNetInfo
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..errors import InputError, near
+from ..errors import InputError, suggest
 from .info import DataSetInfo
 
 FOLDER = "folder"
@@ -198,7 +198,7 @@ def dataset_info(name: str) -> DataSetInfo:
     if name == "imagenet":
         return _imagenet()
     if name not in CATALOG:
-        raise InputError(f"dataset={name} is unknown; {near(name, dataset_names())}")
+        raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
     return CATALOG[name]
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet: labelled images and their views."""
+"""A contact sheet: labeled images and their views."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ..methods.base import View
 from ..recipes import Recipe
 from .augment import parse_policy, to_unit
-from .batches import draws
+from .batches import draw_random_numbers
 from .datasets import DataSet
 from .splits import Split
 
@@ -17,24 +17,26 @@ ROWS, VIEWS = 10, 4
 
 
 def draw_sheet(recipe: Recipe, dataset: DataSet, split: Split, path: Path) -> None:
-    """Draws up to ten labelled images, one a class first, each with four weak and four strong views.
+    """Draws up to ten labeled images, one a class first, each with four weak and four strong views.
 
     Args:
         recipe: Its seed draws the views, its policies make them.
         dataset: The images.
-        split: Which of them are labelled.
+        split: Which of them are labeled.
         path: The file to write; its ending says the format.
     """
     from matplotlib.figure import Figure
 
-    chosen = _one_a_class_first(dataset.train.labels[list(split.labelled)].tolist(), split.labelled)
+    chosen = _one_a_class_first(dataset.train.labels[list(split.labeled)].tolist(), split.labeled)
     raw = next(iter(dataset.train.batches([torch.tensor(chosen)])))
     columns = [("image", to_unit(raw))]
     for policy in ("weak", "strong"):
         parsed = parse_policy(policy, getattr(recipe, policy))
         for draw in range(VIEWS):
-            numbers = draws(recipe.seed, 0, View("labelled", policy, draw), len(raw), parsed.draws)
-            columns.append((policy, to_unit(parsed(raw, numbers))))
+            random_numbers = draw_random_numbers(
+                recipe.seed, 0, View("labeled", policy, draw), len(raw), parsed.num_random
+            )
+            columns.append((policy, to_unit(parsed(raw, random_numbers))))
     height, width = raw.shape[-2:]
     figure = Figure(figsize=(1.05 * len(columns) * width / max(height, width) + 1.2, 1.05 * len(raw) + 0.9), dpi=110)
     axes = figure.subplots(len(raw), len(columns), squeeze=False)

@@ -20,7 +20,7 @@ from ..errors import DownloadError, InputError
 from .archives import data_root, load_archive, through_jpeg
 from .catalog import FOLDER, SYNTHETIC, dataset_info
 from .folder import class_folders, list_folder, survey
-from .images import OUTSIDE, ImageFiles, ImageSource, LabelledImages, report_unreadable
+from .images import OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
 from .info import DataSetInfo
 from .memory import free_memory
 from .picture_sets import check_sizes, list_classes, list_mini_imagenet
@@ -34,7 +34,7 @@ CIFAR10_JPEG_SHA256 = (
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its facts, its training images (labelled or not) and its test images (perhaps none)."""
+    """A data set: its facts, its training images (labeled or not) and its test images (perhaps none)."""
 
     info: DataSetInfo
     train: ImageSource
@@ -42,7 +42,7 @@ class DataSet:
 
 
 @dataclass(frozen=True)
-class Source:
+class DataConfig:
     """Where data come from and how they are read. The images are the same whatever it says, if they are there.
 
     Attributes:
@@ -62,7 +62,7 @@ class Source:
     download: bool = True
 
 
-def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -> DataSet:
+def load_dataset(name: str, source: DataConfig | None = None, image_size: int = 0) -> DataSet:
     """Loads a data set.
 
     Args:
@@ -76,7 +76,7 @@ def load_dataset(name: str, source: Source | None = None, image_size: int = 0) -
         MissingDataError: It is not there, and was not to be downloaded or cannot be.
         DownloadError: It is not there and could not be downloaded.
     """
-    source = source or Source()
+    source = source or DataConfig()
     if image_size and not SIZES[0] <= image_size <= SIZES[1]:
         raise InputError(f"image_size={image_size} is out of range; give {SIZES[0]} to {SIZES[1]}")
     if name == FOLDER:
@@ -139,7 +139,7 @@ def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
 def _load_digits(info: DataSetInfo) -> DataSet:
     with resources.files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         parts = {
-            part: LabelledImages(
+            part: LabeledImages(
                 torch.from_numpy(arrays[f"{part}_images"]).unsqueeze(1),
                 torch.from_numpy(arrays[f"{part}_labels"]).long(),
             )
@@ -153,11 +153,11 @@ def _make_synthetic(info: DataSetInfo) -> DataSet:
     parts = []
     for size in (info.train_size, info.test_size):
         images = torch.randint(0, 256, (size, *info.input_size), dtype=torch.uint8, generator=generator)
-        parts.append(LabelledImages(images, torch.arange(size) % info.num_classes))
+        parts.append(LabeledImages(images, torch.arange(size) % info.num_classes))
     return DataSet(info, *parts)
 
 
-def _load_cifar10_jpeg(info: DataSetInfo, source: Source) -> DataSet:
+def _load_cifar10_jpeg(info: DataSetInfo, source: DataConfig) -> DataSet:
     root = data_root(source.root)
     official = dataset_info("cifar10")
     folders = [place / "train" for place in (root / info.name, root) if (place / "train").is_dir()]
@@ -170,7 +170,7 @@ def _load_cifar10_jpeg(info: DataSetInfo, source: Source) -> DataSet:
     else:
         place, (train, test) = list_classes(info, root, "train", "test")
         data = _from_files(info, place, train, test, source)
-    if isinstance(data.train, LabelledImages) and images_sha256(data.train.images) != CIFAR10_JPEG_SHA256:
+    if isinstance(data.train, LabeledImages) and images_sha256(data.train.images) != CIFAR10_JPEG_SHA256:
         warnings.warn(
             f"cifar10_jpeg in {root}: its training pixels are not those of the published archive (another "
             "JPEG decoder, or other pictures); compare its figures with care",
@@ -179,13 +179,13 @@ def _load_cifar10_jpeg(info: DataSetInfo, source: Source) -> DataSet:
     return data
 
 
-def _as_jpeg(images: LabelledImages) -> LabelledImages:
+def _as_jpeg(images: LabeledImages) -> LabeledImages:
     """Canonical order: class by class, within a class as in the official batches."""
     order = images.labels.argsort(stable=True)
-    return LabelledImages(through_jpeg(images.images[order]), images.labels[order])
+    return LabeledImages(through_jpeg(images.images[order]), images.labels[order])
 
 
-def _load_folder(source: Source, image_size: int) -> DataSet:
+def _load_folder(source: DataConfig, image_size: int) -> DataSet:
     root = source.root
     if root is None:
         raise InputError("dataset=folder: say which folder (--data my_data)")
@@ -212,15 +212,15 @@ def _load_folder(source: Source, image_size: int) -> DataSet:
         raise InputError(
             f"image_size=0: the pictures are {width}x{height}; give image_size={SIZES[0]} to {SIZES[1]}, such as 64"
         )
-    grey = seen.grey == good
+    gray = seen.gray == good
     info = DataSetInfo(
         name=FOLDER,
         title=f"pictures of {listing.root.name or listing.root}",
-        input_size=(1 if grey else 3, height, width),
+        input_size=(1 if gray else 3, height, width),
         class_names=listing.class_names,
-        # Not the pictures' own: so that a model keeps its normalisation when pictures are added.
-        mean=(0.449,) if grey else IMAGENET_DEFAULT_MEAN,
-        std=(0.226,) if grey else IMAGENET_DEFAULT_STD,
+        # Not the pictures' own: so that a model keeps its normalization when pictures are added.
+        mean=(0.449,) if gray else IMAGENET_DEFAULT_MEAN,
+        std=(0.226,) if gray else IMAGENET_DEFAULT_STD,
         train_size=len(listing.train),
         test_size=len(listing.test),
         license="the user's own pictures",
@@ -234,7 +234,7 @@ def _from_files(
     root: Path,
     train: list[tuple[str, int]],
     test: list[tuple[str, int]],
-    source: Source,
+    source: DataConfig,
     bad: dict[str, str] | None = None,
 ) -> DataSet:
     files = [
@@ -260,7 +260,7 @@ def _from_files(
     return DataSet(replace(info, train_size=len(parts[0]), test_size=len(parts[1])), parts[0], parts[1])
 
 
-def _whole(info: DataSetInfo, root: Path, train: LabelledImages, test: LabelledImages) -> DataSet:
+def _whole(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledImages) -> DataSet:
     check_sizes(info, root, len(train), len(test))
     shape = tuple(train.images.shape[1:])
     if shape != info.input_size or int(train.labels.max()) + 1 != info.num_classes:

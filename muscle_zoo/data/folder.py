@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import InputError, near
+from ..errors import InputError, suggest
 from ..files import file_sha256
 from .images import UNKNOWN, orientation, reason
 
@@ -24,7 +24,7 @@ SUFFIXES = (
     ".avif",
 )
 _NOT_READ = (".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
-LAYOUT = "labelled/CLASS/*.jpg and unlabelled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
+LAYOUT = "labeled/CLASS/*.jpg and unlabeled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Listing:
     Attributes:
         root: The folder.
         class_names: In the order of the classes.
-        train: Training pictures: the labelled ones by class, then those without a label.
+        train: Training pictures: the labeled ones by class, then those without a label.
         test: Test pictures; may be empty.
     """
 
@@ -46,8 +46,8 @@ class Listing:
 
 # What a part may be called, in any case; ImageFolder's users have train and val.
 _PARTS = {
-    **dict.fromkeys(("labelled", "labeled", "train", "training"), "labelled"),
-    **dict.fromkeys(("unlabelled", "unlabeled"), "unlabelled"),
+    **dict.fromkeys(("labeled", "labelled", "train", "training"), "labeled"),
+    **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
     **dict.fromkeys(("test", "val", "valid", "validation"), "test"),
 }
 
@@ -56,11 +56,11 @@ def list_folder(root: Path) -> Listing:
     """Lists a user's pictures.
 
     Args:
-        root: A folder with ``labelled/CLASS/`` and ``unlabelled/`` (both may have folders inside) and perhaps
+        root: A folder with ``labeled/CLASS/`` and ``unlabeled/`` (both may have folders inside) and perhaps
             ``test/CLASS/``; ``train/`` and ``val/`` will do; or with ``CLASS/``; or a CSV file, see :func:`list_csv`.
 
     Returns:
-        The listing. A picture that is both labelled and in test, and two spellings of one class, are warned about.
+        The listing. A picture that is both labeled and in test, and two spellings of one class, are warned about.
 
     Raises:
         InputError: It is not there, holds no such thing, or has fewer than two classes.
@@ -92,24 +92,24 @@ def _list_folders(root: Path) -> Listing:
         if part in inside:
             raise InputError(f"--data {root} has {inside[part].name}/ and {path.name}/, which are the same; keep one")
         inside[part] = path
-    if inside and "labelled" not in inside:
+    if inside and "labeled" not in inside:
         raise InputError(
-            f"--data {root} has {next(iter(inside.values())).name}/ and no labelled/; it must hold {LAYOUT}"
+            f"--data {root} has {next(iter(inside.values())).name}/ and no labeled/; it must hold {LAYOUT}"
         )
     if inside and others:
         warnings.warn(f"--data {root}: folders {', '.join(others)} are not used; {LAYOUT}", stacklevel=4)
-    labelled = inside.get("labelled", root)
-    class_names = class_folders(labelled)
-    listing = Listing(root, class_names, pictures_of_classes(root, labelled, class_names))
-    if "unlabelled" in inside:
-        listing.train += [(name, UNKNOWN) for name in pictures(root, inside["unlabelled"])]
-    _warn_about_loose_pictures(labelled)
+    labeled = inside.get("labeled", root)
+    class_names = class_folders(labeled)
+    listing = Listing(root, class_names, pictures_of_classes(root, labeled, class_names))
+    if "unlabeled" in inside:
+        listing.train += [(name, UNKNOWN) for name in pictures(root, inside["unlabeled"])]
+    _warn_about_loose_pictures(labeled)
     if (test := inside.get("test")) is not None:
         _warn_about_loose_pictures(test)
         there = class_folders(test)
         for name in there:
             if name not in class_names:
-                raise InputError(f"{test}: {name!a} is not a class of {labelled}; {near(name, class_names)}")
+                raise InputError(f"{test}: {name!a} is not a class of {labeled}; {suggest(name, class_names)}")
         listing.test = pictures_of_classes(root, test, class_names, there)
     return listing
 
@@ -191,7 +191,7 @@ def list_csv(path: Path) -> Listing:
     """Lists the pictures that a CSV names.
 
     Its first line is ``path,label`` or ``path,label,split``. Paths are relative to the CSV's folder. An empty label
-    means that the picture is unlabelled; split is ``train`` (or empty) or ``test``.
+    means that the picture is unlabeled; split is ``train`` (or empty) or ``test``.
 
     Raises:
         InputError: It is not there, is no such CSV, or names a picture that does not exist or comes twice.
@@ -232,7 +232,7 @@ def list_csv(path: Path) -> Listing:
             )
         if row["label"] and row["label"] not in trained:
             raise InputError(
-                f"{path} line {line}: class {row['label']!r} has no training picture; {near(row['label'], trained)}"
+                f"{path} line {line}: class {row['label']!r} has no training picture; {suggest(row['label'], trained)}"
             )
         label = class_names.index(row["label"]) if row["label"] else UNKNOWN
         (listing.test if part == "test" else listing.train).append((name, label))
@@ -244,10 +244,10 @@ def list_csv(path: Path) -> Listing:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the headers of some pictures say: their sizes (width, height), how many are grey, which are unreadable."""
+    """What the headers of some pictures say: their sizes (width, height), how many are gray, which are unreadable."""
 
     sizes: Counter[tuple[int, int]]
-    grey: int
+    gray: int
     bad: dict[str, str]
 
 
@@ -276,7 +276,7 @@ def survey(root: Path, names: Sequence[str], workers: int = 4) -> Survey:
     good = [what for what in found.values() if not isinstance(what, str)]
     return Survey(
         Counter(size for size, _ in good),
-        sum(grey for _, grey in good),
+        sum(gray for _, gray in good),
         {name: what for name, what in found.items() if isinstance(what, str)},
     )
 
@@ -294,7 +294,7 @@ def _warn_about_spellings(class_names: Sequence[str]) -> None:
 
 
 def _warn_about_duplicates(listing: Listing) -> None:
-    """Compares the bytes of labelled and test pictures; only files of equal size are read."""
+    """Compares the bytes of labeled and test pictures; only files of equal size are read."""
     by_size: dict[int, list[str]] = defaultdict(list)
 
     def size(name: str) -> int:
@@ -323,7 +323,7 @@ def _warn_about_duplicates(listing: Listing) -> None:
     if found:
         twin, name = found[0]
         warnings.warn(
-            f"{len(found)} test pictures are labelled training pictures too, the first is {name} = {twin}; "
+            f"{len(found)} test pictures are labeled training pictures too, the first is {name} = {twin}; "
             "accuracy on them says nothing",
             stacklevel=4,
         )

@@ -57,7 +57,7 @@ class ImageSource(Protocol):
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabeledImages:
     """Images in memory: ``(N, C, H, W)`` uint8, and their classes ``(N,)`` int64."""
 
     images: Tensor
@@ -72,17 +72,17 @@ class LabelledImages:
         for batch in positions:
             yield self.images.index_select(0, batch.to(self.images.device))
 
-    def subset(self, positions: Sequence[int]) -> LabelledImages:
+    def subset(self, positions: Sequence[int]) -> LabeledImages:
         """Some of the images, in the order given."""
         index = torch.as_tensor(positions, dtype=torch.int64)
         names = tuple(self.names[i] for i in positions) if self.names else ()
-        return LabelledImages(self.images[index.to(self.images.device)], self.labels[index], names)
+        return LabeledImages(self.images[index.to(self.images.device)], self.labels[index], names)
 
-    def with_labels(self, labels: Tensor) -> LabelledImages:
+    def with_labels(self, labels: Tensor) -> LabeledImages:
         """The same images with other classes."""
         return replace(self, labels=labels)
 
-    def to(self, device: torch.device) -> LabelledImages:
+    def to(self, device: torch.device) -> LabeledImages:
         """The same images on another device; the classes stay."""
         return replace(self, images=self.images.to(device))
 
@@ -133,7 +133,7 @@ class ImageFiles:
         channels, height, width = self.input_size
         return len(self) * channels * height * width
 
-    def load(self, progress: bool = False) -> LabelledImages:
+    def load(self, progress: bool = False) -> LabeledImages:
         """Decodes all pictures into memory; those that cannot be read are left out with a warning.
 
         Args:
@@ -155,9 +155,9 @@ class ImageFiles:
                 bar.update(len(batch))
         report_unreadable(self.root, [(name, why) for _, name, why in bad], len(self))
         if not bad:
-            return LabelledImages(images, self.labels, self.names)
+            return LabeledImages(images, self.labels, self.names)
         left_out = {position for position, _, _ in bad}
-        return LabelledImages(images, self.labels, self.names).subset([i for i in range(done) if i not in left_out])
+        return LabeledImages(images, self.labels, self.names).subset([i for i in range(done) if i not in left_out])
 
     def _decoded(self, positions: Iterable[Tensor]) -> Iterator[tuple[Tensor, list[tuple[int, str, str]]]]:
         dataset = _Pictures(self.root, self.names, self.input_size)
@@ -226,7 +226,7 @@ def orientation(picture: Image.Image) -> int:
 
 
 def open_picture(path: Path, channels: int) -> Image.Image:
-    """Opens a picture of any mode, upright as its EXIF says, as grey (1 channel) or RGB (3).
+    """Opens a picture of any mode, upright as its EXIF says, as gray (1 channel) or RGB (3).
 
     16 bits become 8 by dropping the lower ones; transparency is dropped.
 
@@ -240,7 +240,7 @@ def open_picture(path: Path, channels: int) -> Image.Image:
 
 
 def upright(picture: Image.Image, channels: int) -> Image.Image:
-    """Turns a picture of any mode upright and makes it grey (1 channel) or RGB (3), see :func:`open_picture`."""
+    """Turns a picture of any mode upright and makes it gray (1 channel) or RGB (3), see :func:`open_picture`."""
     method = _UPRIGHT.get(orientation(picture))
     if method is not None:
         picture = picture.transpose(method)
@@ -258,10 +258,10 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
 
 
 def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:
-    """Resizes a picture to cover the size (bicubic) and cuts out its centre, as timm's evaluation transform does.
+    """Resizes a picture to cover the size (bicubic) and cuts out its center, as timm's evaluation transform does.
 
     Args:
-        picture: Grey or RGB.
+        picture: Gray or RGB.
         input_size: Channels, height, width.
 
     Returns:

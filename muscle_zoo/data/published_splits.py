@@ -10,7 +10,7 @@ from ..errors import InputError
 
 
 def parse_given(field: str, text: str, names: Sequence[str], dataset: str = "") -> tuple[int, ...]:
-    """Reads a published list of labelled images.
+    """Reads a published list of labeled images.
 
     Args:
         field: What the text was read from, for the errors.
@@ -31,9 +31,10 @@ def parse_given(field: str, text: str, names: Sequence[str], dataset: str = "") 
         if isinstance(values, Mapping):
             if dataset and values.get("dataset", dataset) != dataset:
                 raise InputError(f"{field} is a split of {values['dataset']}, not of {dataset}; give one of {dataset}")
-            values = (
-                values.get("names") if names and values.get("names") else values.get("labelled", values.get("label"))
-            )
+            keys = (
+                ("names",) if names and values.get("names") else ("labelled", "labeled", "label")
+            )  # split.json's first
+            values = next((values[key] for key in keys if key in values), None)
     except json.JSONDecodeError:
         values = [line.split()[0] for line in text.splitlines() if line.split()]
     if not isinstance(values, list) or not values:

@@ -36,8 +36,8 @@ def _blend(start: Tensor, end: Tensor, factor: Tensor) -> Tensor:
     return (start + factor * (end - start)).to(torch.uint8)
 
 
-def _grey(images: Tensor) -> Tensor:
-    """``convert("L")``: luma of ``(n, 3, H, W)`` as int32 ``(n, 1, H, W)``; grey images stay."""
+def _gray(images: Tensor) -> Tensor:
+    """``convert("L")``: luma of ``(n, 3, H, W)`` as int32 ``(n, 1, H, W)``; gray images stay."""
     if images.shape[1] == 1:
         return images.int()
     red, green, blue = images.int().split(1, dim=1)
@@ -83,15 +83,15 @@ def _brightness(images: Tensor, magnitude: Tensor) -> Tensor:
 
 
 def _contrast(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Blends from the mean grey (``ImageEnhance.Contrast``)."""
+    """Blends from the mean gray (``ImageEnhance.Contrast``)."""
     pixels = images.shape[-2] * images.shape[-1]
-    mean = (2 * _grey(images).sum(dim=(2, 3), dtype=torch.int64) + pixels) // (2 * pixels)
+    mean = (2 * _gray(images).sum(dim=(2, 3), dtype=torch.int64) + pixels) // (2 * pixels)
     return _blend(mean.unsqueeze(2), _levels(images), magnitude)
 
 
 def _color(images: Tensor, magnitude: Tensor) -> Tensor:
-    """Blends from grey (``ImageEnhance.Color``)."""
-    return images if images.shape[1] == 1 else _blend(_grey(images).float(), images, magnitude)
+    """Blends from gray (``ImageEnhance.Color``)."""
+    return images if images.shape[1] == 1 else _blend(_gray(images).float(), images, magnitude)
 
 
 def _sharpness(images: Tensor, magnitude: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def _geometric(images: Tensor, magnitude: Tensor, counts: Sequence[int]) -> Tens
         start += count
     angle, shear_x, shear_y, shift_x, shift_y = parameters
     cos, sin = angle.deg2rad().cos(), angle.deg2rad().sin()
-    x, y = width / 2, height / 2  # rotation is about the centre, shear about the top left corner
+    x, y = width / 2, height / 2  # rotation is about the center, shear about the top left corner
     matrix = torch.stack(
         [
             *(cos, shear_x - sin, shift_x * width + (x - cos * x + sin * y)),
@@ -228,13 +228,13 @@ class RandAugment:
             raise ValueError(f"ops={self.ops}: give a whole number of 1 or more")
 
     @property
-    def draws(self) -> int:
+    def num_random(self) -> int:
         """Uniform numbers per image: which operation, its magnitude and its sign, for each of ``ops``."""
         return 3 * int(self.ops)
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, random_numbers: Tensor) -> Tensor:
         """Applies each image's operations in turn. All is planned on the CPU, so that nothing waits for the device."""
-        which, strength, side = u.float().view(len(u), int(self.ops), 3).unbind(dim=2)
+        which, strength, side = random_numbers.float().view(len(random_numbers), int(self.ops), 3).unbind(dim=2)
         ranges = torch.tensor([(m.low, m.high - m.low, m.signed) for m in OPERATIONS.values()])
         choice = (which * len(OPERATIONS)).long().clamp_(max=len(OPERATIONS) - 1)
         low, span, signed = ranges[choice].unbind(dim=2)

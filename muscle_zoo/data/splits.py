@@ -1,4 +1,4 @@
-"""Which images are labelled: a pure function of (data set, budget, seed), the same on every machine.
+"""Which images are labeled: a pure function of (data set, budget, seed), the same on every machine.
 
 Each class's images are ordered by ``sha256("SEED/INDEX")`` and the first k are taken; no random generator is involved.
 So a larger budget of the same seed contains the smaller one.
@@ -25,33 +25,33 @@ class Budget:
     """Which images a run may see, and with how many labels.
 
     Attributes:
-        labels: Labelled images, or a share of all images that have a label, such as ``10pct``.
+        labels: Labeled images, or a share of all images that have a label, such as ``10pct``.
         seed: Orders the images.
         fold: ``test``, ``dev`` (see :func:`dev_fold`) or ``validation``: what the run is evaluated on.
         bias: ``none``: as many labels of each class; ``imbalance:R``: geometrically fewer from the first class to the
             last, by R in all.
-        unlabelled_bias: The same of the unlabelled pool; ``none`` leaves the pool as it is.
-        mismatch: Share of the unlabelled pool that is of classes outside the task (Oliver et al. 2018, arXiv
+        unlabeled_bias: The same of the unlabeled pool; ``none`` leaves the pool as it is.
+        mismatch: Share of the unlabeled pool that is of classes outside the task (Oliver et al. 2018, arXiv
             1804.09170). With images outside the task the pool has as many images as the smaller of the two sides,
             whatever the share.
-        validation: Share of the labelled images that is held out of training.
-        given: Positions of the labelled images, when they were drawn elsewhere.
+        validation: Share of the labeled images that is held out of training.
+        given: Positions of the labeled images, when they were drawn elsewhere.
     """
 
     labels: int | str
     seed: int = 0
     fold: str = "test"
     bias: str = NO_BIAS
-    unlabelled_bias: str = NO_BIAS
+    unlabeled_bias: str = NO_BIAS
     mismatch: float = 0.0
     validation: float = 0.0
     given: tuple[int, ...] | None = None
 
     @property
     def words(self) -> str:
-        """What is not balanced about it, for the ledger: ``none``, or ``imbalance:10+unlabelled:imbalance:10``."""
+        """What is not balanced about it, for the ledger: ``none``, or ``imbalance:10+unlabeled:imbalance:10``."""
         words = [self.bias] if self.bias != NO_BIAS else []
-        words += [f"unlabelled:{self.unlabelled_bias}"] if self.unlabelled_bias != NO_BIAS else []
+        words += [f"unlabeled:{self.unlabeled_bias}"] if self.unlabeled_bias != NO_BIAS else []
         words += [f"mismatch:{self.mismatch:g}"] if self.mismatch else []
         words += ["given"] if self.given is not None else []
         return "+".join(words) or NO_BIAS
@@ -63,11 +63,11 @@ class Split:
 
     Attributes:
         dataset: Name of the data set.
-        labels: Label budget: labelled images, those of the validation share included.
+        labels: Label budget: labeled images, those of the validation share included.
         seed: The seed that ordered the images.
         fold: ``test``, ``dev`` or ``validation``.
-        labelled: Sorted positions of the labelled images.
-        unlabelled: Sorted positions of the unlabelled pool; it contains the labelled images.
+        labeled: Sorted positions of the labeled images.
+        unlabeled: Sorted positions of the unlabeled pool; it contains the labeled images.
         held_out: Sorted positions of the dev fold or the validation images: seen by nothing but the evaluation.
         bias: See :attr:`Budget.words`.
     """
@@ -76,21 +76,21 @@ class Split:
     labels: int
     seed: int
     fold: str
-    labelled: tuple[int, ...]
-    unlabelled: tuple[int, ...]
+    labeled: tuple[int, ...]
+    unlabeled: tuple[int, ...]
     held_out: tuple[int, ...]
     bias: str = NO_BIAS
 
     @property
     def sha256(self) -> str:
-        """Hash of the labelled positions."""
-        return indices_sha256(self.labelled)
+        """Hash of the labeled positions."""
+        return indices_sha256(self.labeled)
 
     def to_dict(self, names: Sequence[str] = (), test_names: Sequence[str] = ()) -> dict[str, Any]:
         """What split.json holds.
 
         Args:
-            names: Of all training images, where they have names: those of the labelled ones are written too.
+            names: Of all training images, where they have names: those of the labeled ones are written too.
             test_names: Of the test images, likewise.
         """
         values = {
@@ -100,12 +100,12 @@ class Split:
             "bias": self.bias,
             "fold": self.fold,
             "sha256": self.sha256,
-            "labelled": list(self.labelled),
-            "unlabelled": {"count": len(self.unlabelled), "sha256": indices_sha256(self.unlabelled)},
+            "labelled": list(self.labeled),
+            "unlabelled": {"count": len(self.unlabeled), "sha256": indices_sha256(self.unlabeled)},
             "held_out": {"count": len(self.held_out), "sha256": indices_sha256(self.held_out)},
         }
         if names:
-            values["names"] = [names[index] for index in self.labelled]
+            values["names"] = [names[index] for index in self.labeled]
             values["names_sha256"] = names_sha256(names)
             values["test"] = {"count": len(test_names), "names_sha256": names_sha256(test_names)}
         return values
@@ -175,10 +175,10 @@ def geometric(field: str, bias: str, num_classes: int) -> list[float]:
 
 
 def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: Budget) -> Split:
-    """Chooses the labelled images and the unlabelled pool.
+    """Chooses the labeled images and the unlabeled pool.
 
     A budget that the number of classes does not divide gives one image more to some classes, chosen by hash. A budget
-    of all labelled images takes them as they are.
+    of all labeled images takes them as they are.
 
     Args:
         dataset: Name of the data set.
@@ -198,16 +198,16 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     counts = [len(of_class) for of_class in members]
     labels = _number(budget.labels, sum(counts))
     if budget.given is not None:
-        labelled = _check_given(budget.given, labels, classes, num_classes, set(dev))
+        labeled = _check_given(budget.given, labels, classes, num_classes, set(dev))
     else:
         wanted = _wanted(dataset, labels, counts, budget)
-        labelled = [i for ids, k in zip(members, wanted, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
-    validation = _validation(labelled, classes, num_classes, budget)
+        labeled = [i for ids, k in zip(members, wanted, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
+    validation = _validation(labeled, classes, num_classes, budget)
     held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
     visible = sorted(set(pool) - validation)
-    unlabelled = _pool(dataset, visible, set(labelled) - validation, classes, num_classes, budget)
-    chosen = tuple(sorted(set(labelled) - validation))
-    return Split(dataset, labels, budget.seed, budget.fold, chosen, unlabelled, held_out, budget.words)
+    unlabeled = _pool(dataset, visible, set(labeled) - validation, classes, num_classes, budget)
+    chosen = tuple(sorted(set(labeled) - validation))
+    return Split(dataset, labels, budget.seed, budget.fold, chosen, unlabeled, held_out, budget.words)
 
 
 def _number(labels: int | str, available: int) -> int:
@@ -220,14 +220,14 @@ def _number(labels: int | str, available: int) -> int:
 
 
 def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
-    """How many labelled images of each class."""
+    """How many labeled images of each class."""
     num_classes = len(counts)
     if labels < num_classes:
         raise InputError(
             f"labels={labels} is fewer than one per class: {dataset} has {num_classes}; give at least that"
         )
     if labels > sum(counts):
-        raise InputError(f"labels={labels} is more than there are: {dataset} has {sum(counts)} labelled images")
+        raise InputError(f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images")
     if budget.bias == NO_BIAS:
         if labels == sum(counts):
             return list(counts)
@@ -264,14 +264,14 @@ def _check_given(
     return list(given)
 
 
-def _validation(labelled: Sequence[int], classes: Sequence[int], num_classes: int, budget: Budget) -> set[int]:
+def _validation(labeled: Sequence[int], classes: Sequence[int], num_classes: int, budget: Budget) -> set[int]:
     """The validation share: of each class in proportion, chosen by hash."""
     if not budget.validation:
         if budget.fold == "validation":
             raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
         return set()
-    members = by_class(labelled, classes, num_classes)
-    wanted = apportion(round(budget.validation * len(labelled)), [float(len(ids)) for ids in members])
+    members = by_class(labeled, classes, num_classes)
+    wanted = apportion(round(budget.validation * len(labeled)), [float(len(ids)) for ids in members])
     chosen = {
         i for ids, k in zip(members, wanted, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
     }
@@ -281,36 +281,36 @@ def _validation(labelled: Sequence[int], classes: Sequence[int], num_classes: in
                 f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
             )
     if not chosen:
-        raise InputError(f"validation={budget.validation} of {len(labelled)} labels rounds to 0 images; raise it")
+        raise InputError(f"validation={budget.validation} of {len(labeled)} labels rounds to 0 images; raise it")
     return chosen
 
 
 def _pool(
     dataset: str,
     visible: Sequence[int],
-    labelled: set[int],
+    labeled: set[int],
     classes: Sequence[int],
     num_classes: int,
     budget: Budget,
 ) -> tuple[int, ...]:
-    """The unlabelled pool: the labelled images, then others by hash."""
+    """The unlabeled pool: the labeled images, then others by hash."""
 
     def first(ids: Iterable[int], k: int) -> list[int]:
         ordered = hash_order(f"{budget.seed}/unlabelled", ids)
-        return sorted(ordered, key=lambda i: i not in labelled)[:k]  # stable: the labelled ones come first
+        return sorted(ordered, key=lambda i: i not in labeled)[:k]  # stable: the labeled ones come first
 
     inside = [i for i in visible if classes[i] != OUTSIDE]
     outside = [i for i in visible if classes[i] == OUTSIDE]
-    if budget.unlabelled_bias != NO_BIAS:
-        weights = geometric("unlabelled_bias", budget.unlabelled_bias, num_classes)
+    if budget.unlabeled_bias != NO_BIAS:
+        weights = geometric("unlabeled_bias", budget.unlabeled_bias, num_classes)
         members = by_class(inside, classes, num_classes)
         if sum(map(len, members)) < len(inside):
             raise InputError(
-                f"unlabelled_bias={budget.unlabelled_bias}: {dataset} has images of unknown class; leave it out"
+                f"unlabeled_bias={budget.unlabeled_bias}: {dataset} has images of unknown class; leave it out"
             )
         most = min(len(ids) / weight for ids, weight in zip(members, weights, strict=True))
         kept = [
-            first(ids, max(round(most * weight), sum(i in labelled for i in ids)))
+            first(ids, max(round(most * weight), sum(i in labeled for i in ids)))
             for ids, weight in zip(members, weights, strict=True)
         ]
         inside = sorted(i for ids in kept for i in ids)
@@ -324,4 +324,4 @@ def _pool(
         raise InputError(f"mismatch={budget.mismatch}: {dataset} has images of unknown class; leave it out")
     size = min(len(inside), len(outside))
     foreign = first(outside, round(budget.mismatch * size))
-    return tuple(sorted([*first(inside, max(size - len(foreign), len(labelled))), *foreign]))
+    return tuple(sorted([*first(inside, max(size - len(foreign), len(labeled))), *foreign]))

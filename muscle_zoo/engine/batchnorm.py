@@ -16,14 +16,14 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises ``(n, C, H, W)``; statistics are computed in float32 at least."""
+        """Normalizes ``(n, C, H, W)``; statistics are computed in float32 at least."""
         if not self.training or not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
             return super().forward(x)
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         size = torch.distributed.get_world_size() * x.numel() // x.shape[1]
         mean = all_reduce_sum(wide.sum(dim=(0, 2, 3))) / size
-        centred = wide - mean[:, None, None]
-        variance = all_reduce_sum(centred.square().sum(dim=(0, 2, 3))) / size
+        centered = wide - mean[:, None, None]
+        variance = all_reduce_sum(centered.square().sum(dim=(0, 2, 3))) / size
         if self.track_running_stats:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -31,13 +31,13 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
                 unbiased = variance * size / max(size - 1, 1)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        out = centred * torch.rsqrt(variance + self.eps)[:, None, None]
+        out = centered * torch.rsqrt(variance + self.eps)[:, None, None]
         if self.affine:
             out = out * self.weight[:, None, None] + self.bias[:, None, None]
         return out.to(x.dtype)
 
 
-def synchronise_batchnorm(model: nn.Module) -> nn.Module:
+def synchronize_batchnorm(model: nn.Module) -> nn.Module:
     """Makes every BatchNorm2d of a model use the statistics of the global batch, in place.
 
     Args:

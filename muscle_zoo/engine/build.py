@@ -1,4 +1,4 @@
-"""A recipe's data, network and optimiser."""
+"""A recipe's data, network and optimizer."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import nn
 from ..checkpoints.factory import create_model
 from ..data import (
     Budget,
+    DataConfig,
     DataSet,
     DataSetInfo,
     ImageSource,
-    LabelledImages,
-    Source,
+    LabeledImages,
     Split,
     load_dataset,
     make_split,
@@ -29,7 +29,7 @@ from ..data import (
 )
 from ..data.catalog import FOLDER
 from ..data.published_splits import parse_given
-from ..errors import InputError, MuscleZooError, near, one_line
+from ..errors import InputError, MuscleZooError, one_line, suggest
 from ..recipes import Recipe
 from .state import optimizer_state
 
@@ -42,7 +42,7 @@ class Data:
 
     Attributes:
         dataset: The data set, restricted to the task's classes.
-        split: Which images are labelled, and which form the unlabelled pool.
+        split: Which images are labeled, and which form the unlabeled pool.
         evaluation: The images it is evaluated on: those of the recipe's fold.
         source: The user's folder or CSV, if that is what the data are; empty for a data set with a name.
     """
@@ -53,14 +53,14 @@ class Data:
     source: str = ""
 
 
-def own_folder(recipe: Recipe, source: Source | None) -> str:
+def own_folder(recipe: Recipe, source: DataConfig | None) -> str:
     """The whole path of the user's folder or CSV, if the recipe is one for it; empty for a data set with a name."""
     if recipe.dataset != FOLDER or source is None or source.root is None:
         return ""
     return str(Path(source.root).expanduser().resolve())
 
 
-def prepare_data(recipe: Recipe, source: Source | None = None) -> Data:
+def prepare_data(recipe: Recipe, source: DataConfig | None = None) -> Data:
     """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
 
     Args:
@@ -95,7 +95,7 @@ def split_of(recipe: Recipe, dataset: DataSet) -> tuple[DataSet, Split]:
         seed=recipe.seed,
         fold=recipe.fold,
         bias=recipe.bias,
-        unlabelled_bias=recipe.unlabelled_bias,
+        unlabeled_bias=recipe.unlabeled_bias,
         mismatch=recipe.mismatch,
         validation=recipe.validation,
         given=_read_given(recipe.split, train.names, recipe.dataset) if recipe.split else None,
@@ -109,14 +109,14 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
     found = []
     for word in text.split("+"):
         if word not in numbers and not word.isdecimal():
-            raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {near(word, numbers)}")
+            raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {suggest(word, numbers)}")
         found.append(numbers[word] if word in numbers else int(word))
     return found
 
 
 def to_device(images: ImageSource, device: torch.device) -> ImageSource:
     """Moves images in memory to a GPU if they take at most half of what is free there; others stay where they are."""
-    if not isinstance(images, LabelledImages) or device.type != "cuda":
+    if not isinstance(images, LabeledImages) or device.type != "cuda":
         return images
     return images.to(device) if images.images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images
 
@@ -129,7 +129,7 @@ def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"split={path} cannot be read ({error}); give a file that lists the labelled images") from None
+        raise InputError(f"split={path} cannot be read ({error}); give a file that lists the labeled images") from None
     return parse_given(f"split={path}", text, names, dataset)
 
 
@@ -191,14 +191,14 @@ def _begun(recipe: Recipe, shape: dict[str, Any]) -> nn.Module:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimiser; biases and norms do not decay.
+    """The recipe's optimizer; biases and norms do not decay.
 
     Raises:
-        InputError: timm has no such optimiser, it refuses a setting, or what it keeps could not be saved with a run.
+        InputError: timm has no such optimizer, it refuses a setting, or what it keeps could not be saved with a run.
     """
     if recipe.optimizer not in list_optimizers():
         raise InputError(
-            f"optimizer={recipe.optimizer} is unknown to timm; {near(recipe.optimizer, list_optimizers())}"
+            f"optimizer={recipe.optimizer} is unknown to timm; {suggest(recipe.optimizer, list_optimizers())}"
         )
     create = partial(
         create_optimizer_v2,
@@ -220,7 +220,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 
 def _require_state_that_can_be_saved(create: Callable[[nn.Module], torch.optim.Optimizer]) -> None:
-    """Takes a step with a small layer, for an optimiser shows what it keeps only then."""
+    """Takes a step with a small layer, for an optimizer shows what it keeps only then."""
     layer = nn.utils.skip_init(nn.Linear, 2, 2)  # draws nothing: the network's random numbers stay what they were
     for weights in layer.parameters():
         nn.init.ones_(weights)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import DataSetInfo, ImageSource, normalise
+from ..data import DataSetInfo, ImageSource, normalize
 from ..errors import InputError
 
 ECE_BINS = 15
@@ -70,7 +70,7 @@ def count(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.cat([head, per_bin.flatten(), per_class.flatten()])
 
 
-def summarise(counts: Tensor) -> Metrics:
+def summarize(counts: Tensor) -> Metrics:
     """Turns the sums of :func:`count` into metrics."""
     hits, first_five, nll, n = counts[:4].tolist()
     images, confidence, bin_hits = counts[4 : 4 + 3 * ECE_BINS].view(3, ECE_BINS)
@@ -121,11 +121,11 @@ def evaluate(
     total: Tensor | None = None
     positions = torch.arange(rank, len(data), world_size).split(batch_size)
     for chosen, raw in zip(positions, data.batches(positions), strict=True):
-        batch = normalise(raw.to(device, non_blocking=True), info)
+        batch = normalize(raw.to(device, non_blocking=True), info)
         batch = batch.contiguous(memory_format=torch.channels_last)
         logits = model(batch).float().cpu()  # not every device has float64
         counts = count(logits, data.labels[chosen])
         total = counts if total is None else total + counts
     model.train(was_training)
     assert total is not None
-    return summarise(reduce(total.to(device)).cpu() if reduce is not None else total)
+    return summarize(reduce(total.to(device)).cpu() if reduce is not None else total)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..recipes import Recipe
 from .build import Data, prepare_data
 from .evaluate import Metrics
-from .options import Options, Trained
+from .options import RunOptions, TrainResult
 from .plots import plot_curves
 from .run import Run
 from .run_folder import RunFolder
@@ -27,7 +27,7 @@ LOG_ROWS = 200  # the log has about this many rows of training terms, whatever t
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them was told to stop
 
 
-def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data: Data | None = None) -> Trained:
+def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, data: Data | None = None) -> TrainResult:
     """Trains a recipe in a run folder, or goes on with it.
 
     Args:
@@ -47,13 +47,13 @@ def fit(recipe: Recipe, folder: RunFolder, options: Options | None = None, data:
     before = torch.get_num_threads()
     torch.set_num_threads(recipe.cpu_threads or before)
     try:
-        options = options or Options()
+        options = options or RunOptions()
         return _fit(Run(recipe, folder, options, data or prepare_data(recipe, options.data)))
     finally:
         torch.set_num_threads(before)
 
 
-def _fit(run: Run) -> Trained:
+def _fit(run: Run) -> TrainResult:
     recipe, folder, options, trainer = run.recipe, run.folder, run.options, run.trainer
     start = run.begin()
     metrics: dict[str, Metrics] = {}
@@ -64,7 +64,7 @@ def _fit(run: Run) -> Trained:
         for step, batch in enumerate(trainer.batches.steps(start, recipe.steps), start):
             done = step + 1
             logged = done % log_every == 0 or done == recipe.steps
-            terms, hits = trainer.step(step, batch, count_guesses=logged)
+            terms, hits = trainer.step(step, batch, count_right=logged)
             bar.update()
             if logged:
                 row = trainer.row(terms, hits)

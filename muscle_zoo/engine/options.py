@@ -9,8 +9,8 @@ from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
-from ..data import Source
-from ..errors import InputError, near
+from ..data import DataConfig
+from ..errors import InputError, suggest
 from .evaluate import Metrics
 from .run_folder import RunFolder
 
@@ -18,7 +18,7 @@ COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-n
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """What decides how a run is carried out, not what it computes.
 
     Attributes:
@@ -45,18 +45,18 @@ class Options:
     cpu: bool = False
     fresh: bool = False
     progress: bool = True
-    data: Source | None = None
+    data: DataConfig | None = None
     compile: str = "none"
 
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
         if self.compile not in COMPILE:
-            raise InputError(f"--compile {self.compile} is unknown; {near(self.compile, COMPILE)}")
+            raise InputError(f"--compile {self.compile} is unknown; {suggest(self.compile, COMPILE)}")
         available = [tracker.value for tracker in get_available_trackers()]
         if self.tracker not in ("none", *available):
             known = [tracker.value for tracker in LoggerType if tracker != LoggerType.ALL]
-            remedy = "install its package" if self.tracker in known else near(self.tracker, known)
+            remedy = "install its package" if self.tracker in known else suggest(self.tracker, known)
             raise InputError(f"--tracker {self.tracker} is not available; {remedy}")
 
     def accelerator(self, folder: RunFolder, accumulate: int = 1) -> Accelerator:
@@ -84,7 +84,7 @@ def process_state(cpu: bool = False) -> PartialState:
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """A finished or stopped run.
 
     Attributes:

@@ -12,9 +12,9 @@ from PIL import Image
 
 from ..recipes import Recipe
 
-# Okabe and Ito's colours, which colour-blind people tell apart.
+# Okabe and Ito's colors, which color-blind people tell apart.
 BLUE, ORANGE, GREEN, PINK, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00"
-_NOT_LOSSES = ("step", "seconds", "lr", "loss", "mi", "mi_weight", "mask", "guess_accuracy", "threshold")
+_NOT_LOSSES = ("step", "seconds", "lr", "loss", "mi", "mi_weight", "mask", "pseudo_label_accuracy", "threshold")
 
 LogRow = dict[str, Any]
 
@@ -38,8 +38,8 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
     logged = list(dict.fromkeys(name for row in training for name in row))
 
     terms = [name for name in logged if name not in _NOT_LOSSES]
-    for name, colour in zip(terms, (BLUE, GREEN, PINK, ORANGE), strict=False):
-        _line(losses, training, lambda row, name=name: row[name], name.replace("_", " "), colour)
+    for name, color in zip(terms, (BLUE, GREEN, PINK, ORANGE), strict=False):
+        _line(losses, training, lambda row, name=name: row[name], name.replace("_", " "), color)
     if "mi" in logged:
         _line(losses, training, lambda row: -row["mi_weight"] * row["mi"], "weighted MI term", YELLOW)
     if len(losses.lines) > 1:
@@ -53,24 +53,24 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
     _line(rate, training, lambda row: row["lr"], "learning rate", BLUE)
     rate.set(title="Learning rate", ylabel="learning rate", xlabel="step", ylim=(0, None))
 
-    information.set(title="Unlabelled images", xlabel="step")
+    information.set(title="Unlabeled images", xlabel="step")
     if "mi" in logged:
         _line(information, training, lambda row: row["mi"], "mutual information of the views", GREEN)
         information.axhline(math.log(num_classes), color=GREEN, linestyle=":", label=f"its maximum, ln {num_classes}")
         information.set(ylabel="nats", ylim=(0, None))
-    shares = {"mask": ("guesses used", PINK), "guess_accuracy": ("of these right", BLUE)}
+    shares = {"mask": ("pseudo-labels used", PINK), "pseudo_label_accuracy": ("of these right", BLUE)}
     shares = {name: drawn for name, drawn in shares.items() if name in logged}
     if shares:
         right = information.twinx() if "mi" in logged else information
-        right.set(ylabel="share of unlabelled images, %", ylim=(0, 105))
-        for name, (label, colour) in shares.items():
+        right.set(ylabel="share of unlabeled images, %", ylim=(0, 105))
+        for name, (label, color) in shares.items():
             known = [row for row in training if name in row]
-            _line(right, known, lambda row, name=name: 100 * row[name], label, colour)
+            _line(right, known, lambda row, name=name: 100 * row[name], label, color)
             right.lines[-1].set_alpha(0.6)
             if right is not information:
-                information.plot([], [], color=colour, alpha=0.6, label=f"{label} (right axis)")
+                information.plot([], [], color=color, alpha=0.6, label=f"{label} (right axis)")
     elif "mi" not in logged:
-        information.set(title="Unlabelled images: nothing is logged of them", yticks=[])
+        information.set(title="Unlabeled images: nothing is logged of them", yticks=[])
     for axes in (losses, accuracy, rate, information):
         axes.grid(alpha=0.3)
         if len(axes.lines) > 1:
@@ -81,9 +81,9 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
 
 
 def save_small(picture: Image.Image, path: Path) -> None:
-    """Writes a drawing as a PNG of at most 256 colours, a third of the bytes: a hub of checkpoints holds many."""
+    """Writes a drawing as a PNG of at most 256 colors, a third of the bytes: a hub of checkpoints holds many."""
     picture.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, "PNG", optimize=True)
 
 
-def _line(axes: Any, rows: Sequence[LogRow], value: Callable[[LogRow], float], label: str, colour: str) -> None:
-    axes.plot([row["step"] for row in rows], [value(row) for row in rows], color=colour, label=label, linewidth=1.4)
+def _line(axes: Any, rows: Sequence[LogRow], value: Callable[[LogRow], float], label: str, color: str) -> None:
+    axes.plot([row["step"] for row in rows], [value(row) for row in rows], color=color, label=label, linewidth=1.4)

@@ -18,7 +18,7 @@ from ..files import write_json
 from ..recipes import Recipe
 from .build import Data, to_device
 from .evaluate import Metrics, evaluate
-from .options import Options, Trained
+from .options import RunOptions, TrainResult
 from .run_folder import RunFolder
 from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
 from .trainer import Trainer
@@ -29,13 +29,13 @@ __all__ = ["Run"]
 class Run:
     """A run: its trainer, its folder, and what is logged, measured and saved of it."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, options: Options, data: Data) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, options: RunOptions, data: Data) -> None:
         self.recipe, self.folder, self.options = recipe, folder, options
         self.accelerator = options.accelerator(folder, recipe.accumulate)
         goes_on = not options.fresh and saved_step(folder.state_dir) > 0  # then the state has the weights
         built = replace(recipe, init="") if goes_on else recipe
         self.trainer = Trainer(built, data, self.accelerator, options.compile)
-        self.network, self.averaged = self.trainer.network, self.trainer.ema.module
+        self.network, self.ema = self.trainer.network, self.trainer.ema.module
         self.optimizer = self.trainer.optimizer.optimizer
         self.main = self.accelerator.is_main_process
         self.dtype = "float32" if self.accelerator.mixed_precision == "no" else self.accelerator.mixed_precision
@@ -79,7 +79,7 @@ class Run:
             return 0, 0.0
         parts, values = loaded
         self.network.load_state_dict(parts["model"])
-        self.averaged.load_state_dict(parts["ema"])
+        self.ema.load_state_dict(parts["ema"])
         self.trainer.method.load_state_dict(parts["method"])
         load_optimizer_state(self.optimizer, parts["optimizer"], values.get("optimizer", {}))
         if "scaler" in values:
@@ -110,14 +110,14 @@ class Run:
 
     def save(self, step: int, terms: dict[str, Tensor]) -> None:
         """Saves the state, if all of it is finite."""
-        tensors = [terms["loss"], *self.network.state_dict().values(), *self.averaged.state_dict().values()]
+        tensors = [terms["loss"], *self.network.state_dict().values(), *self.ema.state_dict().values()]
         if not all(bool(tensor.isfinite().all()) for tensor in tensors):
             raise self.not_finite(step, {name: value.item() for name, value in terms.items()})
         if self.main:
             kept, numbers = optimizer_state(self.optimizer)
             parts = {
                 "model": self.network.state_dict(),
-                "ema": self.averaged.state_dict(),
+                "ema": self.ema.state_dict(),
                 "method": self.trainer.method.state_dict(),
                 "optimizer": kept,
             }
@@ -142,16 +142,18 @@ class Run:
         total = partial(reduce_over_processes, reduction="sum") if world > 1 else None
         return {
             name: evaluate(weights, self.evaluation, self.info, rank=rank, world_size=world, reduce=total)
-            for name, weights in (("raw", self.network), ("ema", self.averaged))
+            for name, weights in (("raw", self.network), ("ema", self.ema))
         }
 
-    def end(self, step: int, **results: Any) -> Trained:
+    def end(self, step: int, **results: Any) -> TrainResult:
         """Closes the tracker, and says how the run ended: finished where there are results."""
         for tracker in self.accelerator.trackers:  # end_training() would also part the processes
             tracker.finish()
         device, world = self.accelerator.device, self.accelerator.num_processes
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}"
-        return Trained(bool(results), step, self.seconds, torch.get_num_threads(), world, name, self.dtype, **results)
+        return TrainResult(
+            bool(results), step, self.seconds, torch.get_num_threads(), world, name, self.dtype, **results
+        )
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -162,7 +164,7 @@ def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
         if old != new and isinstance(new, dict) and isinstance(old, dict) and old.get("count") != new["count"]:
             said.append(f"{key}: {new['count']} images, {old.get('count')} then")
         elif old != new:
-            said.append({"names_sha256": "other file names", "sha256": "other labelled images"}.get(key, key))
+            said.append({"names_sha256": "other file names", "sha256": "other labeled images"}.get(key, key))
     return ", ".join(said)
 
 

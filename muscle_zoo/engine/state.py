@@ -20,10 +20,10 @@ GENERATIONS = 2
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, int | float]]:
-    """What an optimiser keeps from step to step; its settings belong to the recipe.
+    """What an optimizer keeps from step to step; its settings belong to the recipe.
 
     Returns:
-        Tensors and plain numbers by ``PARAMETER.KEY`` or ``group.GROUP.KEY``: some of timm's optimisers count
+        Tensors and plain numbers by ``PARAMETER.KEY`` or ``group.GROUP.KEY``: some of timm's optimizers count
         their steps in a parameter group.
 
     Raises:

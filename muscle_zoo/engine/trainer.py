@@ -1,4 +1,4 @@
-"""What takes a step: network, averaged weights, method and optimiser, on one process or many."""
+"""What takes a step: network, averaged weights, method and optimizer, on one process or many."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..data import Batches
 from ..data.batches import step_seed
-from ..methods import Batch, Setting, create_method, prepare
-from ..methods.base import guess
+from ..methods import Batch, Method, RunContext, create_method
 from ..recipes import Recipe
-from .batchnorm import synchronise_batchnorm
+from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
 from .schedule import learning_rate
 
@@ -21,7 +20,7 @@ __all__ = ["Trainer", "forward"]
 
 
 def forward(
-    model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int
+    model: nn.Module, teacher: nn.Module, method: Method, batch: Batch, step: int
 ) -> tuple[dict[str, Tensor], Batch]:
     """Prepares a batch and runs it: one forward on all inputs together.
 
@@ -29,7 +28,7 @@ def forward(
         Logits by name of the input, and the prepared batch.
     """
     with torch.no_grad():
-        batch = prepare(method, batch, getattr(model, "module", model), teacher, step)
+        batch = method.prepare(batch, getattr(model, "module", model), teacher, step)
     images = torch.cat(list(batch.inputs.values())).contiguous(memory_format=torch.channels_last)
     logits = model(images)
     return dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True)), batch
@@ -62,14 +61,14 @@ class Trainer:
         self.recipe, self.accelerator, self.device = recipe, accelerator, accelerator.device
         dataset, world = data.dataset, accelerator.num_processes
         model = build_model(recipe, dataset)
-        setting = Setting(recipe.steps, len(dataset.train), dataset.info.num_classes)
-        self.method = create_method(recipe.method, recipe.options, setting)
+        context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
+        self.method = create_method(recipe.method, recipe.options, context)
         images = to_device(dataset.train, self.device)
         rank = accelerator.process_index
         self.batches = Batches(recipe, images, dataset.info, data.split, self.method.views, rank, world, self.device)
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(self.device)
         if world > 1:
-            synchronise_batchnorm(model)
+            synchronize_batchnorm(model)
         optimizer = build_optimizer(recipe, model)
         self.method = self.method.to(self.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -79,29 +78,29 @@ class Trainer:
             self.model = torch.compile(self.model, mode=compiled, dynamic=False)
         self._true_classes = dataset.train.labels.to(self.device)  # for the log: no method gets them
 
-    def step(self, step: int, batch: Batch, count_guesses: bool = False) -> tuple[dict[str, Tensor], Tensor]:
-        """One optimiser update.
+    def step(self, step: int, batch: Batch, count_right: bool = False) -> tuple[dict[str, Tensor], Tensor]:
+        """One optimizer update.
 
         Args:
             step: Counted from 0.
             batch: Of this process.
-            count_guesses: Compare the method's guesses with the true classes, for the log.
+            count_right: Compare the method's pseudo-labels with the true classes, for the log.
 
         Returns:
-            The method's terms, on the device; and how many of the guesses that were used are right, and how many there
-            are with a known class, ``(2,)``.
+            The method's terms, on the device; and ``(2,)``: how many of the pseudo-labels that were used are right, and
+            how many of those that were used have a known class.
         """
         self.begin(step)
         terms, hits = [], torch.zeros(2, device=self.device)
-        for part in batch.parts(self.recipe.accumulate):
-            with self.accelerator.accumulate(self.model):  # the optimiser steps after the last part
+        for part in batch.micro_batches(self.recipe.accumulate):
+            with self.accelerator.accumulate(self.model):  # the optimizer steps after the last part
                 outputs, prepared = self.predict(part, step)
                 terms.append(self.loss(outputs, prepared, step))
                 self.backward(terms[-1])
                 self.update()
-            if count_guesses:
-                hits += self._right_guesses(outputs, prepared)
-        self.average(step)
+            if count_right:
+                hits += self._right_pseudo_labels(outputs, prepared)
+        self.update_ema(step)
         return {name: torch.stack([part[name].detach() for part in terms]).mean(0) for name in terms[0]}, hits
 
     def begin(self, step: int) -> None:
@@ -128,11 +127,11 @@ class Trainer:
         self.accelerator.backward(terms["loss"])
 
     def update(self) -> None:
-        """The optimiser's step."""
+        """The optimizer's step."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def average(self, step: int) -> None:
+    def update_ema(self, step: int) -> None:
         """The averaged weights of a step, counted from 0."""
         self.ema.update(self.network, step=step + 1)
 
@@ -144,12 +143,12 @@ class Trainer:
             hits = reduce_over_processes(hits, reduction="sum")
         row = {name: float(f"{value:.6g}") for name, value in zip(terms, values.tolist(), strict=True)}
         right, counted = hits.tolist()
-        return row | ({"guess_accuracy": round(right / counted, 6)} if counted else {})
+        return row | ({"pseudo_label_accuracy": round(right / counted, 6)} if counted else {})
 
-    def _right_guesses(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
-        made = guess(self.method, outputs, batch)
-        if made is None:
+    def _right_pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+        pseudo_labels = self.method.pseudo_labels(outputs, batch)
+        if pseudo_labels is None:
             return torch.zeros(2, device=self.device)
         classes = self._true_classes[batch.indices]
-        counted = made.used & (classes >= 0)
-        return torch.stack([(counted & (made.classes == classes)).sum(), counted.sum()]).float()
+        counted = pseudo_labels.mask & (classes >= 0)
+        return torch.stack([(counted & (pseudo_labels.classes == classes)).sum(), counted.sum()]).float()

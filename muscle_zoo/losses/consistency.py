@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def widen(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """float32 at least, whatever autocast made of it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -22,13 +22,13 @@ def sharpen(probabilities: Tensor, temperature: float) -> Tensor:
 
 
 class PseudoLabelLoss(nn.Module):
-    """Cross-entropy of the strong view against the class guessed from the weak view, where the guess is confident.
+    """Cross-entropy of the strong view against the weak view's class, where that is confident.
 
     ``(1/n) sum_i 1[max p_i >= threshold] H(argmax p_i, q_i)`` (FixMatch, Sohn et al. 2020, arXiv 2001.07685, eq. 4).
-    No gradient flows through the guess.
+    No gradient flows through the pseudo-label.
 
     Args:
-        threshold: Least probability, 0 to 1, at which a guess counts.
+        threshold: Least probability, 0 to 1, at which a pseudo-label counts.
     """
 
     def __init__(self, threshold: float = 0.95) -> None:
@@ -41,16 +41,16 @@ class PseudoLabelLoss(nn.Module):
         """Computes the loss.
 
         Args:
-            logits_weak: ``(n, C)``, the view that is guessed from.
+            logits_weak: ``(n, C)``, the view that gives the pseudo-label.
             logits_strong: ``(n, C)``, the view that is trained.
-            threshold: ``(C,)``, one for each guessed class, instead of the one of all.
+            threshold: ``(C,)``, one for each class, instead of the one of all.
 
         Returns:
             The loss, a scalar in nats, float32 at least; and the mask, ``(n,)`` of 0 and 1.
         """
-        confidence, guess = widen(logits_weak.detach()).softmax(dim=-1).max(dim=-1)
-        mask = (confidence >= (self.threshold if threshold is None else threshold[guess])).to(confidence.dtype)
-        loss = F.cross_entropy(widen(logits_strong), guess, reduction="none")
+        confidence, classes = to_float32(logits_weak.detach()).softmax(dim=-1).max(dim=-1)
+        mask = (confidence >= (self.threshold if threshold is None else threshold[classes])).to(confidence.dtype)
+        loss = F.cross_entropy(to_float32(logits_strong), classes, reduction="none")
         return (loss * mask).mean(), mask
 
     def extra_repr(self) -> str:
@@ -75,8 +75,8 @@ class SquaredDifference(nn.Module):
         Returns:
             A scalar.
         """
-        apart = (widen(target) - widen(logits).softmax(dim=-1)).square().mean(dim=-1)
-        return (apart if mask is None else apart * mask).mean()
+        divergence = (to_float32(target) - to_float32(logits).softmax(dim=-1)).square().mean(dim=-1)
+        return (divergence if mask is None else divergence * mask).mean()
 
 
 class Divergence(nn.Module):
@@ -84,9 +84,9 @@ class Divergence(nn.Module):
 
     def forward(self, target: Tensor, logits: Tensor, mask: Tensor | None = None) -> Tensor:
         """Computes the loss; arguments as for :class:`SquaredDifference`."""
-        target = widen(target.detach())
-        apart = (torch.special.xlogy(target, target) - target * widen(logits).log_softmax(dim=-1)).sum(dim=-1)
-        return (apart if mask is None else apart * mask).mean()
+        target = to_float32(target.detach())
+        divergence = (torch.special.xlogy(target, target) - target * to_float32(logits).log_softmax(dim=-1)).sum(dim=-1)
+        return (divergence if mask is None else divergence * mask).mean()
 
 
 class Entropy(nn.Module):
@@ -94,7 +94,7 @@ class Entropy(nn.Module):
 
     def forward(self, logits: Tensor) -> Tensor:
         """Computes it of ``(n, C)`` logits."""
-        log_p = widen(logits).log_softmax(dim=-1)
+        log_p = to_float32(logits).log_softmax(dim=-1)
         return -(log_p.exp() * log_p).sum(dim=-1).mean()
 
 
@@ -103,4 +103,4 @@ class SoftCrossEntropy(nn.Module):
 
     def forward(self, target: Tensor, logits: Tensor) -> Tensor:
         """Computes it of probabilities and logits, both ``(n, C)``."""
-        return -(widen(target) * widen(logits).log_softmax(dim=-1)).sum(dim=-1).mean()
+        return -(to_float32(target) * to_float32(logits).log_softmax(dim=-1)).sum(dim=-1).mean()

@@ -12,7 +12,7 @@ from .distributed import all_reduce_sum
 def joint_distribution(p: Tensor, q: Tensor) -> Tensor:
     """Joint distribution of the classes that two views are given, estimated from a batch.
 
-    ``J = (1/n) sum_i p_i q_i^T``, symmetrised to ``P = (J + J^T) / 2`` and divided by its sum. With several processes
+    ``J = (1/n) sum_i p_i q_i^T``, symmetrized to ``P = (J + J^T) / 2`` and divided by its sum. With several processes
     the sum runs over the global batch, with gradients; only the C x C matrix travels.
 
     Args:
@@ -49,13 +49,13 @@ def mutual_information(p: Tensor, q: Tensor, lambda_: float = 1.0) -> Tensor:
     For ``lambda = 1`` it lies between 0 and ``ln C``, which confident, balanced and agreeing predictions reach;
     predictions that are all one class, or all uniform, give 0. The estimate from n images is biased upwards: for
     independent one-hot views by about ``C (C - 1) / 4n`` nats (C = 10: 0.41 measured at n = 64, 0.052 at n = 448;
-    without symmetrising about ``(C - 1)^2 / 2n``, 0.69 and 0.096). Symmetrising gives independent views with different
+    without symmetrizing about ``(C - 1)^2 / 2n``, 0.69 and 0.096). Symmetrizing gives independent views with different
     marginals a positive value: ln 2 when every p is one class and every q another.
 
     Args:
         p: Class probabilities of the first view, ``(n, C)``.
         q: Class probabilities of the second view, ``(n, C)``.
-        lambda_: Weight of the two marginal entropies; above 1 it favours balanced classes.
+        lambda_: Weight of the two marginal entropies; above 1 it favors balanced classes.
 
     Returns:
         A scalar in nats, float32 or float64. Over several processes it is that of the global batch. Under gradient
@@ -96,7 +96,7 @@ class MutualInformationLoss(nn.Module):
         """Computes the term.
 
         Args:
-            logits_a: Logits for one view of n unlabelled images, ``(n, C)``.
+            logits_a: Logits for one view of n unlabeled images, ``(n, C)``.
             logits_b: Logits for another view of the same images, ``(n, C)``.
 
         Returns:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
-
-from ..errors import InputError, near
-from .base import Batch, Guess, Method, Setting, View, prepare
+from ..errors import InputError, suggest
+from .base import Batch, Method, PseudoLabels, RunContext, View
 from .fixmatch import FixMatch
 from .freematch import FreeMatch
 from .mean_teacher import MeanTeacher
@@ -31,13 +29,13 @@ __all__ = [
     "Batch",
     "FixMatch",
     "FreeMatch",
-    "Guess",
     "MeanTeacher",
     "Method",
     "MixMatch",
     "Muscle",
     "PiModel",
-    "Setting",
+    "PseudoLabels",
+    "RunContext",
     "Supervised",
     "TemporalEnsembling",
     "View",
@@ -45,11 +43,10 @@ __all__ = [
     "create_method",
     "default_options",
     "method_names",
-    "prepare",
     "with_muscle",
 ]
 
-METHODS: dict[str, type[nn.Module]] = {
+METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,
     "pi_model": PiModel,
     "temporal_ensembling": TemporalEnsembling,
@@ -61,7 +58,7 @@ METHODS: dict[str, type[nn.Module]] = {
     "freematch": FreeMatch,
 }
 
-Options = dict[str, dict[str, Any]]
+MethodOptions = dict[str, dict[str, Any]]
 
 
 def method_names() -> list[str]:
@@ -81,16 +78,16 @@ def base_of(name: str) -> str:
         InputError: The name is unknown.
     """
     if name not in method_names():
-        raise InputError(f"method={name}: it is unknown; {near(name, method_names())}")
+        raise InputError(f"method={name}: it is unknown; {suggest(name, method_names())}")
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
 
 
-def _constructor_defaults(cls: type[nn.Module]) -> dict[str, Any]:
+def _constructor_defaults(cls: type[Method]) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty and p.name != "setting"}
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty and p.name != "context"}
 
 
-def default_options(name: str) -> Options:
+def default_options(name: str) -> MethodOptions:
     """Options of a method and their defaults: ``{"fixmatch": {"threshold": 0.95, ...}, "muscle": {...}}``."""
     base = base_of(name)
     options = {base: _constructor_defaults(METHODS[base])}
@@ -99,21 +96,21 @@ def default_options(name: str) -> Options:
     return {part: values for part, values in options.items() if values}
 
 
-def create_method(name: str, options: Options | None = None, setting: Setting | None = None) -> nn.Module:
+def create_method(name: str, options: MethodOptions | None = None, context: RunContext | None = None) -> Method:
     """Builds a method.
 
     Args:
         name: One of :func:`method_names`.
         options: Options by part, as :func:`default_options` gives them; what is left out keeps its default.
-        setting: What a method may know of the run.
+        context: What a method may know of the run.
 
     Returns:
-        A module that fulfils :class:`Method`.
+        The method.
 
     Raises:
         InputError: The name is unknown or an option is out of its range.
     """
     options = options or {}
     base_name = base_of(name)
-    base = METHODS[base_name](**options.get(base_name, {}), setting=setting)
+    base = METHODS[base_name](**options.get(base_name, {}), context=context)
     return base if name == base_name else Muscle(base, **options.get("muscle", {}))

@@ -1,12 +1,12 @@
-"""What a method is: the views it names, an optional ``prepare``, and a ``loss``."""
+"""What a method is: the views it names, what it prepares, and its loss."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,12 +14,12 @@ from ..errors import InputError
 
 
 class View(NamedTuple):
-    """One augmented version of the labelled or the unlabelled images of a step.
+    """One augmented version of the labeled or the unlabeled images of a step.
 
     Two views with the same source and policy and different ``draw`` are two independent draws.
     """
 
-    source: Literal["labelled", "unlabelled"]
+    source: Literal["labeled", "unlabeled"]
     policy: Literal["weak", "strong"]
     draw: int = 0
 
@@ -29,11 +29,11 @@ class Batch:
     """The images of one step, as one process sees them.
 
     Attributes:
-        inputs: Name of a view (or of an input that ``prepare`` added) to normalised images, ``(n, C, H, W)``. All go
+        inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. All go
             through one forward, in this order.
-        labels: Classes of the labelled images, ``(B,)`` int64.
-        indices: Which images of the unlabelled pool these are, ``(mu B,)`` int64.
-        targets: What ``prepare`` worked out for ``loss``: guessed labels, mixing weights.
+        labels: Classes of the labeled images, ``(B,)`` int64.
+        indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
+        targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
     """
 
     inputs: dict[str, Tensor]
@@ -41,7 +41,7 @@ class Batch:
     indices: Tensor
     targets: dict[str, Tensor] = field(default_factory=dict)
 
-    def parts(self, n: int) -> list[Batch]:
+    def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
         views = {name: images.chunk(n) for name, images in self.inputs.items()}
         labels = self.labels.chunk(n)
@@ -50,12 +50,12 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunContext:
     """What a method may know of the run it is part of. The defaults are FixMatch's on CIFAR-10.
 
     Attributes:
         steps: Of the whole run.
-        images: Training images, labelled or not: ``Batch.indices`` are below it.
+        images: Training images, labeled or not: ``Batch.indices`` are below it.
         num_classes: Classes.
     """
 
@@ -64,32 +64,61 @@ class Setting:
     num_classes: int = 10
 
 
-class Guess(NamedTuple):
-    """What a method made of a step's unlabelled images: their classes ``(n,)``, and which of them it used ``(n,)``."""
+class PseudoLabels(NamedTuple):
+    """The classes a method gave the unlabeled images of a step ``(n,)``, and which of them it used ``(n,)``."""
 
     classes: Tensor
-    used: Tensor
+    mask: Tensor
 
 
-class Method(Protocol):
-    """The contract every method fulfils: one ``nn.Module`` in one file, no other parent.
+class Method(nn.Module):
+    """What every method is: one class in one file, with a ``loss`` and, where it needs them, the optional parts below.
 
-    ``views`` names the views it needs. The engine makes them, calls ``prepare`` if there is one (without main-graph
-    gradients), runs ONE forward on the concatenated inputs, splits the logits by name, and calls ``loss``. What a
-    method keeps from step to step are its buffers: they are saved and resumed with the run.
+    The loop knows no method by name. It makes the ``views`` a method names, calls :meth:`prepare`, runs ONE gradient
+    forward on all inputs together, splits the logits by name, and calls :meth:`loss`. What a method keeps from step
+    to step are its buffers: they are saved and resumed with the run. Its constructor takes its options, all with
+    defaults, and ``context``, a :class:`RunContext`.
 
-    Its constructor takes its options, with defaults, and ``setting``, a :class:`Setting`.
-
-    A method may also have ``prepare(batch, model, teacher, step) -> Batch``, which returns the batch with guessed
-    labels in ``targets``, or with inputs added or removed (only those it named itself under a name of its own: another
-    may need ``u_weak``); and ``guess(outputs, batch) -> Guess``, by which the log tells how good its guesses are.
+    Attributes:
+        views: The views it needs, by the name under which ``loss`` finds their logits.
     """
 
-    views: dict[str, View]
+    views: Mapping[str, View] = {}
+
+    def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
+        """Works out what the loss needs before the forward: pseudo-labels, mixed images, adversarial directions.
+
+        It runs without gradients. It may add and remove inputs, but only those that it named itself, under names that
+        no other method has: MUSCLE around it may need ``u_weak``, so a view that is used up here and needs no
+        forward is called ``u_clean``, say (see ``mixmatch.py``).
+
+        Args:
+            batch: As the views were made.
+            model: The network in training mode, without the wrapper that shares gradients between processes.
+            teacher: The averaged weights of the run, in evaluation mode.
+            step: Counted from 0.
+
+        Returns:
+            The batch that goes through the forward; by default the same one.
+        """
+        return batch
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
-        """Returns ``{"loss": scalar to minimise, other name: detached scalar to log, ...}``."""
-        ...
+        """The terms of a step.
+
+        Args:
+            outputs: Logits ``(n, C)`` by the name of the input.
+            batch: As :meth:`prepare` returned it.
+            step: Counted from 0.
+
+        Returns:
+            ``{"loss": scalar to minimize, other name: detached scalar to log, ...}``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels | None:
+        """The classes it gave the unlabeled images, so that the log tells how many are right; None if it gives none."""
+        return None
 
 
 def check_at_least(option: str, value: float, least: float = 0.0) -> None:
@@ -113,19 +142,19 @@ def check_share(option: str, value: float, zero: bool = False) -> None:
         raise InputError(f"{option}={value} is out of range; give {low} 0 and at most 1")
 
 
-def rising(step: int, steps: int, share: float) -> float:
+def sigmoid_rampup(step: int, steps: int, share: float) -> float:
     """From 0 to 1 over a share of the steps, as ``exp(-5 (1 - t)^2)`` (Laine and Aila 2017, section 2.1)."""
-    return math.exp(-5.0 * (1.0 - linear(step, steps, share)) ** 2)
+    return math.exp(-5.0 * (1.0 - linear_rampup(step, steps, share)) ** 2)
 
 
-def linear(step: int, steps: int, share: float) -> float:
+def linear_rampup(step: int, steps: int, share: float) -> float:
     """From 0 to 1 over a share of the steps, linearly; 1 where the share is 0."""
     return min(1.0, step / (share * steps)) if share * steps > 0 else 1.0
 
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Lets BatchNorm normalise with the batch's statistics as in training, and leaves its running ones alone."""
+    """Lets BatchNorm normalize with the batch's statistics as in training, and leaves its running ones alone."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
@@ -134,15 +163,3 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
-
-
-def guess(method: nn.Module, outputs: dict[str, Tensor], batch: Batch) -> Guess | None:
-    """What the method made of the unlabelled images, if it says so."""
-    own = getattr(method, "guess", None)
-    return None if own is None else own(outputs, batch)
-
-
-def prepare(method: nn.Module, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
-    """Runs the method's ``prepare`` where it has one; the batch as it is otherwise."""
-    own = getattr(method, "prepare", None)
-    return batch if own is None else own(batch, model, teacher, step)

@@ -1,38 +1,39 @@
-"""FixMatch: confident guesses from the weak view are labels for the strong view."""
+"""FixMatch: confident predictions for the weak view are labels for the strong view."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import PseudoLabelLoss
-from .base import Batch, Guess, Setting, View, check_at_least, check_share
+from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 from .supervised import Supervised
 
 
-class FixMatch(nn.Module):
+class FixMatch(Method):
     """``H(y, f(alpha(x))) + weight * pseudo-label loss`` (Sohn et al. 2020, arXiv 2001.07685, algorithm 1).
 
-    The defaults are the paper's (section 3: threshold 0.95, weight 1). Logs ``mask``, the share of unlabelled images
-    whose guess is confident enough to count.
+    The defaults are the paper's (section 3: threshold 0.95, weight 1). Logs ``mask``, the share of unlabeled images
+    whose pseudo-label is confident enough to count.
 
     Args:
-        threshold: Least probability at which a guess counts, above 0 and at most 1.
-        weight: Weight of the unlabelled loss, at least 0.
-        setting: Not used.
+        threshold: Least probability at which a pseudo-label counts, above 0 and at most 1.
+        weight: Weight of the unlabeled loss, at least 0.
+        context: Not used.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {
-        "x_weak": View("labelled", "weak"),
-        "u_weak": View("unlabelled", "weak"),
-        "u_strong": View("unlabelled", "strong"),
+    views: ClassVar[Mapping[str, View]] = {
+        "x_weak": View("labeled", "weak"),
+        "u_weak": View("unlabeled", "weak"),
+        "u_strong": View("unlabeled", "strong"),
     }
 
-    def __init__(self, threshold: float = 0.95, weight: float = 1.0, setting: Setting | None = None) -> None:
+    def __init__(self, threshold: float = 0.95, weight: float = 1.0, context: RunContext | None = None) -> None:
         super().__init__()
         check_share("fixmatch.threshold", threshold)
         check_at_least("fixmatch.weight", weight)
@@ -43,13 +44,13 @@ class FixMatch(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted pseudo-label loss."""
         terms = self.supervised.loss(outputs, batch, step)
-        unlabelled, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
-        terms["loss"] = terms["loss"] + self.weight * unlabelled
-        terms["pseudo_label"] = unlabelled.detach()
+        unlabeled, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
+        terms["loss"] = terms["loss"] + self.weight * unlabeled
+        terms["pseudo_label"] = unlabeled.detach()
         terms["mask"] = mask.mean()
         return terms
 
-    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The classes that the weak view is given, and where they are labels."""
         _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
-        return Guess(outputs["u_weak"].argmax(dim=-1), mask > 0)
+        return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import PseudoLabelLoss
 from ..losses.distributed import all_reduce_sum, mean_over_processes
-from .base import Batch, Guess, Setting, View, check_at_least, check_share
+from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 from .supervised import Supervised
 
 
-class FreeMatch(nn.Module):
+class FreeMatch(Method):
     """FixMatch with self-adaptive thresholds and a fairness term (Wang et al. 2023, arXiv 2205.07246).
 
-    ``tau``, the mean confidence on unlabelled images, and ``p``, their mean prediction, are averages over the steps
+    ``tau``, the mean confidence on unlabeled images, and ``p``, their mean prediction, are averages over the steps
     (eq. 5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
     sign) compares the mean prediction of the strong views that count, divided by the histogram of their classes, with p
     divided by the weak views' histogram. The defaults are the paper's: momentum 0.999, weight 1, fairness 0.05 (0.01 in
@@ -26,18 +27,18 @@ class FreeMatch(nn.Module):
 
     Args:
         momentum: Of the averages, at least 0 and at most 1.
-        weight: Weight of the unlabelled loss, at least 0.
+        weight: Weight of the unlabeled loss, at least 0.
         fairness: Weight of the fairness term, at least 0.
-        setting: Classes of the run.
+        context: Classes of the run.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {
-        "x_weak": View("labelled", "weak"),
-        "u_weak": View("unlabelled", "weak"),
-        "u_strong": View("unlabelled", "strong"),
+    views: ClassVar[Mapping[str, View]] = {
+        "x_weak": View("labeled", "weak"),
+        "u_weak": View("unlabeled", "weak"),
+        "u_strong": View("unlabeled", "strong"),
     }
 
     def __init__(
@@ -45,13 +46,13 @@ class FreeMatch(nn.Module):
         momentum: float = 0.999,
         weight: float = 1.0,
         fairness: float = 0.05,
-        setting: Setting | None = None,
+        context: RunContext | None = None,
     ) -> None:
         super().__init__()
         check_share("freematch.momentum", momentum, zero=True)
         check_at_least("freematch.weight", weight)
         check_at_least("freematch.fairness", fairness)
-        classes = (setting or Setting()).num_classes
+        classes = (context or RunContext()).num_classes
         self.supervised = Supervised()
         self.pseudo_label = PseudoLabelLoss()
         self.momentum, self.weight, self.fairness = momentum, weight, fairness
@@ -63,10 +64,10 @@ class FreeMatch(nn.Module):
         """Brings the averages up to date, then cross-entropy, pseudo-label loss and fairness."""
         terms = self.supervised.loss(outputs, batch, step)
         self._update(outputs["u_weak"])
-        unlabelled, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
+        unlabeled, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
         fairness = self._fairness(outputs["u_strong"], mask)
-        terms["loss"] = terms["loss"] + self.weight * unlabelled + self.fairness * fairness
-        terms["pseudo_label"] = unlabelled.detach()
+        terms["loss"] = terms["loss"] + self.weight * unlabeled + self.fairness * fairness
+        terms["pseudo_label"] = unlabeled.detach()
         terms["fairness"] = fairness.detach()
         terms["mask"] = mask.mean()
         terms["threshold"] = self.tau.clone()
@@ -79,8 +80,8 @@ class FreeMatch(nn.Module):
     @torch.no_grad()
     def _update(self, logits: Tensor) -> None:
         predictions = logits.to(self.p.dtype).softmax(dim=-1)
-        confidence, guess = predictions.max(dim=-1)
-        counts = F.one_hot(guess, len(self.p)).to(self.p.dtype).mean(dim=0)
+        confidence, classes = predictions.max(dim=-1)
+        counts = F.one_hot(classes, len(self.p)).to(self.p.dtype).mean(dim=0)
         now = mean_over_processes(torch.cat([confidence.mean().view(1), predictions.mean(dim=0), counts]))
         tau, p, histogram = now.split([1, len(self.p), len(self.p)])
         self.tau.lerp_(tau[0], 1.0 - self.momentum)
@@ -100,7 +101,7 @@ class FreeMatch(nn.Module):
         before = before / before.sum()
         return (before * (now + 1e-12).log()).sum() * (sums.detach().sum() > 0)
 
-    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The classes that the weak view is given, and where they are labels."""
         _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
-        return Guess(outputs["u_weak"].argmax(dim=-1), mask > 0)
+        return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
-from .base import Batch, Guess, Method, View, check_at_least, guess, prepare
+from .base import Batch, Method, PseudoLabels, View, check_at_least
 
 
-class Muscle(nn.Module):
+class Muscle(Method):
     """``L = L_base + w(t) * L_MI``, after arXiv 2012.00150, reconstructed from its abstract.
 
     The hyper-parameters are this project's. ``L_MI`` is minus the mutual information between the predictions for the
-    weak and the strong view of the unlabelled images. Around ``Supervised`` it is MUSCLE as a stand-alone scheme. With
+    weak and the strong view of the unlabeled images. Around ``Supervised`` it is MUSCLE as a stand-alone scheme. With
     weight 0 the gradients equal the base's bit for bit on the same set of views.
 
     Logs ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
@@ -38,10 +38,10 @@ class Muscle(nn.Module):
         self.mutual_information = MutualInformationLoss(lambda_)
         self.weight = weight
         self.ramp_steps = ramp_steps
-        self.views: dict[str, View] = {
+        self.views = {
             **base.views,
-            "u_weak": View("unlabelled", "weak"),
-            "u_strong": View("unlabelled", "strong"),
+            "u_weak": View("unlabeled", "weak"),
+            "u_strong": View("unlabeled", "strong"),
         }
 
     def weight_at(self, step: int) -> float:
@@ -50,11 +50,11 @@ class Muscle(nn.Module):
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Leaves it to the base."""
-        return prepare(self.base, batch, model, teacher, step)
+        return self.base.prepare(batch, model, teacher, step)
 
-    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess | None:
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels | None:
         """Leaves it to the base."""
-        return guess(self.base, outputs, batch)
+        return self.base.pseudo_labels(outputs, batch)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """The base's loss plus the weighted mutual information term."""

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import SquaredDifference
-from ..losses.consistency import widen
-from .base import Batch, Setting, View, check_at_least, check_share, rising
+from ..losses.consistency import to_float32
+from .base import Batch, Method, RunContext, View, check_at_least, check_share, sigmoid_rampup
 from .supervised import Supervised
 
 
-class PiModel(nn.Module):
+class PiModel(Method):
     """``H(y, f(x)) + w(t) * squared difference of two passes`` (Laine and Aila 2017, arXiv 1610.02242, algorithm 1).
 
     Both passes carry gradients; each has its own weak view (and its own dropout). The weight rises as ``exp(-5 (1 -
     t)^2)``. The defaults are the paper's (section 3): weight 100 over 80 of 300 epochs. In the paper the cross-entropy
-    is divided by all images of a batch, labelled or not, and the weight is 100 times the share of labelled ones: so
-    against a mean over the labelled images, as here, it is 100. Logs ``consistency``.
+    is divided by all images of a batch, labeled or not, and the weight is 100 times the share of labeled ones: so
+    against a mean over the labeled images, as here, it is 100. Logs ``consistency``.
 
     Args:
         weight: Highest weight, at least 0.
         ramp: Share of the steps over which the weight rises, 0 to 1.
-        setting: Steps of the run.
+        context: Steps of the run.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {
-        "x_weak": View("labelled", "weak"),
-        "u_weak": View("unlabelled", "weak"),
-        "u_second": View("unlabelled", "weak", 1),
+    views: ClassVar[Mapping[str, View]] = {
+        "x_weak": View("labeled", "weak"),
+        "u_weak": View("unlabeled", "weak"),
+        "u_second": View("unlabeled", "weak", 1),
     }
 
-    def __init__(self, weight: float = 100.0, ramp: float = 80 / 300, setting: Setting | None = None) -> None:
+    def __init__(self, weight: float = 100.0, ramp: float = 80 / 300, context: RunContext | None = None) -> None:
         super().__init__()
         check_at_least("pi_model.weight", weight)
         check_share("pi_model.ramp", ramp, zero=True)
-        self.setting = setting or Setting()
+        self.context = context or RunContext()
         self.supervised = Supervised()
         self.difference = SquaredDifference()
         self.weight = weight
@@ -48,8 +49,8 @@ class PiModel(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted difference."""
         terms = self.supervised.loss(outputs, batch, step)
-        consistency = self.difference(widen(outputs["u_second"]).softmax(dim=-1), outputs["u_weak"])
-        weight = self.weight * rising(step, self.setting.steps, self.ramp)
+        consistency = self.difference(to_float32(outputs["u_second"]).softmax(dim=-1), outputs["u_weak"])
+        weight = self.weight * sigmoid_rampup(step, self.context.steps, self.ramp)
         terms["loss"] = terms["loss"] + weight * consistency
         terms["consistency"] = consistency.detach()
         return terms

@@ -1,31 +1,32 @@
-"""Cross-entropy on the labelled images: the control."""
+"""Cross-entropy on the labeled images: the control."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..losses.consistency import widen
-from .base import Batch, Setting, View
+from ..losses.consistency import to_float32
+from .base import Batch, Method, RunContext, View
 
 
-class Supervised(nn.Module):
-    """``H(y, f(alpha(x)))`` on the labelled images; it never sees an unlabelled one.
+class Supervised(Method):
+    """``H(y, f(alpha(x)))`` on the labeled images; it never sees an unlabeled one.
 
-    Logs nothing but the loss, in nats, a mean over the labelled batch.
+    Logs nothing but the loss, in nats, a mean over the labeled batch.
 
     Args:
-        setting: Not used.
+        context: Not used.
     """
 
-    views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak")}
+    views: ClassVar[Mapping[str, View]] = {"x_weak": View("labeled", "weak")}
 
-    def __init__(self, setting: Setting | None = None) -> None:
+    def __init__(self, context: RunContext | None = None) -> None:
         super().__init__()
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
-        """Cross-entropy of the labelled images' weak view."""
-        loss = F.cross_entropy(widen(outputs["x_weak"]), batch.labels)
+        """Cross-entropy of the labeled images' weak view."""
+        loss = F.cross_entropy(to_float32(outputs["x_weak"]), batch.labels)
         return {"loss": loss, "cross_entropy": loss.detach()}

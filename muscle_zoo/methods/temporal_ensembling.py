@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -10,34 +11,34 @@ from torch import Tensor, nn
 from ..errors import InputError
 from ..losses import SquaredDifference
 from ..losses.distributed import rows_of_all_processes
-from .base import Batch, Guess, Setting, View, check_at_least, check_share, rising
+from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share, sigmoid_rampup
 from .supervised import Supervised
 
 
-class TemporalEnsembling(nn.Module):
+class TemporalEnsembling(Method):
     """``H(y, f(x)) + w(t) * squared difference to the ensemble`` (Laine and Aila 2017, arXiv 1610.02242, alg. 2).
 
     A table keeps ``Z_i = momentum Z_i + (1 - momentum) z_i`` for every training image; the target is ``Z_i / (1 -
     momentum^k)`` after k visits. An image that was not seen before does not count. The table has a row for each
     training image: 4 bytes times the classes. The defaults are the paper's (section 3): momentum 0.6, weight 30, rising
-    over 80 of 300 epochs. In the paper the cross-entropy is divided by all images of a batch, labelled or not, and the
-    weight is 30 times the share of labelled ones: so against a mean over the labelled images, as here, it is 30. Logs
+    over 80 of 300 epochs. In the paper the cross-entropy is divided by all images of a batch, labeled or not, and the
+    weight is 30 times the share of labeled ones: so against a mean over the labeled images, as here, it is 30. Logs
     ``consistency`` and ``mask``, the share of images seen before.
 
     Args:
         weight: Highest weight, at least 0.
         momentum: Of the table, at least 0 and below 1.
         ramp: Share of the steps over which the weight rises, 0 to 1.
-        setting: Steps, images and classes of the run.
+        context: Steps, images and classes of the run.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak"), "u_weak": View("unlabelled", "weak")}
+    views: ClassVar[Mapping[str, View]] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
 
     def __init__(
-        self, weight: float = 30.0, momentum: float = 0.6, ramp: float = 80 / 300, setting: Setting | None = None
+        self, weight: float = 30.0, momentum: float = 0.6, ramp: float = 80 / 300, context: RunContext | None = None
     ) -> None:
         super().__init__()
         check_at_least("temporal_ensembling.weight", weight)
@@ -45,14 +46,14 @@ class TemporalEnsembling(nn.Module):
         if momentum == 1.0:
             raise InputError("temporal_ensembling.momentum=1.0 never learns; give at least 0 and less than 1")
         check_share("temporal_ensembling.ramp", ramp, zero=True)
-        self.setting = setting or Setting()
+        self.context = context or RunContext()
         self.supervised = Supervised()
         self.difference = SquaredDifference()
         self.weight = weight
         self.momentum = momentum
         self.ramp = ramp
-        self.register_buffer("table", torch.zeros(self.setting.images, self.setting.num_classes))
-        self.register_buffer("visits", torch.zeros(self.setting.images, dtype=torch.int64))
+        self.register_buffer("table", torch.zeros(self.context.images, self.context.num_classes))
+        self.register_buffer("visits", torch.zeros(self.context.images, dtype=torch.int64))
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Looks the targets up."""
@@ -66,7 +67,7 @@ class TemporalEnsembling(nn.Module):
         """Cross-entropy on the labels plus the weighted difference; then the table is brought up to date."""
         terms = self.supervised.loss(outputs, batch, step)
         consistency = self.difference(batch.targets["ensemble"], outputs["u_weak"], batch.targets["seen"])
-        weight = self.weight * rising(step, self.setting.steps, self.ramp)
+        weight = self.weight * sigmoid_rampup(step, self.context.steps, self.ramp)
         terms["loss"] = terms["loss"] + weight * consistency
         terms["consistency"] = consistency.detach()
         terms["mask"] = batch.targets["seen"].mean()
@@ -80,6 +81,6 @@ class TemporalEnsembling(nn.Module):
         self.table[rows] = self.momentum * self.table[rows] + (1.0 - self.momentum) * now
         self.visits[rows] = self.visits[rows] + 1
 
-    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The ensemble's classes, of the images seen before."""
-        return Guess(batch.targets["ensemble"].argmax(dim=-1), batch.targets["seen"] > 0)
+        return PseudoLabels(batch.targets["ensemble"].argmax(dim=-1), batch.targets["seen"] > 0)

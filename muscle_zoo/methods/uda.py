@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..losses import Divergence
-from ..losses.consistency import widen
-from .base import Batch, Guess, Setting, View, check_at_least, check_share
+from ..losses.consistency import to_float32
+from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 from .supervised import Supervised
 
 
-class UDA(nn.Module):
+class UDA(Method):
     """``H(y, f(alpha(x))) + weight * KL(sharpened f(alpha(u)) || f(A(u)))`` (Xie et al. 2020, arXiv 1904.12848).
 
     The defaults are the paper's for CIFAR-10 (section 2.2 and appendix): weight 1, temperature 0.4, confidence above
     0.8. Training signal annealing, which the paper uses for some sets, is left out. Logs ``consistency`` and ``mask``,
-    the share of unlabelled images that count.
+    the share of unlabeled images that count.
 
     Args:
         threshold: Least probability at which an image counts, 0 to 1.
         temperature: Of the softmax that sharpens, above 0.
-        weight: Weight of the unlabelled loss, at least 0.
-        setting: Not used.
+        weight: Weight of the unlabeled loss, at least 0.
+        context: Not used.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {
-        "x_weak": View("labelled", "weak"),
-        "u_weak": View("unlabelled", "weak"),
-        "u_strong": View("unlabelled", "strong"),
+    views: ClassVar[Mapping[str, View]] = {
+        "x_weak": View("labeled", "weak"),
+        "u_weak": View("unlabeled", "weak"),
+        "u_strong": View("unlabeled", "strong"),
     }
 
     def __init__(
-        self, threshold: float = 0.8, temperature: float = 0.4, weight: float = 1.0, setting: Setting | None = None
+        self, threshold: float = 0.8, temperature: float = 0.4, weight: float = 1.0, context: RunContext | None = None
     ) -> None:
         super().__init__()
         check_share("uda.threshold", threshold, zero=True)
@@ -49,7 +50,7 @@ class UDA(nn.Module):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted divergence."""
         terms = self.supervised.loss(outputs, batch, step)
-        logits = widen(outputs["u_weak"].detach())
+        logits = to_float32(outputs["u_weak"].detach())
         mask = self._mask(logits)
         consistency = self.divergence((logits / self.temperature).softmax(dim=-1), outputs["u_strong"], mask)
         terms["loss"] = terms["loss"] + self.weight * consistency
@@ -60,7 +61,7 @@ class UDA(nn.Module):
     def _mask(self, logits: Tensor) -> Tensor:
         return (logits.softmax(dim=-1).amax(dim=-1) > self.threshold).to(logits.dtype)
 
-    def guess(self, outputs: dict[str, Tensor], batch: Batch) -> Guess:
+    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The classes of the weak view, and where they count."""
-        logits = widen(outputs["u_weak"].detach())
-        return Guess(logits.argmax(dim=-1), self._mask(logits) > 0)
+        logits = to_float32(outputs["u_weak"].detach())
+        return PseudoLabels(logits.argmax(dim=-1), self._mask(logits) > 0)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..losses import Divergence, Entropy
-from ..losses.consistency import widen
-from .base import Batch, Setting, View, check_at_least, frozen_statistics
+from ..losses.consistency import to_float32
+from .base import Batch, Method, RunContext, View, check_at_least, frozen_statistics
 from .supervised import Supervised
 
 
-class VAT(nn.Module):
+class VAT(Method):
     """``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (Miyato et al. 2018, arXiv 1704.03976).
 
-    ``r`` has length ``epsilon`` (of the normalised image) and the direction that power iteration finds (section 3.3),
-    with entropy minimisation (eq. 10). Weights 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
+    ``r`` has length ``epsilon`` (of the normalized image) and the direction that power iteration finds (section 3.3),
+    with entropy minimization (eq. 10). Weights 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
     in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170) found for CIFAR-10 after
     whitening, which is another scale than mean and deviation. The direction is found with the BatchNorm statistics of
     these images, the loss is part of the one forward. The first direction is drawn in each process for its own images:
@@ -29,13 +30,13 @@ class VAT(nn.Module):
         entropy_weight: Of the entropy, at least 0; 0 is VAT without it.
         xi: Length of the step from which the direction is estimated, above 0.
         iterations: Of the power method, at least 1.
-        setting: Not used.
+        context: Not used.
 
     Raises:
         InputError: An option is out of its range.
     """
 
-    views: ClassVar[dict[str, View]] = {"x_weak": View("labelled", "weak"), "u_weak": View("unlabelled", "weak")}
+    views: ClassVar[Mapping[str, View]] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class VAT(nn.Module):
         entropy_weight: float = 1.0,
         xi: float = 1e-3,
         iterations: int = 1,
-        setting: Setting | None = None,
+        context: RunContext | None = None,
     ) -> None:
         super().__init__()
         check_at_least("vat.epsilon", epsilon)
@@ -78,15 +79,15 @@ class VAT(nn.Module):
         direction = _of_length_1(torch.randn_like(images))
         for _ in range(self.iterations):
             with torch.enable_grad():
-                probe = (self.xi * direction).requires_grad_()
-                apart = self.divergence(target, model(images + probe))
-                direction = _of_length_1(torch.autograd.grad(apart, probe)[0])
+                perturbation = (self.xi * direction).requires_grad_()
+                divergence = self.divergence(target, model(images + perturbation))
+                direction = _of_length_1(torch.autograd.grad(divergence, perturbation)[0])
         return direction
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted divergence and entropy."""
         terms = self.supervised.loss(outputs, batch, step)
-        consistency = self.divergence(widen(outputs["u_weak"]).softmax(dim=-1), outputs["u_adversarial"])
+        consistency = self.divergence(to_float32(outputs["u_weak"]).softmax(dim=-1), outputs["u_adversarial"])
         entropy = self.entropy(outputs["u_weak"])
         terms["loss"] = terms["loss"] + self.weight * consistency + self.entropy_weight * entropy
         terms["consistency"] = consistency.detach()

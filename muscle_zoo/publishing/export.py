@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ..checkpoints.card import BLOCK, CONFIG_FILE
 from ..checkpoints.registry import WEIGHTS_FILE
-from ..data import DataSetInfo, Split, normalise
+from ..data import DataSetInfo, Split, normalize
 from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
-from ..engine.options import Trained
+from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
 from ..errors import TrainingError
@@ -36,7 +36,7 @@ SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
 
 
-def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data | None = None) -> Row:
+def export_run(recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Data | None = None) -> Row:
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
@@ -119,7 +119,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: Trained, data: Data |
 
 
 def pack_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Serialises tensors so that the same content gives the same bytes.
+    """Serializes tensors so that the same content gives the same bytes.
 
     safetensors writes the metadata in an order that changes from call to call; the header is written again, sorted.
     """
@@ -137,7 +137,7 @@ def probe(model: nn.Module, info: DataSetInfo) -> dict[str, Any]:
     picture = probe_picture(info.input_size)
     device = next(model.parameters()).device
     with torch.inference_mode():
-        logits = model(normalise(picture.to(device), info))[0]
+        logits = model(normalize(picture.to(device), info))[0]
     return {"input_sha256": hashlib.sha256(picture.numpy().tobytes()).hexdigest(), "logits": logits.tolist()}
 
 
@@ -160,7 +160,7 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
 
 
-def _row(recipe: Recipe, trained: Trained, metrics: Metrics, split: Split, weights: str) -> Row:
+def _row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Split, weights: str) -> Row:
     assert trained.raw is not None and trained.median20 is not None
     return Row(
         name=recipe.name,

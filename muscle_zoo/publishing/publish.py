@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.hub_errors import explained
+from ..checkpoints.hub_errors import hub_errors
 from ..checkpoints.registry import CARD_FILES, WEIGHTS_FILE
 from ..checkpoints.weights import from_folder
 from ..errors import HubError, InputError
@@ -69,7 +69,7 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
         wrong += [f"{name} does not belong there" for name in sorted(found - set(CARD_FILES))]
         raise InputError(f"{card} is not a card: {', '.join(wrong)}; export the run again")
     sha256 = file_sha256(card / WEIGHTS_FILE)
-    with explained(repo, HubError):
+    with hub_errors(repo, HubError):
         try:
             info = api.model_info(repo, files_metadata=True)
         except RepositoryNotFoundError:  # or private, and not ours: the commit will tell
@@ -118,7 +118,7 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
     if tag and create_pr:
         raise InputError(f"--tag {tag} --create-pr: a pull request is not a release; tag it when it is merged")
     change = compare(card, repo, api, tag)
-    with explained(repo, HubError):
+    with hub_errors(repo, HubError):
         if change.exists and private and not api.model_info(repo).private:
             raise InputError(f"{repo} exists and is public; make it private on its page, or leave out --private")
         if not change.exists:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import timm
 
-from ..errors import InputError, near
+from ..errors import InputError, suggest
 from ..methods import method_names
 from .defaults import DATASETS, VARIANTS, ZOO, ZOO_METHODS
 
@@ -47,13 +47,13 @@ def parse_name(name: str) -> dict[str, Any]:
     if not tag:
         wrong(_no_tag(arch))
     if not timm.is_model(arch):
-        wrong(f"arch {arch!r}; {near(arch, timm.list_models())}")
+        wrong(f"arch {arch!r}; {suggest(arch, timm.list_models())}")
     method = _first(tag, method_names())
     longest = max((name for name in DATASETS if f"_{name}_" in tag), key=len, default="")
     meant = tag.partition(f"_{longest}_")[0] if longest else method
     if not method or meant != method:
         word = meant or tag.partition("_")[0]
-        wrong(f"method {word!r}; {near(word, method_names())}")
+        wrong(f"method {word!r}; {suggest(word, method_names())}")
     rest = tag.removeprefix(f"{method}_")
     made = re.match(r"synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+", rest)  # the one data set that has parts itself
     datasets = [*(name for name in DATASETS if name != "synthetic"), *([made[0]] if made else [])]
@@ -64,12 +64,12 @@ def parse_name(name: str) -> dict[str, Any]:
     budget = re.fullmatch(r"[0-9]+(pct)?", labels)
     word = rest.rpartition("_")[0] or rest
     if not dataset or not (budget or word in datasets):
-        wrong(f"data set {word!r}; {near(word, DATASETS)}")
+        wrong(f"data set {word!r}; {suggest(word, DATASETS)}")
     if not budget:
         wrong(f"labels {labels!r}; give a number")
     if f"{dataset}_{labels}" != rest and (arch, dataset, variant) not in VARIANTS:
         known = [name for *place, name in VARIANTS if place == [arch, dataset]]
-        wrong(f"variant {variant!r}; {near(variant, known) if known else 'there is none'}")
+        wrong(f"variant {variant!r}; {suggest(variant, known) if known else 'there is none'}")
     number = labels if budget[1] else int(labels)
     return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant}
 
@@ -92,6 +92,6 @@ def _first(text: str, known: Iterable[str]) -> str:
 def _no_tag(arch: str) -> str:
     """What is wrong with a name that has no part after a dot."""
     if not timm.is_model(arch):
-        return near(arch, (*(known for known, *_ in ZOO), *_NAMED))
+        return suggest(arch, (*(known for known, *_ in ZOO), *_NAMED))
     example = next((name for name in _NAMED if name.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
     return f"it is an architecture; name a recipe of it, such as {example}"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError, near
+from ..errors import InputError, suggest
 from ..methods import default_options
 from .defaults import DATASETS, ON, VARIANTS
 from .names import make_name, parse_name
@@ -22,24 +22,24 @@ __all__ = ["Recipe", "changes", "get_recipe"]
 class Recipe:
     """One experiment. Two recipes with the same values give the same run on the same machine.
 
-    Batch sizes are global: over all processes together. Training is counted in steps (optimiser updates), never epochs.
+    Batch sizes are global: over all processes together. Training is counted in steps (optimizer updates), never epochs.
 
     Attributes:
         arch: A timm architecture.
         method: One of :func:`muscle_zoo.methods.method_names`.
         dataset: A data set's name.
-        labels: Label budget: how many labelled images the method may see; or a share of them all, such as ``10pct``.
+        labels: Label budget: how many labeled images the method may see; or a share of them all, such as ``10pct``.
         variant: Last part of the name; empty for the main recipe.
         seed: Draws the split, the initial weights, the batches and the views.
         fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``.
-        steps: Optimiser updates.
-        batch_size: Labelled images a step (B).
-        mu: Unlabelled images a step, per labelled one.
+        steps: Optimizer updates.
+        batch_size: Labeled images a step (B).
+        mu: Unlabeled images a step, per labeled one.
         weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
         strong: Strong augmentation policy.
         optimizer: timm's name; ``sgd`` is Nesterov's.
         lr: Highest learning rate.
-        momentum: Momentum of the optimiser.
+        momentum: Momentum of the optimizer.
         weight_decay: Decay of weights that are neither biases nor norms.
         schedule: ``cosine`` (FixMatch's, ``lr cos(7 pi k / 16 K)`` at step k of K) or ``constant``.
         warmup_steps: Steps over which the learning rate rises linearly.
@@ -51,11 +51,11 @@ class Recipe:
             on machines of the same kind, and small networks gain little from more.
         version: Goes up when a change of code changes the training.
         bias: ``none`` for as many labels of each class, or ``imbalance:R``, see :class:`muscle_zoo.data.Budget`.
-        unlabelled_bias: The same of the unlabelled images.
+        unlabeled_bias: The same of the unlabeled images.
         classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
-        mismatch: Share of the unlabelled images that is of classes outside the task.
-        validation: Share of the labelled images that is held out of training.
-        split: A file that lists the labelled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
+        mismatch: Share of the unlabeled images that is of classes outside the task.
+        validation: Share of the labeled images that is held out of training.
+        split: A file that lists the labeled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.
         init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
@@ -89,7 +89,7 @@ class Recipe:
     cpu_threads: int = 0
     version: int = 1
     bias: str = "none"
-    unlabelled_bias: str = "none"
+    unlabeled_bias: str = "none"
     classes: str = "all"
     mismatch: float = 0.0
     validation: float = 0.0
@@ -114,7 +114,7 @@ class Recipe:
         _require(0 < self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "give more than 0 and at most 1")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in allowed, name, value, near(value, allowed))
+            _require(value in allowed, name, value, suggest(value, allowed))
 
     @property
     def name(self) -> str:
@@ -145,12 +145,18 @@ class Recipe:
         Raises:
             InputError: A field is missing, unknown or of the wrong type.
         """
-        values = {key: value for key, value in values.items() if key != "name"}
+        if not isinstance(values, Mapping):
+            raise InputError(f"a recipe is a JSON object, not {type(values).__name__}; restore it or train again")
+        values = {_OLD_NAMES.get(key, key): value for key, value in values.items() if key != "name"}
         fields = {f.name: f for f in dataclasses.fields(cls)}
         for key, value in values.items():
             if key not in fields:
-                raise InputError(f"recipe field {key!r} is unknown; {near(key, fields)}")
-            if key == "options" or (key == "labels" and isinstance(value, (int, str)) and value is not True):
+                raise InputError(f"recipe field {key!r} is unknown; {suggest(key, fields)}")
+            if key == "labels" and isinstance(value, (int, str)) and not isinstance(value, bool):
+                continue
+            if key == "options":
+                if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
+                    raise InputError(f"recipe field options={value!r} is not an object of options by part")
                 continue
             if type(value) is not _TYPES[fields[key].type]:
                 raise InputError(f"recipe field {key}={value!r} is not {_ARTICLE[fields[key].type]}")
@@ -165,7 +171,8 @@ class Recipe:
 
 
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
-_LATER = ("bias", "unlabelled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
+_OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
+_LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
 _TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
@@ -226,7 +233,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     target = values["options"].get(part, {}) if part else values
     if option not in target or option == "options":
         known = [k for k in values if k != "options"] + [f"{p}.{o}" for p, os in values["options"].items() for o in os]
-        raise InputError(f"override {key!r} does not exist; {near(key, known)}")
+        raise InputError(f"override {key!r} does not exist; {suggest(key, known)}")
     target[option] = _convert(key, value, target[option])
 
 

@@ -24,7 +24,7 @@ class Row:
         name: The recipe's name.
         recipe_sha256: Of the recipe without its seed.
         seed: Of the run.
-        bias: Of the labelled split; ``none`` is balanced.
+        bias: Of the labeled split; ``none`` is balanced.
         step: Steps done.
         top1_ema: Accuracy of the exported weights (the EMA of the last step), 0 to 1.
         top1_raw: Accuracy of the raw weights of the last step.
@@ -32,7 +32,7 @@ class Row:
         nll: Negative log-likelihood of the exported weights, in nats.
         ece: Their expected calibration error.
         n_test: Images evaluated.
-        split_sha256: Of the labelled positions.
+        split_sha256: Of the labeled positions.
         weights_sha256: Of the exported file.
         git_sha: Commit of the code; ``-dirty`` where files had changed; empty outside a checkout.
         torch: Version.

@@ -17,8 +17,8 @@ from ..recipes import Recipe, get_recipe
 from ..recipes.names import budget_order, make_name, parse_name
 from .ledger import Row, markdown_table, percent
 
-# Paul Tol's "muted" colours, which colour-blind people tell apart, in the order of the methods' table.
-COLOURS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
+# Paul Tol's "muted" colors, which color-blind people tell apart, in the order of the methods' table.
+COLORS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
 # Half the width of a 95 % interval, in standard errors, for 2, 3, ... 30 seeds (Student's t).
 _T95 = (
     *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131),
@@ -42,7 +42,7 @@ def plan(
         methods: Base methods; each runs alone and with MUSCLE.
         datasets: Data sets.
         labels: Label budgets.
-        seeds: Seeds; every method gets the same labelled images, initial weights and views at a seed.
+        seeds: Seeds; every method gets the same labeled images, initial weights and views at a seed.
         biases: Values of the recipe's ``bias``.
         overrides: Other changes to every recipe.
 
@@ -229,7 +229,7 @@ def _accuracy(by_seed: Mapping[int, float]) -> tuple[str, str]:
 def draw(rows: Iterable[Row], path: Path) -> None:
     """Draws accuracy against label budget: a panel for each method, dashed without MUSCLE and solid with it.
 
-    Error bars are standard deviations over seeds; the grey line in every panel is the supervised control.
+    Error bars are standard deviations over seeds; the gray line in every panel is the supervised control.
 
     Args:
         rows: Of one data set and one bias.
@@ -253,12 +253,12 @@ def draw(rows: Iterable[Row], path: Path) -> None:
     axes = figure.subplots(height, columns, sharex=True, sharey=True, squeeze=False)
     control = {cell.labels: cell.alone for cell in made if cell.base == "supervised"}
     for panel, base in zip(axes.flat, bases, strict=False):
-        colour = COLOURS[list(METHODS).index(base) % len(COLOURS)]
+        color = COLORS[list(METHODS).index(base) % len(COLORS)]
         mine = [cell for cell in made if cell.base == base]
         if base != "supervised":
             _curve(panel, control, "#999999", ":", "supervised")
-        _curve(panel, {cell.labels: cell.alone for cell in mine}, colour, "--", base.replace("_", " "), 0.97)
-        _curve(panel, {cell.labels: cell.muscle for cell in mine}, colour, "-", "with MUSCLE", 1.03)
+        _curve(panel, {cell.labels: cell.alone for cell in mine}, color, "--", base.replace("_", " "), 0.97)
+        _curve(panel, {cell.labels: cell.muscle for cell in mine}, color, "-", "with MUSCLE", 1.03)
         style_budgets(panel, [cell.labels for cell in made])
         panel.set_title(base.replace("_", " "), fontsize=13)
         panel.legend(frameon=False, fontsize=10, loc="lower right")
@@ -274,7 +274,7 @@ def draw(rows: Iterable[Row], path: Path) -> None:
 def _curve(
     panel: Any,
     by_budget: Mapping[int | str, Mapping[int, float]],
-    colour: str,
+    color: str,
     style: str,
     label: str,
     aside: float = 1.0,
@@ -291,7 +291,7 @@ def _curve(
         [budget * aside for budget in known],
         means,
         yerr=spread,
-        color=colour,
+        color=color,
         linestyle=style,
         label=label,
         capsize=3,

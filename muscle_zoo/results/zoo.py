@@ -12,7 +12,7 @@ from ..methods import base_of
 from ..recipes import get_recipe
 from ..recipes.names import budget_order, parse_name, with_method
 from .ledger import Row, markdown_table, percent, runs_of
-from .study import COLOURS, Cell, cells, digest, gain_text, interval, style_budgets
+from .study import COLORS, Cell, cells, digest, gain_text, interval, style_budgets
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
@@ -98,7 +98,7 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
     height = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(4.6 * columns + 0.6, 3.1 * height + 0.6), layout="constrained")
     axes = list(figure.subplots(height, columns, squeeze=False).flat)
-    looks = {"supervised": (COLOURS[0], "o", 0.96), "fixmatch": (COLOURS[7], "s", 1.04)}
+    looks = {"supervised": (COLORS[0], "o", 0.96), "fixmatch": (COLORS[7], "s", 1.04)}
     for panel, (place, found) in zip(axes, sorted(panels.items()), strict=False):
         panel.axhline(0, color="#666666", linewidth=0.8)
         for variant, base in dict.fromkeys((cell.variant, cell.base) for cell in found):
@@ -106,14 +106,14 @@ def draw_gains(rows: Sequence[Row], path: Path) -> None:
             means = [statistics.fmean(cell.gains) for cell in mine]
             bounds = [interval(cell.gains) or (mean, mean) for cell, mean in zip(mine, means, strict=True)]
             spread = [(mean - low, high - mean) for mean, (low, high) in zip(means, bounds, strict=True)]
-            colour, marker, aside = looks[base]
+            color, marker, aside = looks[base]
             panel.errorbar(
                 [budget_order(cell.labels)[1] * aside ** (3 if variant else 1) for cell in mine],
                 means,
                 yerr=list(zip(*spread, strict=True)),
-                color=colour,
+                color=color,
                 marker=marker,
-                markerfacecolor="white" if variant else colour,
+                markerfacecolor="white" if variant else color,
                 linestyle="--" if variant else "-",
                 label=", ".join(filter(None, (f"on {base}", variant))),
                 capsize=3,
