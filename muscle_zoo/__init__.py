@@ -4,6 +4,7 @@ Importing it registers the backbones and their checkpoints with timm, and does n
 """
 
 from . import backbones
+from .api import evaluate, list_methods, predict, train
 from .checkpoints.factory import create_model, create_transform
 from .checkpoints.listing import ModelInfo, list_models, model_info
 from .errors import DownloadError, InputError, MuscleZooError, TrainingError, WeightsError
@@ -25,8 +26,12 @@ __all__ = [
     "backbones",
     "create_model",
     "create_transform",
+    "evaluate",
     "get_recipe",
+    "list_methods",
     "list_models",
     "model_info",
     "mutual_information",
+    "predict",
+    "train",
 ]

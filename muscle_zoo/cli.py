@@ -9,10 +9,11 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from . import __version__
 from .commands import bench, cards, data, download, export, info, predict, publish, study, train, verify
 from .commands import eval as eval_command
 from .commands import list as list_command
-from .commands.terminal import is_main
+from .engine.processes import is_main_process
 from .errors import InputError, MuscleZooError
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
@@ -56,6 +57,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
     prog = f"{command}.py"
     if command is None:
         parser = _Parser(prog="muscle-zoo", description="A model zoo for learning from few labels.")
+        parser.add_argument("--version", action="version", version=f"muscle_zoo {__version__}")
         commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
         for name, (text, _, _) in COMMANDS.items():
             commands.add_parser(name, help=text, add_help=False)
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning in one line, without the place in the code that gave it."""
-    if is_main():
+    if is_main_process():
         print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
@@ -96,6 +98,6 @@ def _is_utf8(word: str) -> bool:
 
 
 def _fail(code: int, message: str) -> int:
-    if is_main():
+    if is_main_process():
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

@@ -35,6 +35,17 @@ def write_text(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, into a folder that is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, as :func:`write_text` does."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -17,10 +17,13 @@ import pytest
 
 from muscle_zoo import DownloadError, InputError, TrainingError, cli, get_recipe
 from muscle_zoo.checkpoints import registry
-from muscle_zoo.commands import quickstart
-from muscle_zoo.commands import train as train_command
 from muscle_zoo.commands.arguments import source_of, time_limit
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.recipes import Recipe
+from muscle_zoo.results.ledger import Row
+from muscle_zoo.sessions import quickstart
+from muscle_zoo.sessions.train import RunResult, train_run
 from tests.conftest import SHORT, forget_accelerate, listing, run, truncated, wrong_hash
 
 NAME = SHORT[0]
@@ -127,24 +130,26 @@ def test_a_stopped_run_keeps_its_precision(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_the_time_limit_counts_from_the_start_of_the_command(tmp_path: Path) -> None:
-    parser = argparse.ArgumentParser()
-    train_command.add_arguments(parser)
-    args = parser.parse_args([NAME, "--cpu", "--time-limit", "2h"])
+    options = RunOptions(cpu=True, time_limit=7200.0, progress=False)
     recipe = get_recipe(NAME, {"steps": 3, "eval_every": 3, "batch_size": 8, "mu": 1})
     for hours_ago, finished in ((3, False), (1, True)):  # the imports and the data had taken so long
         began = time.monotonic() - 3600 * hours_ago
-        assert train_command.train(recipe, tmp_path / "run", args, progress=False, began=began) == finished
+        assert train_run(recipe, tmp_path / "run", options, began).finished == finished
         assert RunFolder(tmp_path / "run").read_status()["step"] == (3 if finished else 1)
 
 
 def test_the_runs_of_the_quickstart_share_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock, limits = iter((0.0, 0.0, 40.0)), []
     monkeypatch.setattr(quickstart, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    monkeypatch.setattr(
-        quickstart, "train", lambda recipe, out, args: limits.append(args.time_limit) or out.name == "supervised"
-    )
+
+    def trained(recipe: Recipe, out: Path, options: RunOptions) -> RunResult:
+        limits.append(options.time_limit)
+        return RunResult(recipe, out, out.name == "supervised", finished)
+
+    finished = Row(**RunFolder(finished_run).read_status()["row"])
+    monkeypatch.setattr(quickstart, "train_run", trained)
     code, out, _ = run(["train", "--cpu", "--time-limit", "1m", "--out", str(tmp_path / "q")], capsys)
     assert code == 75 and "run the same command again" in out and limits == [60.0, 20.0]
 

@@ -31,8 +31,8 @@ from muscle_zoo.backbones._cfg import with_pretrained
 from muscle_zoo.backbones.cnn4 import BASE
 from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from muscle_zoo.commands.eval import evaluated, read_block
 from muscle_zoo.results.ledger import mean_std, merge, read_ledger
+from muscle_zoo.sessions.evaluate import evaluated_recipe, read_block
 
 NAME = "cnn4.muscle_digits_10"
 CARD = registry.shipped_cards() / NAME
@@ -89,7 +89,7 @@ def of_config(hub: Path, dice: random.Random) -> list[str]:
 
     def evaluation() -> None:
         recipe, top1, n = read_block(NAME, read_config(card))
-        assert 0 <= top1 <= 1 and n >= 1 and not evaluated(NAME, recipe).split
+        assert 0 <= top1 <= 1 and n >= 1 and not evaluated_recipe(NAME, recipe).split
 
     def model(pretrained: bool) -> None:
         network = muscle_zoo.create_model(f"local-dir:{card}", pretrained=pretrained).eval()

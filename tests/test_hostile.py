@@ -23,7 +23,7 @@ from muscle_zoo import DownloadError, InputError
 from muscle_zoo.checkpoints import card as config
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.checkpoints.card import CONFIG_FILE
-from muscle_zoo.commands.eval import evaluate_target
+from muscle_zoo.sessions.evaluate import evaluate_checkpoint
 
 CONFIG, WEIGHTS = CONFIG_FILE, registry.WEIGHTS_FILE
 
@@ -280,9 +280,9 @@ def test_eval_opens_no_file_that_a_recipe_names(card: Path, monkeypatch: pytest.
 
     monkeypatch.setattr("muscle_zoo.engine.build._read_given", opened)
     change(card, "muscle_zoo.recipe.split", "/etc/passwd")
-    assert evaluate_target(str(card))["published"]["reproduced"]  # the test images do not depend on it
+    assert evaluate_checkpoint(str(card)).reproduced  # the test images do not depend on it
     change(card, "muscle_zoo.recipe.fold", "validation")
-    assert "recipe.split='/etc/passwd' names a file" in refusal(lambda: evaluate_target(str(card)))
+    assert "recipe.split='/etc/passwd' names a file" in refusal(lambda: evaluate_checkpoint(str(card)))
     for dataset, says in (
         ("folder", "say which folder (--data my_data)"),
         ("synthetic:3x512x512x10000", "would take"),
@@ -292,11 +292,11 @@ def test_eval_opens_no_file_that_a_recipe_names(card: Path, monkeypatch: pytest.
     ):
         change(card, "muscle_zoo.recipe.dataset", dataset)
         change(card, "muscle_zoo.recipe.fold", "test")
-        assert says in refusal(lambda: evaluate_target(str(card)))
+        assert says in refusal(lambda: evaluate_checkpoint(str(card)))
     change(card, "muscle_zoo.recipe.dataset", "digits")
     good = (card / CONFIG).read_text()
     many = "1+" + "9" * 5000
     for path, value in (("steps", 1e9), ("arch", "x" * 10**5), ("classes", many), ("seed", None), ("color", "blue")):
         (card / CONFIG).write_text(good)
         change(card, f"muscle_zoo.recipe.{path}", value)
-        assert "muscle_zoo block of config.json is damaged" in refusal(lambda: evaluate_target(str(card)))
+        assert "muscle_zoo block of config.json is damaged" in refusal(lambda: evaluate_checkpoint(str(card)))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import muscle_zoo
-from muscle_zoo.commands import onnx as onnx_command
+from muscle_zoo.publishing import onnx
 from tests.conftest import SHORT, listing, run
 
 NAME = SHORT[0]
@@ -37,7 +37,7 @@ def test_wrong_input(
     (tmp_path / "folder.onnx").mkdir()
     before = listing(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(onnx_command.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(onnx.importlib.util, "find_spec", lambda name: None)
     code, out, err = run(words, capsys)
     assert code == 2 and out == "" and err.count("\n") == 1 and says in err
     assert listing(tmp_path) == before
@@ -76,12 +76,12 @@ def test_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -
         return model
 
     with monkeypatch.context() as patch:  # what is compared is a model whose bias differs by little
-        patch.setattr(onnx_command, "convert", lambda *words: content)
-        patch.setattr(onnx_command, "create_model", another)
+        patch.setattr(onnx, "convert", lambda *words: content)
+        patch.setattr(onnx, "create_model", another)
         code, out, err = run([*ONNX, "other.onnx"], capsys)
         assert (code, out) == (1, "") and "differ from torch's by 2." in err and err.count("\n") == 1
     with monkeypatch.context() as patch:
-        patch.setattr(onnx_command, "convert", lambda *words: content)
+        patch.setattr(onnx, "convert", lambda *words: content)
         patch.setattr(Path, "replace", lambda *words: (_ for _ in ()).throw(OSError("No space left on device")))
         code, _, err = run([*ONNX, "other.onnx"], capsys)
         assert code == 1 and "No space left" in err

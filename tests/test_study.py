@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.commands import study as study_command
 from muscle_zoo.methods import METHODS
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.results.study import COLORS, bias_table, cells, draw, interval, plan, table, with_muscle
+from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
 ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
@@ -133,7 +133,9 @@ def test_a_study_that_fails_exits_with_1_and_one_that_is_stopped_with_75(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(study_command, "_work", lambda todo, args: outcome)
+    monkeypatch.setattr(
+        study_session._Pool, "run", lambda pool: study_session.StudyResult([], not outcome[0], outcome[1])
+    )
     words = ["study", "--methods", "supervised", "--datasets", "digits", "--labels", "10", "--seeds", "1"]
     found, out, err = run([*words, "--out", str(tmp_path / "s")], capsys)
     assert found == code and out_says in out and err_says in err and bool(err) == bool(err_says)

@@ -20,11 +20,11 @@ from muscle_zoo import MuscleZooError, get_recipe, list_models
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
-from muscle_zoo.commands import predict as predict_command
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
 from muscle_zoo.errors import DownloadError, MissingDataError
 from muscle_zoo.results.ledger import read_ledger
+from muscle_zoo.sessions import predict as predict_session
 from tests.conftest import SHORT, listing, run, truncated
 
 NAME = SHORT[0]
@@ -286,10 +286,10 @@ def test_pictures_are_read_a_batch_ahead_and_no_further(tmp_path: Path, monkeypa
     files = [str(gray(tmp_path / f"{i:02}.png", i)) for i in range(40)]
     opened: list[str] = []
     real = Image.open
-    monkeypatch.setattr(predict_command.Image, "open", lambda file: opened.append(file) or real(file))
-    found = predict_command.predict(muscle_zoo.create_model(NAME, pretrained=True).eval(), files, batch_size=4)
-    for i, (file, _) in enumerate(found):
-        assert file == files[i] and len(opened) <= 4 * (i // 4 + 2)
+    monkeypatch.setattr(predict_session.Image, "open", lambda file: opened.append(file) or real(file))
+    found = predict_session.predict_files(muscle_zoo.create_model(NAME, pretrained=True).eval(), files, batch_size=4)
+    for i, prediction in enumerate(found):
+        assert prediction.file == files[i] and len(opened) <= 4 * (i // 4 + 2)
     assert sorted(opened) == files
 
 
@@ -309,6 +309,6 @@ def test_data_that_are_not_there_make_no_figure_wrong(
     def away(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("muscle_zoo.commands.verify.evaluate_target", away)
+    monkeypatch.setattr("muscle_zoo.sessions.evaluate.evaluate_checkpoint", away)
     code, out, _ = run(["verify", "cnn4.muscle_digits_10", "--accuracy"], capsys)
     assert code == 1 and out == f"cnn4.muscle_digits_10: accuracy NOT CHECKED: {error}\n"

@@ -6,10 +6,14 @@ import argparse
 import os
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoints.target import as_name
 from ..data import DataConfig
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from ..engine.options import RunOptions
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +58,27 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
     return DataConfig(args.data, True if args.stream else None, workers, progress=True)
+
+
+def run_options(args: argparse.Namespace, progress: bool = True) -> RunOptions:
+    """What :func:`add_run_arguments` declared, and ``--fresh`` where a command has it.
+
+    Raises:
+        InputError: A value is out of range, or the tracker is not available.
+    """
+    from ..engine.options import RunOptions  # slow to import
+
+    return RunOptions(
+        mixed_precision=args.mixed_precision,
+        tracker=args.tracker,
+        time_limit=args.time_limit,
+        save_every=args.save_every,
+        cpu=args.cpu,
+        fresh=getattr(args, "fresh", False),
+        progress=progress,
+        data=source_of(args),
+        compile=args.compile,
+    )
 
 
 def parse_overrides(words: list[str]) -> dict[str, str]:

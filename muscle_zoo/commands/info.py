@@ -19,7 +19,7 @@ from ..data import dataset_info
 from ..errors import InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import mean_std, merge, read_ledger, runs_of
-from .eval import read_block
+from ..sessions.evaluate import read_block
 from .terminal import is_terminal, printable, say
 
 WIDTH = 100

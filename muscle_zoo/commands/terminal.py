@@ -1,8 +1,7 @@
-"""What the commands tell: printed for people, exit codes for programs."""
+"""What the commands print for people, and exit codes for programs."""
 
 from __future__ import annotations
 
-import os
 import sys
 
 STOPPED = 75  # exit code: stopped with the state saved
@@ -22,8 +21,3 @@ def say(text: str) -> None:
     """Prints text that has names of files and classes in it, which not every output's encoding can show."""
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding))
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those a launcher started."""
-    return os.environ.get("RANK", "0") == "0"

@@ -1,26 +1,23 @@
-"""`train`: a recipe becomes a run folder."""
+"""`train`: a recipe becomes a run folder; without a recipe, the quickstart."""
 
 from __future__ import annotations
 
 import argparse
 import time
-from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 import torch
 
-from ..checkpoints.weights import from_folder
-from ..engine.run_folder import RunFolder
-from ..errors import InputError, TrainingError, WeightsError
-from ..recipes import Recipe, get_recipe
-from .arguments import add_run_arguments, parse_overrides, source_of
-from .terminal import STOPPED, is_main
+from ..engine.processes import is_main_process
+from ..errors import InputError
+from ..recipes import get_recipe
+from .arguments import add_run_arguments, parse_overrides, run_options
+from .terminal import STOPPED
 
 if TYPE_CHECKING:
-    from ..engine.options import RunOptions
+    from ..sessions.train import RunResult
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,138 +36,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains a recipe, or the quickstart; several processes part before they end."""
+    """Trains a recipe, or the quickstart."""
     try:
-        return _run(args)
+        return _quickstart(args) if args.name is None or "=" in args.name else _train(args)
     finally:
-        if (
-            torch.distributed.is_available() and torch.distributed.is_initialized()
-        ):  # a process that ends with its group open may abort
+        # A process that ends while its group is open may abort, and its launcher would call that a failure.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
 
 
-def _run(args: argparse.Namespace) -> int:
-    if args.name is None or "=" in args.name:
-        from .quickstart import run as quickstart
+def _train(args: argparse.Namespace) -> int:
+    from ..sessions.train import train_run
 
-        if args.name is not None:
-            raise InputError(f"override {args.name!r} needs a recipe before it: train NAME key=value ...")
-        return quickstart(args)
     recipe = get_recipe(args.name, parse_overrides(args.overrides))
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
-    if recipe.init and is_main():
+    if recipe.init and is_main_process():
         print(f"starts from the weights of {recipe.init}", flush=True)
-    process_age = time.time() - psutil.Process().create_time()  # the imports take their time too
-    finished = train(recipe, out, args, began=time.monotonic() - process_age)
-    if not finished and is_main():
-        print(f"stopped, the state is saved in {out}; run the same command again to continue")
-    elif is_main():
-        print(summary(out))
-    return 0 if finished else STOPPED
+    process_age = time.time() - psutil.Process().create_time()  # the time limit counts the imports too
+    result = train_run(recipe, out, run_options(args), began=time.monotonic() - process_age)
+    if is_main_process():
+        print(summary(result) if result.finished else stopped(out))
+    return 0 if result.finished else STOPPED
 
 
-def train(
-    recipe: Recipe, out: Path, args: argparse.Namespace, progress: bool = True, began: float | None = None
-) -> bool:
-    """Trains and exports a recipe in a folder, unless that is done already.
+def _quickstart(args: argparse.Namespace) -> int:
+    from ..sessions.quickstart import quickstart
 
-    Args:
-        recipe: The recipe.
-        out: The run folder.
-        args: How, as :func:`add_arguments` declares it.
-        progress: Show it.
-        began: When the time limit began to count, as time.monotonic() tells it; now, by default.
-
-    Returns:
-        False when the run was stopped before its end.
-
-    Raises:
-        InputError: The input is wrong; nothing was written.
-        TrainingError: Training could not go on; status.json says why.
-    """
-    from ..engine.build import own_folder  # slow to import
-    from ..engine.options import RunOptions, process_state
-
-    began = time.monotonic() if began is None else began
-    options = RunOptions(
-        mixed_precision=args.mixed_precision,
-        tracker=args.tracker,
-        time_limit=args.time_limit,
-        save_every=args.save_every,
-        cpu=args.cpu,
-        fresh=args.fresh,
-        progress=progress,
-        data=source_of(args),
-        compile=args.compile,
-    )
-    folder = RunFolder(out)
-    if args.fresh:
-        folder.check_kind()
-    else:
-        folder.check(recipe)
-        status = folder.read_status()
-        finished = status.get("status") == "finished" and _is_whole(folder.export_dir)
-        here = own_folder(recipe, options.data)
-        if finished and status.get("data", "") != here:
-            raise InputError(
-                f"--out {out} is a finished run on {status.get('data') or 'other data'}, not on {here or 'these'}; "
-                "give another --out, or --fresh"
-            )
-        process_state(args.cpu).wait_for_everyone()  # every process has looked before the first one writes
-        if finished:
-            return True
-    with folder.locked() if is_main() else nullcontext():
-        return _train(recipe, folder, options, began)
+    if args.name is not None:
+        raise InputError(f"override {args.name!r} needs a recipe before it: train NAME key=value ...")
+    out: Path = args.out or Path("runs") / "quickstart"
+    options = run_options(args)  # before the old folder is renamed: wrong options change nothing
+    figures = quickstart(out, options)
+    if is_main_process():
+        print(stopped(out) if figures is None else quickstart_table(figures, out))
+    return STOPPED if figures is None else 0
 
 
-def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
-    from ..engine.build import prepare_data
-    from ..engine.fit import fit
-    from ..engine.options import process_state
-    from ..publishing.export import export_run
-
-    try:
-        data = prepare_data(recipe, options.data)
-        if options.time_limit is not None:  # it counts from the start of the command
-            left = options.time_limit - (time.monotonic() - began)
-            options = replace(options, time_limit=max(left, 1e-6))
-        trained = fit(recipe, folder, options, data)
-        if trained.finished and is_main():
-            export_run(recipe, folder, trained, data)
-        process_state().wait_for_everyone()  # a process that ends early would have its launcher end the others
-    except (MemoryError, RuntimeError, OSError, KeyboardInterrupt) as error:
-        status = folder.read_status()
-        if is_main() and status.get("status") == "running":  # this attempt's: an older run's is left as it is
-            with suppress(OSError):  # the disk may be full
-                folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
-        first_line = str(error).partition("\n")[0]
-        if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in first_line:
-            raise TrainingError(
-                f"out of memory ({first_line}); lower batch_size or mu, or give accumulate=2"
-            ) from error
-        raise
-    return trained.finished
+def stopped(out: Path) -> str:
+    """What to do about a run that was stopped."""
+    return f"stopped, the state is saved in {out}; run the same command again to continue"
 
 
-def _is_whole(export: Path) -> bool:
-    try:
-        from_folder(export)
-    except WeightsError:
-        return False  # it is made again from the state
-    return True
-
-
-def summary(out: Path) -> str:
+def summary(result: RunResult) -> str:
     """What a finished run has to say: its accuracy, where it is, and how to load it."""
-    row = RunFolder(out).read_status()["row"]
-    return (
-        f"{row['name']}, seed {row['seed']}: top-1 {100 * row['top1_ema']:.2f} % of {row['n_test']} images "
-        f"({row['hours'] * 3600:.0f} s of training and evaluation)\n"
-        f"run folder: {out}\n"
-        f"load it:    {load_line(out)}"
-    )
+    lines = [f"run folder: {result.path}", f"load it:    {load_line(result.path)}"]
+    if (row := result.row) is not None:
+        seconds = f"{row.hours * 3600:.0f} s of training and evaluation"
+        accuracy = f"top-1 {100 * row.top1_ema:.2f} % of {row.n_test} images"
+        lines.insert(0, f"{row.name}, seed {row.seed}: {accuracy} ({seconds})")
+    return "\n".join(lines)
 
 
 def load_line(out: Path) -> str:
     """The line of Python that loads a run's model."""
     return f'model = muscle_zoo.create_model("local-dir:{(out / "export").as_posix()}", pretrained=True)'
+
+
+def quickstart_table(figures: dict[str, float], out: Path) -> str:
+    """The quickstart's result as a person reads it."""
+    control, muscle, gain = (100 * figures[key] for key in ("control_top1", "muscle_top1", "gain"))
+    return "\n".join(
+        [
+            "",
+            f"top-1 on {figures['n_test']} test images, 10 labels (one draw of them; the README has five)",
+            f"  supervised control   {control:5.1f} %",
+            f"  MUSCLE               {muscle:5.1f} %",
+            f"  gain                 {gain:+5.1f} points",
+            "",
+            f"run folder: {out}   (training and evaluation took {figures['seconds']} s)",
+            f"curves:     {out / 'muscle' / 'curves.png'}",
+            f"load it:    {load_line(out / 'muscle')}",
+        ]
+    )

@@ -11,7 +11,6 @@ from ..checkpoints import registry, weights
 from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError
 from ..results.ledger import read_ledger
 from .arguments import add_source_arguments, source_of
-from .eval import evaluate_target
 
 if TYPE_CHECKING:
     from ..publishing.verify import Check
@@ -24,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accuracy", action="store_true", help="evaluate them too, on their data set")
     parser.add_argument("--source", choices=("hub",), help="check what is on the Hugging Face Hub, not on disk")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--cpu", action="store_true", help="evaluate on the CPU")
     add_source_arguments(parser)
 
 
@@ -55,9 +55,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _accuracy(name: str, args: argparse.Namespace) -> Check:
     from ..publishing.verify import Check
+    from ..sessions.evaluate import evaluate_checkpoint
 
     try:
-        report = evaluate_target(name, args.source, source_of(args))
+        report = evaluate_checkpoint(name, source_of(args), args.source, args.cpu).to_dict()
     except (MissingDataError, DownloadError) as error:
         return Check("accuracy", None, str(error))
     except MuscleZooError as error:

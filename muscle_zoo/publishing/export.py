@@ -30,16 +30,22 @@ from ..errors import TrainingError
 from ..files import file_sha256, write_json
 from ..recipes import Recipe
 from ..results.ledger import Row
-from . import model_card as cards
+from . import model_card
 
 SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
 
 
-def export_run(recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Data | None = None) -> Row:
+def export_run(
+    recipe: Recipe,
+    folder: RunFolder,
+    trained: TrainResult,
+    data: Data | None = None,
+    device: torch.device | str = "cpu",
+) -> Row:
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
-    The weights are the averaged ones of the last step, with float16 parameters where the accuracy stays within 0.02
+    The weights are the EMA weights of the last step, with float16 parameters where the accuracy stays within 0.02
     points and float32 otherwise. What is evaluated and hashed is the written file.
 
     Args:
@@ -47,6 +53,7 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Da
         folder: Of the run; its state is at the last step.
         trained: How the training ended.
         data: What it was trained on, if it is loaded already.
+        device: Where the written weights are evaluated.
 
     Returns:
         The ledger row.
@@ -54,42 +61,62 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Da
     Raises:
         TrainingError: The state of the last step is gone, or its weights are of no use.
     """
-    loaded = load_state(folder.state_dir)
-    if loaded is None or loaded[1]["step"] != trained.step:
-        raise TrainingError(
-            f"{folder.state_dir} holds no whole state of step {trained.step}; run the same command again"
-        )
+    ema = _last_ema_weights(folder, trained.step)
     data = data or prepare_data(recipe)
-    dataset, split, evaluation = data.dataset, data.split, data.evaluation
-    info = dataset.info
-    model = build_model(replace(recipe, init=""), dataset).eval()
-    model.load_state_dict(loaded[0]["ema"])
+    model = build_model(replace(recipe, init=""), data.dataset).eval()
+    model.load_state_dict(ema)
     part = folder.export_dir.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    weights = part / WEIGHTS_FILE
-    metadata = {"format": "pt", "name": recipe.name, "step": str(trained.step), "split_sha256": split.sha256}
-
-    block: dict[str, Any] = {}
-
-    def publish(tensors: dict[str, Tensor]) -> tuple[nn.Module, Metrics]:
-        """Writes the weights, and evaluates what was written."""
-        weights.write_bytes(pack_safetensors(tensors, metadata))
-        block["weights_sha256"] = file_sha256(weights)
-        _write_config(model, recipe, info, block, part)
-        published = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
-        return published, evaluate(published, evaluation, info)
-
+    sha256 = _write_weights(model, _half_precision(model), recipe, data, trained.step, part)
+    published, metrics = _evaluate_written(part, data, device)
     assert trained.ema is not None
-    published, metrics = publish({key: _half(key, value, model) for key, value in model.state_dict().items()})
-    on_cpu = trained.device.startswith("cpu")  # another device rounds differently
-    whole = trained.ema if on_cpu else evaluate(model, evaluation, info)
-    if abs(metrics.top1 - whole.top1) > HALF_TOLERANCE:
-        published, metrics = publish(loaded[0]["ema"])
+    if abs(metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
+        sha256 = _write_weights(model, ema, recipe, data, trained.step, part)
+        published, metrics = _evaluate_written(part, data, device)
     if not math.isfinite(metrics.nll):
         raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
-    row = _row(recipe, trained, metrics, split, block["weights_sha256"])
-    block |= {
+    row = _row(recipe, trained, metrics, data.split, sha256)
+    # On the CPU, wherever it was trained: whoever checks these logits need not have the same device.
+    block = _block(recipe, data.split, metrics, row, probe(published.cpu(), data.dataset.info))
+    _write_config(model, recipe, data.dataset.info, block, part)
+    _write_rest(folder, data, row, part)
+    shutil.rmtree(folder.export_dir, ignore_errors=True)
+    part.rename(folder.export_dir)
+    folder.write_status("finished", trained.step, recipe.steps, row=asdict(row), data=data.source)
+    return row
+
+
+def _last_ema_weights(folder: RunFolder, step: int) -> dict[str, Tensor]:
+    state = load_state(folder.state_dir)
+    if state is None or state[1]["step"] != step:
+        raise TrainingError(f"{folder.state_dir} holds no whole state of step {step}; run the same command again")
+    parts, _ = state
+    return parts["ema"]
+
+
+def _write_weights(
+    model: nn.Module, tensors: dict[str, Tensor], recipe: Recipe, data: Data, step: int, part: Path
+) -> str:
+    """Writes the weights, and as much of config.json as loading them takes; returns their sha256."""
+    metadata = {"format": "pt", "name": recipe.name, "step": str(step), "split_sha256": data.split.sha256}
+    file = part / WEIGHTS_FILE
+    file.write_bytes(pack_safetensors(tensors, metadata))
+    sha256 = file_sha256(file)
+    _write_config(model, recipe, data.dataset.info, {"weights_sha256": sha256}, part)
+    return sha256
+
+
+def _evaluate_written(part: Path, data: Data, device: torch.device | str) -> tuple[nn.Module, Metrics]:
+    """What plain timm makes of the written files, and what it does: no other weights than these are reported on."""
+    published = timm.create_model(f"local-dir:{part}", pretrained=True).eval().to(device)
+    return published, evaluate(published, data.evaluation, data.dataset.info)
+
+
+def _block(recipe: Recipe, split: Split, metrics: Metrics, row: Row, logits: dict[str, Any]) -> dict[str, Any]:
+    """The muscle_zoo block of config.json: what the weights are, how they were made, and what they do."""
+    return {
+        "weights_sha256": row.weights_sha256,
         "schema": SCHEMA,
         "name": recipe.name,
         "method": recipe.method,
@@ -99,23 +126,23 @@ def export_run(recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Da
         "split_sha256": split.sha256,
         "recipe": recipe.to_dict(),
         "recipe_sha256": recipe.sha256,
-        "step": trained.step,
+        "step": row.step,
         "metrics": metrics.to_dict(),
-        "probe": probe(published, info),
+        "probe": logits,
         "git_sha": row.git_sha,
         "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},
         "device": row.device,
         "hours": row.hours,
     }
-    _write_config(model, recipe, info, block, part)
-    write_json(part / "split.json", split.to_dict(dataset.train.names, dataset.test.names))
+
+
+def _write_rest(folder: RunFolder, data: Data, row: Row, part: Path) -> None:
+    """The files beside the weights and config.json: the split, the curves, the card."""
+    dataset = data.dataset
+    write_json(part / "split.json", data.split.to_dict(dataset.train.names, dataset.test.names))
     shutil.copyfile(folder.curves_file, part / "curves.png")
     config = json.loads((part / CONFIG_FILE).read_text(encoding="utf-8"))
-    (part / "README.md").write_text(cards.render_card(config, info, [row]), encoding="utf-8")
-    shutil.rmtree(folder.export_dir, ignore_errors=True)
-    part.rename(folder.export_dir)
-    folder.write_status("finished", trained.step, recipe.steps, row=asdict(row), data=data.source)
-    return row
+    (part / "README.md").write_text(model_card.render_card(config, dataset.info, [row]), encoding="utf-8")
 
 
 def pack_safetensors(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
@@ -146,16 +173,20 @@ def probe_picture(input_size: tuple[int, int, int]) -> Tensor:
     return (torch.arange(math.prod(input_size)) * 37 % 256).to(torch.uint8).view(1, *input_size)
 
 
-def _half(key: str, value: Tensor, model: nn.Module) -> Tensor:
-    is_parameter = key in dict(model.named_parameters())
-    return value.half() if is_parameter and value.dtype == torch.float32 else value
+def _half_precision(model: nn.Module) -> dict[str, Tensor]:
+    """The weights with float16 parameters; buffers stay: float16 does not hold every running variance."""
+    parameters = {name for name, _ in model.named_parameters()}
+    return {
+        name: value.half() if name in parameters and value.dtype == torch.float32 else value
+        for name, value in model.state_dict().items()
+    }
 
 
 def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], folder: Path) -> None:
     cfg = info.timm_cfg()
     names = list(cfg.pop("label_names"))
     ours = {"paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
-    ours["license"] = cards.license_of(recipe.init)
+    ours["license"] = model_card.license_of(recipe.init)
     config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
     save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
 

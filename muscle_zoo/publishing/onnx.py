@@ -1,8 +1,7 @@
-"""`export NAME --onnx`: a checkpoint as ONNX, checked against the model that it was made from."""
+"""A checkpoint as ONNX, checked against the model that it was made from."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import warnings
@@ -18,25 +17,28 @@ from ..checkpoints.card import BLOCK, timm_cfg
 from ..checkpoints.factory import create_model
 from ..checkpoints.target import as_name
 from ..errors import InputError, MuscleZooError
-from ..files import file_sha256
+from ..files import file_sha256, write_bytes
+from .export import probe_picture
 
 TOLERANCE = 1e-4  # between the logits of torch and of onnxruntime
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the first and the last
 
 
-def run(args: argparse.Namespace) -> int:
+def export_onnx(target: str, file: Path | None = None) -> tuple[Path, float]:
     """Writes a checkpoint as ONNX.
 
+    Args:
+        target: A name, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        file: Where to; NAME.onnx by default.
+
+    Returns:
+        The file, and the largest difference between its logits and torch's.
+
     Raises:
-        InputError: The arguments are wrong, or a package is missing; nothing was written.
+        InputError: There is no such checkpoint, or a package is missing; nothing was written.
         MuscleZooError: The model cannot be exported, or its ONNX form computes something else; nothing was written.
     """
-    if len(args.targets) != 1 or args.card or args.to is not None:
-        raise InputError("--onnx takes one checkpoint, and neither --card nor --to; write export NAME --onnx FILE.onnx")
-    file = Path(args.onnx) if args.onnx else None
-    if file is not None and (file.suffix.lower() != ".onnx" or file.is_dir()):
-        raise InputError(f"--onnx {file}: write the name of a file that ends in .onnx")
-    name = as_name(args.targets[0])
+    name = as_name(target)
     checkpoint = weights.resolve(name)
     if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
         raise InputError(f"--onnx needs {missing[0]}, which is not installed; run pip install {' '.join(missing)}")
@@ -47,12 +49,11 @@ def run(args: argparse.Namespace) -> int:
     difference = compare(model, exported, probes(facts))
     if not difference <= TOLERANCE:
         raise MuscleZooError(
-            f"{args.targets[0]}: the logits of onnxruntime differ from torch's by {difference:.1e}, more than "
+            f"{target}: the logits of onnxruntime differ from torch's by {difference:.1e}, more than "
             f"{TOLERANCE:.0e}, so nothing was written; try other versions of torch, onnx and onnxruntime"
         )
-    _write(file, exported)
-    print(f"{file}: {len(exported) / 2**20:.1f} MiB, its logits differ from torch's by {difference:.1e} at most")
-    return 0
+    write_bytes(file, exported)
+    return file, difference
 
 
 def describe(checkpoint: weights.Checkpoint) -> dict[str, Any]:
@@ -107,8 +108,6 @@ def convert(model: nn.Module, input_size: tuple[int, int, int], facts: dict[str,
 
 def probes(facts: dict[str, Any]) -> list[Tensor]:
     """Batches of several sizes: the picture whose logits config.json publishes, and random ones."""
-    from ..publishing.export import probe_picture
-
     size = facts["input_size"]
     mean, std = (torch.tensor(facts[key]).view(-1, 1, 1) for key in ("mean", "std"))
     generator = torch.Generator().manual_seed(0)
@@ -127,14 +126,3 @@ def compare(model: nn.Module, exported: bytes, batches: list[Tensor]) -> float:
         for batch in batches
     ]
     return float(torch.stack(differences).max())
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(file.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)

@@ -1,0 +1,208 @@
+"""Training, evaluation and prediction from Python: what the commands ``train``, ``eval`` and ``predict`` do.
+
+The engine is imported when it is needed: ``import muscle_zoo`` alone brings torch and timm, not accelerate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+from .checkpoints.factory import create_model
+from .checkpoints.target import as_name
+from .data import DataConfig
+from .errors import InputError
+from .methods import METHODS
+from .recipes import Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from .sessions.evaluate import Evaluation
+    from .sessions.predict import Prediction
+    from .sessions.train import RunResult
+
+__all__ = ["evaluate", "list_methods", "predict", "train"]
+
+AnyPath = str | PathLike[str]
+
+
+def list_methods() -> list[str]:
+    """Names of the base methods; each is also there with MUSCLE: ``muscle`` around ``supervised``, else ``muscle_X``.
+
+    Example:
+        >>> list_methods()[:3]
+        ['supervised', 'pi_model', 'temporal_ensembling']
+    """
+    return list(METHODS)
+
+
+def train(
+    recipe: Recipe | str,
+    overrides: Mapping[str, str | int | float | bool] | None = None,
+    *,
+    out: AnyPath | None = None,
+    data: AnyPath | None = None,
+    cpu: bool = False,
+    mixed_precision: str | None = None,
+    compile: str = "none",
+    time_limit: float | None = None,
+    save_every: int = 500,
+    tracker: str = "none",
+    workers: int = 0,
+    stream: bool | None = None,
+    fresh: bool = False,
+    progress: bool = True,
+) -> RunResult:
+    """Trains a recipe, or goes on with it; the same as ``python train.py``.
+
+    Ctrl-C and the time limit stop it after the step it is at, with the state saved; the same call goes on. A run that
+    is finished already is not trained again.
+
+    Args:
+        recipe: A recipe, or its name ``ARCH.METHOD_DATASET_LABELS``.
+        overrides: What to change of it, see :func:`muscle_zoo.get_recipe`: ``{"seed": 1, "muscle.weight": 0.5}``.
+        out: The run folder; ``runs/NAME/seedS`` by default.
+        data: Where data sets are; for the data set ``folder`` your own pictures, a folder or a CSV.
+        cpu: Stay on the CPU.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; Accelerate's configuration by default.
+        compile: torch.compile's mode; ``none`` for none.
+        time_limit: Seconds after which it saves its state and stops.
+        save_every: Steps between two saved states.
+        tracker: One of Accelerate's, such as ``tensorboard``; a JSONL log is always written.
+        workers: Processes that read pictures.
+        stream: True to read pictures whenever they are needed, False to hold them in memory, None to decide by size.
+        fresh: Start over; the old run folder is renamed, never overwritten.
+        progress: Show a progress bar on a terminal.
+
+    Returns:
+        The run: ``metrics``, ``path``, ``model()``, ``checkpoint``, ``finished`` and its ledger ``row``.
+
+    Raises:
+        InputError: The recipe, an option, the data or the folder do not fit; nothing was written.
+        TrainingError: Training could not go on, e.g. because the loss is not finite.
+
+    Example:
+        >>> run = train("cnn4.muscle_digits_10", {"steps": 20, "eval_every": 20}, out=tmp, cpu=True, progress=False)
+        >>> run.finished, run.metrics.n, run.path == tmp
+        (True, 360, True)
+        >>> run.model().num_classes
+        10
+    """
+    from .engine.options import RunOptions
+    from .sessions.train import train_run
+
+    recipe = _recipe(recipe, overrides)
+    folder = Path("runs") / recipe.name / f"seed{recipe.seed}" if out is None else Path(out)
+    options = RunOptions(
+        mixed_precision=mixed_precision,
+        tracker=tracker,
+        time_limit=time_limit,
+        save_every=save_every,
+        cpu=cpu,
+        fresh=fresh,
+        progress=progress,
+        data=_data(data, stream, workers, progress),
+        compile=compile,
+    )
+    return train_run(recipe, folder, options)
+
+
+def evaluate(
+    checkpoint: AnyPath,
+    *,
+    data: AnyPath | None = None,
+    source: str | None = None,
+    cpu: bool = False,
+    workers: int = 0,
+    stream: bool | None = None,
+) -> Evaluation:
+    """Evaluates a checkpoint on the images its recipe names; the same as ``python eval.py``.
+
+    Args:
+        checkpoint: A name of :func:`muscle_zoo.list_models`, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        data: Where data sets are; for a model of your own pictures, their folder or CSV.
+        source: ``hub`` to take a name's weights from the Hugging Face Hub although they are on disk.
+        cpu: Stay on the CPU.
+        workers: Processes that read pictures.
+        stream: As in :func:`train`.
+
+    Returns:
+        The ``metrics``, the accuracy ``per_class``, the published figure, and whether it was ``reproduced``.
+
+    Raises:
+        InputError: There is no such checkpoint, or the data are missing or have other classes.
+
+    Example:
+        >>> result = evaluate("cnn4.muscle_digits_10", cpu=True)
+        >>> result.reproduced, result.metrics.n
+        (True, 360)
+    """
+    from .sessions.evaluate import evaluate_checkpoint
+
+    return evaluate_checkpoint(str(checkpoint), _data(data, stream, workers, False), source, cpu)
+
+
+def predict(
+    checkpoint: AnyPath | nn.Module,
+    pictures: AnyPath | Sequence[AnyPath],
+    *,
+    topk: int = 5,
+    batch_size: int = 64,
+    cpu: bool = False,
+) -> list[Prediction]:
+    """The classes of pictures; the same as ``muscle-zoo predict``.
+
+    Args:
+        checkpoint: As in :func:`evaluate`; or a model of :func:`muscle_zoo.create_model`, which stays where it is.
+        pictures: Files, and folders whose pictures are all taken.
+        topk: Classes of each, the most probable ones.
+        batch_size: Pictures taken together.
+        cpu: Stay on the CPU.
+
+    Returns:
+        For each picture its ``file``, its ``classes`` with their probabilities and its ``label``; or an ``error`` where
+        it cannot be read.
+
+    Raises:
+        InputError: There is no such checkpoint, or there are no pictures.
+
+    Example:
+        >>> predict("cnn4.muscle_digits_10", "my_pictures")[0].label  # doctest: +SKIP
+        '7'
+    """
+    from .engine.processes import device_for
+    from .sessions.predict import list_pictures, predict_files
+
+    for name, value in (("topk", topk), ("batch_size", batch_size)):
+        if value < 1:
+            raise InputError(f"{name}={value} is out of range; give 1 or more")
+    given = [pictures] if isinstance(pictures, (str, PathLike)) else pictures
+    files = list_pictures([str(file) for file in given])
+    if isinstance(checkpoint, nn.Module):
+        model, training = checkpoint, checkpoint.training
+        try:
+            return list(predict_files(model.eval(), files, topk, batch_size))
+        finally:
+            model.train(training)
+    model = create_model(as_name(str(checkpoint)), pretrained=True).eval().to(device_for(cpu))
+    return list(predict_files(model, files, topk, batch_size))
+
+
+def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bool] | None) -> Recipe:
+    values = dict(overrides or {})
+    if isinstance(values.get("init"), str):
+        values["init"] = as_name(str(values["init"]))  # a run folder will do
+    if isinstance(recipe, str):
+        return get_recipe(recipe, values)
+    if values:
+        raise InputError("overrides go with a recipe's name; change a Recipe by dataclasses.replace")
+    return recipe
+
+
+def _data(root: AnyPath | None, stream: bool | None, workers: int, progress: bool) -> DataConfig:
+    if workers < 0:
+        raise InputError(f"workers={workers} is out of range; give 0 or more")
+    return DataConfig(None if root is None else Path(root), stream, workers, progress)

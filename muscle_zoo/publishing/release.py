@@ -1,0 +1,106 @@
+"""Finished runs into the ledger; the median seed of a recipe into hub_cards/, as its published checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from ..checkpoints import registry
+from ..errors import InputError
+from ..files import read_json
+from ..recipes import get_recipe
+from ..results.ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run folder and its ledger row."""
+
+    path: Path
+    row: Row
+
+
+def read_finished_run(path: Path) -> FinishedRun:
+    """Reads the row of a finished run.
+
+    Raises:
+        InputError: The folder holds no run, or one that is not finished, or one of an older edition.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path} is not a run folder; give one that train wrote")
+    status = read_json(path / "status.json")
+    if status.get("status") != "finished" or "row" not in status:
+        raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
+    try:
+        return FinishedRun(path, Row(**status["row"]))
+    except TypeError as error:
+        raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
+
+
+def release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
+    """Adds runs to their ledger and, with ``card``, makes the median seed's export the published checkpoint.
+
+    Runs that were evaluated on other images than the test images go to the dev ledger.
+
+    Args:
+        runs: All seeds of a recipe together, or of several recipes.
+        to: hub_cards/.
+        card: Publish too; then only recipes without overrides are taken.
+
+    Returns:
+        What was done, one line each.
+
+    Raises:
+        InputError: A run is not the named recipe's, or the median seed is not among them; nothing was written.
+    """
+    for run in runs:
+        if card and run.row.recipe_sha256 != get_recipe(run.row.name).sha256:
+            raise InputError(
+                f"{run.path} is not the named recipe {run.row.name} (other overrides or version); leave out --card"
+            )
+    to.mkdir(parents=True, exist_ok=True)
+    with FileLock(to / ".lock"):  # of two releases at once one waits, or it would lose the other's rows
+        return _release(runs, to, card)
+
+
+def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
+    new: dict[str, list[Row]] = {registry.LEDGER_FILE: [], registry.DEV_LEDGER_FILE: []}
+    for run in runs:
+        fold = read_json(run.path / "recipe.json")["fold"]
+        new[registry.LEDGER_FILE if fold == "test" else registry.DEV_LEDGER_FILE].append(run.row)
+    ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
+    published = _median_runs(runs, ledgers.get(registry.LEDGER_FILE, [])) if card else []
+    lines = []
+    for file, all_rows in ledgers.items():
+        write_ledger(to / file, all_rows)
+        lines.append(f"{to / file}: {len(new[file])} runs added or updated, {len(all_rows)} in total")
+    for run in published:
+        name = run.row.name
+        _replace_card(run.path / "export", to / name)
+        registry.register(to / registry.REGISTRY_FILE, name, run.row.weights_sha256)
+        lines.append(f"{to / name}: seed {run.row.seed}, {100 * run.row.top1_ema:.2f} %")
+    return lines
+
+
+def _median_runs(runs: Sequence[FinishedRun], rows: Sequence[Row]) -> list[FinishedRun]:
+    """Of each recipe the run that is published: no seed is picked, the median one is taken."""
+    chosen = []
+    for name, recipe_sha256 in sorted({(run.row.name, run.row.recipe_sha256) for run in runs}):
+        median = median_run(runs_of(rows, name, recipe_sha256))
+        run = next((run for run in runs if run.row.key == median.key), None)
+        if run is None:
+            raise InputError(f"{name}: the median seed is {median.seed}; give its run folder too")
+        chosen.append(run)
+    return chosen
+
+
+def _replace_card(export: Path, card: Path) -> None:
+    part = card.with_name(card.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(export, part)
+    shutil.rmtree(card, ignore_errors=True)
+    part.rename(card)

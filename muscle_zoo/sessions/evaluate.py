@@ -1,0 +1,168 @@
+"""A checkpoint is evaluated on the images that its recipe names, and compared with the figure it was published with."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, shown
+from ..checkpoints.factory import create_model
+from ..checkpoints.target import as_name
+from ..data import DataConfig, dataset_info
+from ..engine.build import prepare_data
+from ..engine.evaluate import Metrics, evaluate
+from ..engine.processes import device_for
+from ..errors import InputError, MuscleZooError, WeightsError, one_line
+from ..recipes import Recipe
+from ..recipes.names import parse_name
+
+MADE_UP_LIMIT = 2**31  # bytes of made-up images that a checkpoint may have made
+FIELD_LIMIT = 4000  # letters of a recipe's field
+TOLERANCE = 0.0005  # 0.05 points: two devices may round a picture or two of a large set to another side
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a checkpoint does on the images of its recipe's fold.
+
+    Attributes:
+        target: What was asked for.
+        name: Its recipe's name.
+        origin: Where the weights came from.
+        dataset: The data set.
+        fold: ``test``, ``dev`` or ``validation``.
+        class_names: One per class.
+        metrics: Accuracy, likelihood, calibration.
+        published_top1: The figure in its config.json, 0 to 1.
+        published_n: The number of images that figure is of.
+    """
+
+    target: str
+    name: str
+    origin: str
+    dataset: str
+    fold: str
+    class_names: tuple[str, ...]
+    metrics: Metrics
+    published_top1: float
+    published_n: int
+
+    @property
+    def per_class(self) -> dict[str, float | None]:
+        """Accuracy of each class, 0 to 1; None for a class without images."""
+        return dict(zip(self.class_names, self.metrics.per_class, strict=True))
+
+    @property
+    def reproduced(self) -> bool | None:
+        """Whether it is the published figure, within one image or 0.05 points; None where the images are others."""
+        if self.metrics.n != self.published_n:
+            return None
+        tolerance = max(1.0 / self.metrics.n, TOLERANCE) + 1e-9
+        return abs(self.metrics.top1 - self.published_top1) <= tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, as ``eval --json`` prints them."""
+        return {
+            "target": self.target,
+            "name": self.name,
+            "origin": self.origin,
+            "dataset": self.dataset,
+            "fold": self.fold,
+            **{key: value for key, value in self.metrics.to_dict().items() if key != "per_class"},
+            "per_class": self.per_class,
+            "published": {"top1": self.published_top1, "n": self.published_n, "reproduced": self.reproduced},
+        }
+
+
+def evaluate_checkpoint(
+    target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False
+) -> Evaluation:
+    """Evaluates a checkpoint on the fold its recipe names.
+
+    Args:
+        target: A name, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        data: Where the data are, and how they are read.
+        source: ``hub`` to take a name's weights from the Hugging Face Hub although they are on disk.
+        cpu: Stay on the CPU, although there is an accelerator.
+
+    Returns:
+        The metrics, beside the published figure.
+
+    Raises:
+        InputError: The target is not there, was not made by muscle_zoo, or the data have other classes.
+    """
+    name = as_name(target)
+    checkpoint = weights.resolve(name, source)
+    recipe, published, n = read_block(target, checkpoint.config)
+    prepared = prepare_data(evaluated_recipe(target, recipe), data)
+    info = prepared.dataset.info
+    if list(info.class_names) != list(checkpoint.config.get("label_names", [])):
+        theirs = one_line(", ".join(checkpoint.config.get("label_names", [])))
+        ours = one_line(", ".join(info.class_names))
+        raise InputError(
+            f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
+        )
+    model = create_model(name, pretrained=True, source=source).to(device_for(cpu))
+    try:
+        metrics = evaluate(model, prepared.evaluation, info)
+    except MuscleZooError:
+        raise
+    except RuntimeError as error:  # a network that does not take these images, or not enough memory
+        raise WeightsError(
+            f"{target} cannot be evaluated on {info.name} ({one_line(error)}); give other data"
+        ) from error
+    return Evaluation(
+        target, recipe.name, checkpoint.origin, info.name, recipe.fold, info.class_names, metrics, published, n
+    )
+
+
+def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]:
+    """What config.json says of the training: the recipe, the published accuracy, and on how many images.
+
+    Raises:
+        WeightsError: It says nothing, or nothing that can be.
+    """
+    block = config.get(BLOCK)
+    if not block:
+        raise WeightsError(
+            f"{target}: config.json has no muscle_zoo block, so its data set is not known; export it with muscle_zoo"
+        )
+    try:
+        values = block["recipe"]
+        if too_long := [key for key, value in values.items() if isinstance(value, str) and len(value) > FIELD_LIMIT]:
+            raise ValueError(f"{shown(too_long[0])} is longer than {FIELD_LIMIT} letters")
+        recipe = Recipe.from_dict(values)
+        if parse_name(recipe.name)["dataset"] != "folder":
+            info = dataset_info(recipe.dataset)
+            size = (info.train_size + info.test_size) * math.prod(info.input_size)
+            if recipe.dataset.startswith("synthetic") and size > MADE_UP_LIMIT:
+                raise ValueError(f"dataset={recipe.dataset} would take {size} bytes")
+        return recipe, float(block["metrics"]["top1"]), int(block["metrics"]["n"])
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = one_line(error) if isinstance(error, InputError) else repr(error)
+        raise WeightsError(
+            f"{target}: the muscle_zoo block of config.json is damaged ({reason}); download or export it again"
+        ) from None
+
+
+def evaluated_recipe(target: str, recipe: Recipe) -> Recipe:
+    """The recipe as far as it decides what is evaluated on; no file that it names is opened.
+
+    The images of the test and dev folds do not depend on which images were labeled. Those of the validation fold do,
+    and a list of them in a file is no part of the checkpoint: whoever made it could name any file of this machine.
+
+    Raises:
+        WeightsError: The images are those that a file lists.
+    """
+    if recipe.fold != "validation":
+        return replace(
+            recipe, labels="100pct", bias="none", unlabeled_bias="none", mismatch=0.0, validation=0.0, split=""
+        )
+    if recipe.split:
+        raise WeightsError(
+            f"{target}: recipe.split={shown(recipe.split)} names a file, and eval opens none that a checkpoint names; "
+            "train with fold=test or fold=dev to evaluate without it"
+        )
+    return recipe

@@ -1,0 +1,216 @@
+"""A study: many paired runs, by several worker processes, that can be stopped and continued."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from ..engine.build import own_folder
+from ..engine.options import RunOptions
+from ..engine.run_folder import RunFolder
+from ..engine.stop import StopSignal
+from ..errors import InputError, MuscleZooError
+from ..recipes import Recipe
+from ..results.ledger import Row, read_ledger
+from .train import finished_row, train_run
+
+Job = tuple[Recipe, Path]
+RowKey = tuple[str, str, int]
+_POLL_SECONDS = 0.5  # how soon Ctrl-C and a time limit are noticed while all workers are busy
+
+
+@dataclass
+class StudyResult:
+    """What became of a study.
+
+    Attributes:
+        rows: The ledger rows of the runs that are done, in the order of the recipes.
+        stopped: Whether it was stopped before the end; the same call goes on.
+        failed: What went wrong, one line for each run.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    stopped: bool = False
+    failed: list[str] = field(default_factory=list)
+
+
+def run_study(
+    recipes: Sequence[Recipe], out: Path, options: RunOptions, jobs: int = 1, ledger: Path | None = None
+) -> StudyResult:
+    """Trains what is not done yet, and gathers the rows of all.
+
+    Args:
+        recipes: The runs, see :func:`muscle_zoo.results.study.plan`.
+        out: Their folders lie in ``runs/`` below it.
+        options: How each is carried out; the time limit is that of the whole study.
+        jobs: Runs at a time, each in a process of its own.
+        ledger: Runs that are rows of this ledger are taken from it, not run again.
+
+    Raises:
+        InputError: A folder holds another recipe or a run on other data, or the ledger does not serve.
+    """
+    known = _known_rows(ledger, recipes, options)
+    folders = [out / "runs" / _folder(recipe) for recipe in recipes]
+    for recipe, folder in zip(recipes, folders, strict=True):
+        RunFolder(folder).check(recipe)
+    todo = [job for job in zip(recipes, folders, strict=True) if _row(*job, known, options) is None]
+    print(f"{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}", flush=True)
+    result = _Pool(todo, options, jobs).run() if todo else StudyResult()
+    rows = (_row(*job, known, options) for job in zip(recipes, folders, strict=True))
+    result.rows = [row for row in rows if row is not None]
+    return result
+
+
+def _known_rows(ledger: Path | None, recipes: Sequence[Recipe], options: RunOptions) -> Mapping[RowKey, Row]:
+    """The rows of a ledger that were run in this precision, by key."""
+    if ledger is None:
+        return {}
+    if not ledger.is_file():
+        raise InputError(f"--ledger {ledger} is not a file; give a results.csv")
+    if own := next((recipe.name for recipe in recipes if own_folder(recipe, options.data)), None):
+        raise InputError(f"--ledger {ledger}: a ledger does not say whose pictures {own} was trained on; leave it out")
+    precision = options.mixed_precision or "no"
+    dtype = "float32" if precision == "no" else precision
+    return {row.key: row for row in read_ledger(ledger) if row.dtype == dtype}
+
+
+def _folder(recipe: Recipe) -> str:
+    bias = "" if recipe.bias == "none" else f"-{recipe.bias.replace(':', '_')}"
+    return f"{recipe.name.replace(':', '_')}{bias}/seed{recipe.seed}"
+
+
+def _row(recipe: Recipe, folder: Path, known: Mapping[RowKey, Row], options: RunOptions) -> Row | None:
+    """The row of a run that is done, on these data; None where it is still to do."""
+    row = known.get((recipe.name, recipe.sha256, recipe.seed))
+    return row or finished_row(RunFolder(folder), own_folder(recipe, options.data))
+
+
+@dataclass
+class _Worker:
+    """A process that trains one run after the other, what it is told through, and what it is busy with."""
+
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+
+
+class _Pool:
+    """Hands the runs to worker processes, each of which imports once, and replaces one that dies."""
+
+    def __init__(self, todo: Sequence[Job], options: RunOptions, jobs: int) -> None:
+        self.todo, self.options = list(todo), options
+        self.total, self.done = len(todo), 0
+        self.workers: list[_Worker] = []
+        self.size = min(jobs, len(todo))
+        self.began = time.monotonic()
+        self.result = StudyResult()
+        self.told_to_stop = False
+
+    def run(self) -> StudyResult:
+        """Runs all of them, or until it is told to stop."""
+        with StopSignal(self.options.time_limit) as stop, self._no_process_left_behind():
+            while self.todo or self._busy():
+                if stop.requested:
+                    self._stop()
+                self._assign()
+                if busy := self._busy():
+                    for connection in wait([worker.connection for worker in busy], _POLL_SECONDS):
+                        self._receive(next(worker for worker in busy if worker.connection is connection))
+            for worker in self.workers:
+                worker.connection.close()  # it takes this for the end
+                worker.process.join()
+        return self.result
+
+    def _busy(self) -> list[_Worker]:
+        return [worker for worker in self.workers if worker.job is not None]
+
+    def _stop(self) -> None:
+        """Tells the workers, once; each saves its run's state at the end of its step."""
+        if self.told_to_stop:
+            return
+        self.told_to_stop, self.todo, self.result.stopped = True, [], True
+        for worker in self._busy():
+            worker.process.terminate()
+
+    def _assign(self) -> None:
+        while self.todo and len(self._busy()) < self.size:
+            idle = (worker for worker in self.workers if worker.job is None and worker.process.is_alive())
+            worker = next(idle, None) or self._start()
+            worker.job = self.todo.pop(0)
+            left = self._time_left()
+            worker.connection.send((*worker.job, replace(self.options, time_limit=left, progress=False, fresh=False)))
+
+    def _time_left(self) -> float | None:
+        limit = self.options.time_limit
+        return None if limit is None else max(limit - (time.monotonic() - self.began), 1e-6)
+
+    def _start(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_work, args=(theirs,))
+        process.start()
+        theirs.close()  # else its end would never be seen here
+        worker = _Worker(process, ours)
+        self.workers.append(worker)
+        return worker
+
+    def _receive(self, worker: _Worker) -> None:
+        """Takes note of what a worker has to say of its run; one that died has nothing, and another takes its place."""
+        assert worker.job is not None
+        recipe, folder = worker.job
+        worker.job = None
+        try:
+            finished, error = worker.connection.recv()
+        except EOFError:
+            worker.process.join()
+            self.workers.remove(worker)
+            finished, error = False, f"its process died (exit code {worker.process.exitcode}); is memory short?"
+        if error:
+            self.result.failed.append(f"{folder}: {error}")
+        elif not finished:
+            self.result.stopped, self.todo = True, []
+            return
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
+        print(f"{self.done}/{self.total} {shown}; about {_duration(left)} left", flush=True)
+
+    @contextmanager
+    def _no_process_left_behind(self) -> Iterator[None]:
+        """Ends the workers when an error, or a second Ctrl-C, ends the study."""
+        try:
+            yield
+        except BaseException:
+            for worker in self.workers:
+                worker.process.kill()
+            raise
+
+
+def _work(connection: Connection) -> None:
+    """What a worker does: the next run, until there is none or it is told to stop."""
+    if hasattr(os, "setsid"):  # a terminal's Ctrl-C is the parent's: it tells each worker, once
+        os.setsid()
+    with StopSignal(None) as stop, suppress(EOFError):
+        while True:
+            recipe, folder, options = connection.recv()
+            error = ""
+            try:
+                finished = not stop.requested and train_run(recipe, folder, options).finished
+            except MuscleZooError as problem:
+                finished, error = False, str(problem)
+            except Exception as problem:  # whatever ends one run, the others go on
+                finished, error = False, f"{type(problem).__name__}: {problem}"
+                sys.excepthook(type(problem), problem, problem.__traceback__)
+            connection.send((finished, error))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{max(seconds / 60, 0):.0f} min"

@@ -1,0 +1,194 @@
+"""A recipe becomes a finished run: trained, exported, and described by one ledger row."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from torch import nn
+
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, read_config
+from ..checkpoints.factory import create_model
+from ..engine.build import own_folder, prepare_data
+from ..engine.evaluate import Metrics
+from ..engine.fit import fit
+from ..engine.options import RunOptions, process_state
+from ..engine.processes import is_launched, is_main_process
+from ..engine.run_folder import RunFolder
+from ..errors import InputError, TrainingError, WeightsError
+from ..publishing.export import export_run
+from ..recipes import Recipe
+from ..results.ledger import Row
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of a run.
+
+    Attributes:
+        recipe: What was trained.
+        path: The run folder.
+        finished: False where it was stopped before its last step; the same call goes on with it.
+        row: Its ledger row; None where it was stopped.
+    """
+
+    recipe: Recipe
+    path: Path
+    finished: bool
+    row: Row | None = None
+
+    @property
+    def checkpoint(self) -> str:
+        """The name by which :func:`muscle_zoo.create_model` loads its weights.
+
+        Raises:
+            InputError: The run was stopped before it had any to publish.
+        """
+        if not self.finished:
+            raise InputError(f"{self.path} is not finished, so it has no weights yet; train again to go on with it")
+        return f"{weights.LOCAL_DIR}{(self.path / 'export').as_posix()}"
+
+    @property
+    def metrics(self) -> Metrics:
+        """Accuracy, likelihood and calibration of the exported weights on the images of the recipe's fold."""
+        config = read_config(Path(self.checkpoint.removeprefix(weights.LOCAL_DIR)))
+        return Metrics(**config[BLOCK]["metrics"])
+
+    def model(self, **kwargs: Any) -> nn.Module:
+        """The trained network, as :func:`muscle_zoo.create_model` gives it.
+
+        Args:
+            **kwargs: As there: ``num_classes=3`` for a new classifier, ``features_only=True``, ...
+        """
+        return create_model(self.checkpoint, pretrained=True, **kwargs)
+
+
+def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, began: float | None = None) -> RunResult:
+    """Trains and exports a recipe in a run folder, or goes on with it; nothing is done to one that is finished.
+
+    Args:
+        recipe: What to train.
+        out: The run folder.
+        options: How, and on which data.
+        began: When the time limit began to count, as time.monotonic() tells it; now, by default.
+
+    Returns:
+        What became of it.
+
+    Raises:
+        InputError: The recipe, the options, the data or the folder do not fit; nothing was written.
+        TrainingError: Training could not go on; status.json says why.
+    """
+    began = time.monotonic() if began is None else began
+    options = options or RunOptions()
+    folder = RunFolder(out)
+    with _own_accelerate_state():
+        if options.fresh:
+            folder.check_kind()
+        else:
+            folder.check(recipe)
+            row = finished_row(folder, own_folder(recipe, options.data))
+            process_state(options.cpu).wait_for_everyone()  # every process has looked before the first one writes
+            if row is not None:
+                return RunResult(recipe, out, True, row)
+        with folder.locked() if is_main_process() else nullcontext():
+            finished = _train(recipe, folder, options, began)
+    return RunResult(recipe, out, finished, _read_row(folder) if finished else None)
+
+
+def finished_row(folder: RunFolder, data: str) -> Row | None:
+    """The ledger row of a run that is finished and whole; None where there is something left to do.
+
+    Args:
+        folder: The run's.
+        data: The user's folder or CSV that is asked for now, see :func:`muscle_zoo.engine.build.own_folder`.
+
+    Raises:
+        InputError: It is finished, but on other data: its result must not be taken for one on these.
+    """
+    status = folder.read_status()
+    if status.get("status") != "finished" or not _is_whole(folder.export_dir):
+        return None
+    if status.get("data", "") != data:
+        raise InputError(
+            f"--out {folder.path} is a finished run on {status.get('data') or 'other data'}, not on {data or 'these'}; "
+            "give another --out, or --fresh"
+        )
+    return _read_row(folder)
+
+
+def _read_row(folder: RunFolder) -> Row | None:
+    """The row in status.json; None where it is one of an older edition, which lacks a column."""
+    row = folder.read_status().get("row", {})
+    return Row(**row) if set(row) == {field.name for field in fields(Row)} else None
+
+
+def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
+    written = _time_written(folder)
+    try:
+        data = prepare_data(recipe, options.data)
+        if options.time_limit is not None:  # it counts from the start of the command
+            left = options.time_limit - (time.monotonic() - began)
+            options = replace(options, time_limit=max(left, 1e-6))
+        trained = fit(recipe, folder, options, data)
+        if trained.finished and is_main_process():
+            export_run(recipe, folder, trained, data, process_state(options.cpu).device)
+        process_state(options.cpu).wait_for_everyone()  # one that ends early would have its launcher end the others
+    except BaseException as error:
+        # Only what this attempt began: an older run's status, which wrong input never touches, is left as it is.
+        if is_main_process() and _time_written(folder) != written:
+            status = folder.read_status()
+            with suppress(OSError):  # the disk may be full
+                folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
+        if remedy := _memory_error(error):
+            raise TrainingError(remedy) from error
+        raise
+    return trained.finished
+
+
+def _memory_error(error: BaseException) -> str:
+    """What to do about an error, if it is that memory ran out; torch's CPU allocator raises a plain RuntimeError."""
+    first_line = str(error).partition("\n")[0]
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and "allocate memory" in first_line
+    ):
+        return f"out of memory ({first_line}); lower batch_size or mu, or give accumulate=2"
+    return ""
+
+
+def _time_written(folder: RunFolder) -> int:
+    return folder.status_file.stat().st_mtime_ns if folder.status_file.exists() else 0
+
+
+def _is_whole(export: Path) -> bool:
+    try:
+        weights.from_folder(export)
+    except WeightsError:
+        return False  # it is made again from the state
+    return True
+
+
+@contextmanager
+def _own_accelerate_state() -> Iterator[None]:
+    """Leaves Accelerate as it was found, so that the next run in a notebook may ask for another precision or device.
+
+    Accelerate keeps one precision and one device per process, in class attributes and in the environment. An
+    Accelerator that the caller made before is left alone, and so are the processes that a launcher started.
+    """
+    theirs = bool(PartialState._shared_state)
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
+    try:
+        yield
+    finally:
+        if not theirs and not is_launched():
+            AcceleratorState._reset_state(reset_partial_state=True)
+            if precision is None:
+                os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
