@@ -32,7 +32,8 @@ from muscle_zoo.backbones.cnn4 import BASE
 from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
 from muscle_zoo.commands.eval import evaluated, read_block
-from muscle_zoo.results.ledger import mean_std, merge, read_ledger
+from muscle_zoo.results.ledger import merge, read_ledger
+from muscle_zoo.results.stats import mean_std
 
 NAME = "cnn4.muscle_digits_10"
 CARD = registry.shipped_cards() / NAME

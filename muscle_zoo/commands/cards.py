@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from ..checkpoints.listing import count_parameters
     from ..data import dataset_info
     from ..publishing.model_card import render_all
-    from ..results.pages import figures
+    from ..results.pages import page_figures
 
     root = args.root or registry.checkout()
     cards = root / "hub_cards"
@@ -37,10 +37,10 @@ def run(args: argparse.Namespace) -> int:
     for path, text in drifted:
         if args.action == "render":
             path.write_text(text, encoding="utf-8")
-    old = {path: figure for path, figure in figures(root, rows, parameters).items() if not figure.is_at(path)}
+    old = {path: figure for path, figure in page_figures(root, rows, parameters).items() if not figure.is_at(path)}
     for path, figure in old.items():
         if args.action == "render":
-            figure.draw(figure.rows, path)
+            figure.plot(path)
     for path in (*(path for path, _ in drifted), *old):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
     if args.action == "check" and (drifted or old):

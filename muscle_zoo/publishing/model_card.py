@@ -16,10 +16,10 @@ from ..files import read_untrusted_json
 from ..methods import base_of
 from ..recipes import Recipe, changes, get_recipe
 from ..recipes.names import parse_name
-from ..results.ledger import Row, mean_std, percent, runs_of
+from ..results.ledger import Row, runs_of
 from ..results.pages import pages, render_page
-from ..results.study import cells, gain_text
-from ..results.zoo import zoo_rows
+from ..results.stats import cells, gain_text, mean_std, percent
+from ..results.tables import zoo_rows
 
 CHOSEN = "Test images had no part in choosing the recipe."
 SURE = 0.1  # an expected calibration error from which on a card warns
