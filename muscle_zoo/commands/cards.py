@@ -21,7 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Renders cards and pages from the ledger, or checks that they are up to date."""
     from ..checkpoints.listing import count_parameters
-    from ..data import dataset_info
     from ..publishing.model_card import render_all
     from ..results.pages import page_figures
 
@@ -31,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     parameters = {card.name: count_parameters(read_config(card), str(card)) for card in registry.cards_in(cards)}
     drifted = [
         (path, text)
-        for path, text in render_all(root, rows, dataset_info, parameters).items()
+        for path, text in render_all(root, rows, parameters).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
     for path, text in drifted:

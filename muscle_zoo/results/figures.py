@@ -113,10 +113,11 @@ def plot_gains(rows: Iterable[Row], path: Path) -> None:
     for panel, (dataset, arch) in zip(axes, panels, strict=True):
         shown = panels[dataset, arch]
         panel.axhline(0, color="#666666", linewidth=0.8)
-        curves = list(dict.fromkeys((cell.variant, cell.base) for cell in shown))
+        curves = {(cell.variant, cell.base) for cell in shown}
         # On a logarithmic axis, equal factors are equal distances: the curves stand evenly about the budget.
         step = min(0.08, 0.5 / len(curves))
-        for place, (variant, base) in enumerate(curves):
+        in_order = sorted(curves, key=lambda curve: (curve[0], list(METHODS).index(curve[1])))
+        for place, (variant, base) in enumerate(in_order):
             of_curve = [cell for cell in shown if (cell.variant, cell.base) == (variant, base)]
             _plot_curve_of_gains(panel, of_curve, math.exp(step * (place - (len(curves) - 1) / 2)))
         style_budgets(panel, [cell.labels for cell in shown])
