@@ -113,18 +113,21 @@ def plot_gains(rows: Iterable[Row], path: Path) -> None:
     for panel, (dataset, arch) in zip(axes, panels, strict=True):
         shown = panels[dataset, arch]
         panel.axhline(0, color="#666666", linewidth=0.8)
-        curves = {(cell.variant, cell.base) for cell in shown}
+        order = list(METHODS)
+        curves = sorted({(cell.variant, order.index(cell.base)) for cell in shown})
         # On a logarithmic axis, equal factors are equal distances: the curves stand evenly about the budget.
         step = min(0.08, 0.5 / len(curves))
-        in_order = sorted(curves, key=lambda curve: (curve[0], list(METHODS).index(curve[1])))
-        for place, (variant, base) in enumerate(in_order):
-            of_curve = [cell for cell in shown if (cell.variant, cell.base) == (variant, base)]
+        for place, (variant, method) in enumerate(curves):
+            of_curve = [cell for cell in shown if (cell.variant, cell.base) == (variant, order[method])]
             _plot_curve_of_gains(panel, of_curve, math.exp(step * (place - (len(curves) - 1) / 2)))
         style_budgets(panel, [cell.labels for cell in shown])
         budgets = [budget_order(cell.labels)[1] for cell in shown]
         panel.set_xlim(min(budgets) / 1.4, max(budgets) * 1.4)
         panel.set_title(f"{dataset}, {arch}", fontsize=13)
-        panel.legend(frameon=False, fontsize=10)
+        if len(curves) <= 4:
+            panel.legend(frameon=False, fontsize=10)
+        else:  # a long legend would hide the curves: it stands beside them
+            panel.legend(frameon=False, fontsize=10, loc="upper left", bbox_to_anchor=(1, 1))
     figure.supylabel("paired gain of MUSCLE, points", fontsize=12)
     _save(figure, path, rows)
 
