@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from muscle_zoo import get_recipe
 from muscle_zoo.engine.plots import plot_curves
-from muscle_zoo.methods import METHODS
-from muscle_zoo.recipes.names import with_method
+from muscle_zoo.methods import METHODS, base_of
+from muscle_zoo.recipes.names import parse_name, with_method
 from muscle_zoo.results.figures import COLORS, MARKERS, plot_gains, plot_study, style_of
 from muscle_zoo.results.tables import zoo_rows
 from tests.test_any_method import LEDGER, SUPERVISED, VAT
@@ -123,6 +123,15 @@ def test_a_study_without_a_control_shows_what_there_is(
     plot_study([run for run in LEDGER if run.name == with_method(VAT, method)], tmp_path / "x.png")
     ((panel,),) = [figure.axes for figure in saved]
     assert list(bars(panel, 0)) == ["vat" if method == "vat" else "with MUSCLE"]
+
+
+def test_the_lowest_panel_of_each_column_has_its_budgets_below(saved: list[Any], tmp_path: Path) -> None:
+    rows = [run for run in LEDGER if base_of(parse_name(run.name)["method"]) in list(METHODS)[:4]]
+    plot_study(rows, tmp_path / "x.png")
+    (figure,) = saved
+    assert [panel.get_visible() for panel in figure.axes] == [True, True, True, True, False, False]
+    labeled = [panel.xaxis.get_tick_params()["labelbottom"] for panel in figure.axes[:4]]
+    assert labeled == [False, True, True, True]
 
 
 def test_the_curves_of_a_run_are_its_log(saved: list[Figure], tmp_path: Path) -> None:

@@ -92,6 +92,16 @@ def test_runs_of_two_recipes_do_not_mix() -> None:
         study_table([*ROWS, row("supervised", 10, 4, 0.9, recipe_sha256="other")])
 
 
+def test_runs_of_two_backbones_do_not_mix(tmp_path: Path) -> None:
+    others = [dataclasses.replace(r, name=r.name.replace("cnn4", "test_resnet"), top1_ema=0.1) for r in ROWS[:6]]
+    lines = study_table([*ROWS, *others]).splitlines()
+    assert lines[0].startswith("| backbone | labels | method |") and len(lines) == 2 + 3
+    assert lines[2:4] == [f"| cnn4 {line}" for line in study_table(ROWS).splitlines()[2:]]
+    assert lines[4].startswith("| test_resnet | 10 | supervised | 10.0 ± 0.0 |")
+    with pytest.raises(InputError, match="one backbone"):
+        plot_study([*ROWS, *others], tmp_path / "x.png")
+
+
 def test_the_figure(tmp_path: Path) -> None:
     more = [dataclasses.replace(r, name=r.name.replace("_10", "_40")) for r in ROWS]
     plot_study([*ROWS, *more], tmp_path / "x.png")

@@ -36,15 +36,15 @@ def run(args: argparse.Namespace) -> int:
     for path, text in drifted:
         if args.action == "render":
             path.write_text(text, encoding="utf-8")
-    old = {path: figure for path, figure in page_figures(root, rows, parameters).items() if not figure.is_at(path)}
-    for path, figure in old.items():
+    stale = {path: figure for path, figure in page_figures(root, rows, parameters).items() if not figure.is_at(path)}
+    for path, figure in stale.items():
         if args.action == "render":
             figure.plot(path)
-    for path in (*(path for path, _ in drifted), *old):
+    for path in (*(path for path, _ in drifted), *stale):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
-    if args.action == "check" and (drifted or old):
+    if args.action == "check" and (drifted or stale):
         print("run `muscle-zoo cards render` to update them")
         return 1
-    if not drifted and not old:
+    if not drifted and not stale:
         print("everything matches the ledger")
     return 0

@@ -69,9 +69,10 @@ class Mark:
             InputError: There are none.
         """
         if self.kind == "zoo":
-            if not (shown := zoo_rows(rows, parameters)):
+            checkpoint_rows = zoo_rows(rows, parameters)
+            if not checkpoint_rows:
                 raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/")
-            return shown
+            return checkpoint_rows
         arch, dataset = self.arch_and_dataset
         overrides = self.values
         methods, labels, bias = (overrides.pop(key, "") for key in ("methods", "labels", "bias"))
