@@ -61,7 +61,8 @@ def plot_study(rows: Iterable[Row], path: Path) -> None:
         if base != "supervised":
             _plot_accuracies(panel, control, "supervised", color="#999999", linestyle=":")
         # The two curves stand 3 % aside, so that their error bars do not cover each other.
-        alone, muscle = ({cell.labels: getattr(cell, part) for cell in of_base} for part in ("alone", "muscle"))
+        alone = {cell.labels: cell.alone for cell in of_base}
+        muscle = {cell.labels: cell.muscle for cell in of_base}
         _plot_accuracies(panel, alone, title, 0.97, color=color, linestyle="--")
         _plot_accuracies(panel, muscle, "with MUSCLE", 1.03, color=color, linestyle="-")
         style_budgets(panel, [cell.labels for cell in study])

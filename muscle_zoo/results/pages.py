@@ -71,7 +71,7 @@ class Mark:
         if self.kind == "zoo":
             checkpoint_rows = zoo_rows(rows, parameters)
             if not checkpoint_rows:
-                raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/")
+                raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/; export some with --card")
             return checkpoint_rows
         arch, dataset = self.arch_and_dataset
         overrides = self.values
@@ -87,7 +87,7 @@ class Mark:
             overrides=overrides,
         )
         if not shown:
-            raise InputError(f"the ledger has no runs of {self.text.strip()}")
+            raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
         return shown
 
     def table(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
@@ -110,7 +110,7 @@ class Mark:
         tried: list[dict[str, str]] = [{}, *(_values(words) for words in self.parts[1:])]
         runs = search_rows(rows, arch, dataset, labels, overrides, tried)
         if not any(runs.values()):
-            raise InputError(f"the ledger has no runs of {self.text.strip()}")
+            raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
         return search_table(runs, tried)
 
 
