@@ -71,7 +71,7 @@ class Mark:
         if self.kind == "zoo":
             checkpoint_rows = zoo_rows(rows, parameters)
             if not checkpoint_rows:
-                raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/; export some with --card")
+                raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/; export some")
             return checkpoint_rows
         arch, dataset = self.arch_and_dataset
         overrides = self.values
