@@ -16,8 +16,9 @@ from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
 from muscle_zoo.files import file_sha256
 from muscle_zoo.publishing.model_card import render_card
-from muscle_zoo.results.ledger import Row, median_run, merge, percent, read_ledger, runs_of, write_ledger
-from muscle_zoo.results.pages import render_page
+from muscle_zoo.results.ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
+from muscle_zoo.results.pages import page_figures, render_page
+from muscle_zoo.results.stats import percent
 
 ROOT = Path(__file__).resolve().parent.parent
 CARDS = registry.shipped_cards()
@@ -112,6 +113,24 @@ def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
     for nothing in (" methods=fixmatch", " labels=20", " steps=8"):
         with pytest.raises(InputError, match=f"no runs of cnn4 digits{nothing}"):
             shown(nothing)
+
+
+@pytest.mark.parametrize(
+    ("mark", "says"),
+    [
+        ("zoo", "the ledger has no runs of any checkpoint"),
+        ("study cnn4", "needs an architecture and a data set"),
+        ("search cnn4 digits mnist labels=10", "needs an architecture and a data set"),
+        ("bias cnn4 digits figure=x.png", "figure= is for study and zoo"),
+        ("search cnn4 digits labels=10 figure=x.png", "figure= is for study and zoo"),
+    ],
+)
+def test_a_mark_that_cannot_be_shown_is_named(mark: str, says: str, tmp_path: Path) -> None:
+    kind = mark.partition(" ")[0]
+    (tmp_path / "README.md").write_text(f"<!-- {mark} -->\n<!-- /{kind} -->\n")
+    with pytest.raises(InputError, match=says):
+        render_page((tmp_path / "README.md").read_text(), [row()], {})
+        page_figures(tmp_path, [row()], {})
 
 
 def test_a_search_shows_what_was_changed_by_method() -> None:

@@ -12,8 +12,11 @@ from matplotlib.figure import Figure
 
 from muscle_zoo import get_recipe
 from muscle_zoo.engine.plots import plot_curves
-from muscle_zoo.results.study import draw
-from muscle_zoo.results.zoo import draw_gains, zoo_rows
+from muscle_zoo.methods import METHODS, base_of
+from muscle_zoo.recipes.names import parse_name, with_method
+from muscle_zoo.results.figures import COLORS, MARKERS, plot_gains, plot_study, style_of
+from muscle_zoo.results.tables import zoo_rows
+from tests.test_any_method import LEDGER, SUPERVISED, VAT
 from tests.test_study import ROWS
 from tests.test_zoo import LONG, MAIN
 from tests.test_zoo import ROWS as ZOO_ROWS
@@ -47,7 +50,7 @@ def bars(panel: Any, place: int) -> Bars:
 
 def test_a_study_shows_means_and_standard_deviations(saved: list[Figure], tmp_path: Path) -> None:
     more = [dataclasses.replace(r, name=r.name.replace("_10", "_40"), top1_ema=r.top1_ema / 2) for r in ROWS]
-    draw([*more, *ROWS], tmp_path / "x.png")
+    plot_study([*more, *ROWS], tmp_path / "x.png")
     ((supervised, fixmatch),) = [figure.axes for figure in saved]
     spread = math.sqrt(52.0)  # of 60, 64 and 50
     alone, both = (58.0, 58.0 - spread, 58.0 + spread), (66.0, 62.0, 70.0)
@@ -70,14 +73,65 @@ def test_a_study_shows_means_and_standard_deviations(saved: list[Figure], tmp_pa
 
 
 def test_the_gains_of_the_zoo_stand_in_the_middle_of_their_intervals(saved: list[Figure], tmp_path: Path) -> None:
-    draw_gains(zoo_rows(ZOO_ROWS, [MAIN, LONG]), tmp_path / "x.png")
+    plot_gains(zoo_rows(ZOO_ROWS, [MAIN, LONG]), tmp_path / "x.png")
     ((panel,),) = [figure.axes for figure in saved]
     assert panel.get_title() == "cifar10_jpeg, wrn_16_2"
-    half = 12.706 * math.sqrt(2.0) / math.sqrt(2.0)  # gains of 3 and 1, Student's t of one degree of freedom
+    half = 12.7062 * math.sqrt(2.0) / math.sqrt(2.0)  # gains of 3 and 1, Student's t of one degree of freedom
     assert bars(panel, 0) == {
         "on fixmatch": pytest.approx((3.0, 3.0, 3.0)),  # one seed: no interval
-        "on fixmatch, long": pytest.approx((2.0, 2.0 - half, 2.0 + half)),
+        "on fixmatch, long": pytest.approx((2.0, 2.0 - half, 2.0 + half), rel=1e-5),
     }
+
+
+def test_every_method_has_a_style_of_its_own() -> None:
+    styles = {method: style_of(method) for method in METHODS}
+    assert len(set(styles.values())) == len(METHODS)
+    assert len(set(COLORS)) == len(COLORS) and len(set(MARKERS)) == len(MARKERS)
+
+
+def test_the_figure_of_gains_has_a_curve_for_each_method(saved: list[Any], tmp_path: Path) -> None:
+    plot_gains(LEDGER, tmp_path / "gains.png")
+    ((panel,),) = [figure.axes for figure in saved]
+    shown = bars(panel, 0)
+    assert list(shown) == [f"on {method}" for method in METHODS]
+    assert {round(middle, 6) for middle, _, _ in shown.values()} == {15.0}
+    places = [float(curve.lines[0].get_xdata()[0]) for curve in panel.containers]
+    assert places == sorted(places) and len(set(places)) == len(places)
+    low, high = panel.get_xlim()
+    assert low < places[0] < 40 < places[-1] < high
+
+
+@pytest.mark.parametrize("names", [[SUPERVISED], [with_method(VAT, "vat")], [VAT]])
+def test_a_figure_of_gains_without_any_gain_says_so(
+    names: list[str],
+    saved: list[Any],
+    tmp_path: Path,
+) -> None:
+    rows = [run for run in LEDGER if run.name in (SUPERVISED, *names)]
+    plot_gains(zoo_rows(rows, names), tmp_path / "gains.png")
+    (figure,) = saved
+    assert [panel.get_visible() for panel in figure.axes] == [False]
+    assert "no seed was run both with and without MUSCLE" in [text.get_text() for text in figure.texts]
+
+
+@pytest.mark.parametrize("method", ["vat", "muscle_vat"])
+def test_a_study_without_a_control_shows_what_there_is(
+    method: str,
+    saved: list[Any],
+    tmp_path: Path,
+) -> None:
+    plot_study([run for run in LEDGER if run.name == with_method(VAT, method)], tmp_path / "x.png")
+    ((panel,),) = [figure.axes for figure in saved]
+    assert list(bars(panel, 0)) == ["vat" if method == "vat" else "with MUSCLE"]
+
+
+def test_the_lowest_panel_of_each_column_has_its_budgets_below(saved: list[Any], tmp_path: Path) -> None:
+    rows = [run for run in LEDGER if base_of(parse_name(run.name)["method"]) in list(METHODS)[:4]]
+    plot_study(rows, tmp_path / "x.png")
+    (figure,) = saved
+    assert [panel.get_visible() for panel in figure.axes] == [True, True, True, True, False, False]
+    labeled = [panel.xaxis.get_tick_params()["labelbottom"] for panel in figure.axes[:4]]
+    assert labeled == [False, True, True, True]
 
 
 def test_the_curves_of_a_run_are_its_log(saved: list[Figure], tmp_path: Path) -> None:

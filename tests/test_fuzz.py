@@ -31,7 +31,8 @@ from muscle_zoo.backbones._cfg import with_pretrained
 from muscle_zoo.backbones.cnn4 import BASE
 from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from muscle_zoo.results.ledger import mean_std, merge, read_ledger
+from muscle_zoo.results.ledger import merge, read_ledger
+from muscle_zoo.results.stats import mean_std
 from muscle_zoo.sessions.evaluate import evaluated_recipe, read_block
 
 NAME = "cnn4.muscle_digits_10"

@@ -6,11 +6,15 @@ import statistics
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.methods import METHODS
+from muscle_zoo.methods import METHODS, with_muscle
+from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
-from muscle_zoo.results.study import COLORS, bias_table, cells, draw, interval, plan, table, with_muscle
+from muscle_zoo.results.stats import cells, interval
+from muscle_zoo.results.study import plan
+from muscle_zoo.results.tables import bias_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
@@ -52,21 +56,22 @@ def test_gains_are_paired_by_seed() -> None:
 
 
 def test_the_interval_is_students() -> None:
-    stats = pytest.importorskip("scipy.stats")
-    for n in range(2, 31):
-        gains = ([1.0, 2.5, -0.5, 4.0, 3.0, 2.0, 2.2, 0.1, 1.9, 2.7] * 3)[:n]
+    for n in (2, 3, 30, 31, 200):
+        gains = ([1.0, 2.5, -0.5, 4.0, 3.0, 2.0, 2.2, 0.1, 1.9, 2.7] * 20)[:n]
         expected = stats.t.interval(0.95, n - 1, statistics.fmean(gains), stats.sem(gains))
-        assert interval(gains) == pytest.approx(expected, abs=0.005)
+        assert interval(gains) == pytest.approx(expected)
     assert interval([1.0]) is None
+    low, high = interval([0.0, 1.0, 2.0]) or (0.0, 0.0)
+    assert (high - low) / 2 == pytest.approx(4.3027 / 3**0.5, abs=1e-4)  # 4.3027 is of any book's table
 
 
 def test_the_table_leaves_no_cell_out() -> None:
-    lines = table(ROWS).splitlines()
+    lines = study_table(ROWS).splitlines()
     assert lines[0] == "| labels | method | alone | worst | with MUSCLE | worst | gain, 95 % interval | seeds |"
     assert lines[2].startswith("| 10 | supervised | 58.0 ± 7.2 | 50.0 | 66.0 ± 4.0 | 62.0 | +8.0 (")
     assert lines[3].endswith("| 2 |") and "| 82.0 ± 2.0 | 80.0 | 80.5 ± 0.7 | 80.0 | -0.5 (" in lines[3]
     biased = [*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")]
-    assert "| imbalance:5 | 10 | supervised | 30.0 | 30.0 |  |  |  | 0 |" in table(biased)
+    assert "| imbalance:5 | 10 | supervised | 30.0 | 30.0 |  |  |  | 0 |" in study_table(biased)
     biased.append(row("supervised", 10, 0, 0.3, bias="imbalance:20"))
     assert [cell.bias for cell in cells(biased)] == ["none", "none", "imbalance:5", "imbalance:20"]
 
@@ -84,23 +89,33 @@ def test_how_the_gain_changes_with_a_bias() -> None:
 
 def test_runs_of_two_recipes_do_not_mix() -> None:
     with pytest.raises(InputError, match="different overrides"):
-        table([*ROWS, row("supervised", 10, 4, 0.9, recipe_sha256="other")])
+        study_table([*ROWS, row("supervised", 10, 4, 0.9, recipe_sha256="other")])
+
+
+def test_runs_of_two_backbones_do_not_mix(tmp_path: Path) -> None:
+    others = [dataclasses.replace(r, name=r.name.replace("cnn4", "test_resnet"), top1_ema=0.1) for r in ROWS[:6]]
+    lines = study_table([*ROWS, *others]).splitlines()
+    assert lines[0].startswith("| backbone | labels | method |") and len(lines) == 2 + 3
+    assert lines[2:4] == [f"| cnn4 {line}" for line in study_table(ROWS).splitlines()[2:]]
+    assert lines[4].startswith("| test_resnet | 10 | supervised | 10.0 ± 0.0 |")
+    with pytest.raises(InputError, match="one backbone"):
+        plot_study([*ROWS, *others], tmp_path / "x.png")
 
 
 def test_the_figure(tmp_path: Path) -> None:
     more = [dataclasses.replace(r, name=r.name.replace("_10", "_40")) for r in ROWS]
-    draw([*ROWS, *more], tmp_path / "x.png")
+    plot_study([*ROWS, *more], tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="one data set, one variant and one bias"):
-        draw([*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")], tmp_path / "y.png")
-    assert len(COLORS) >= len(METHODS) and len(set(COLORS)) == len(COLORS)
+    with pytest.raises(InputError, match="one backbone, one data set, one variant and one bias"):
+        plot_study([*ROWS, row("supervised", 10, 0, 0.3, bias="imbalance:5")], tmp_path / "y.png")
+    assert len({style_of(method) for method in METHODS}) == len(METHODS)
 
 
 def test_budgets_may_be_shares(tmp_path: Path) -> None:
     rows = [row("supervised", share, seed, 0.6) for share in ("10pct", "5pct") for seed in (0, 1)]
     assert [cell.labels for cell in cells(rows)] == ["5pct", "10pct"]
-    assert table(rows).splitlines()[2].startswith("| 5pct | supervised | 60.0")
-    draw(rows, tmp_path / "figure.png")
+    assert study_table(rows).splitlines()[2].startswith("| 5pct | supervised | 60.0")
+    plot_study(rows, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 1000
     with pytest.raises(InputError, match="--labels 10 10pct mixes numbers and shares"):
         plan("cnn4", ["supervised"], ["digits"], ["10", "10pct"], [0])
@@ -158,7 +173,7 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
         status = json.loads((out / "runs" / r.name / f"seed{r.seed}" / "status.json").read_text())
         assert status["row"]["top1_ema"] == r.top1_ema
     changed = "Every run with `steps=30` `eval_every=10` `batch_size=8` `mu=2`.\n\n"
-    assert (out / "table.md").read_text() == changed + table(rows) + "\n" and changed in text
+    assert (out / "table.md").read_text() == changed + study_table(rows) + "\n" and changed in text
     assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
     before = {name for name, _ in listing(out)}
     code, again, _ = run(words, capsys)

@@ -349,7 +349,7 @@ def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: p
 
 
 def test_importing_brings_nothing_slow() -> None:
-    slow = {"accelerate", "matplotlib", "tensorboard", "torchvision.transforms.v2", "wandb"}
+    slow = {"accelerate", "matplotlib", "scipy", "tensorboard", "torchvision.transforms.v2", "wandb"}
     # timm itself imports wandb where it is installed
     code = (
         f"import sys, timm; before = set(sys.modules); import muscle_zoo; print(*({slow} & set(sys.modules) - before))"

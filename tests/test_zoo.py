@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 
 from muscle_zoo import get_recipe
+from muscle_zoo.results.figures import plot_gains
 from muscle_zoo.results.ledger import Row
 from muscle_zoo.results.study import select
-from muscle_zoo.results.zoo import draw_gains, zoo_rows, zoo_table
+from muscle_zoo.results.tables import zoo_rows, zoo_table
 from tests.test_study import ROW
 
 MAIN = "wrn_16_2.muscle_fixmatch_cifar10_jpeg_250"
@@ -43,11 +44,11 @@ def test_a_checkpoint_stands_beside_the_controls_of_its_own_variant() -> None:
 
 
 def test_a_study_is_of_one_variant() -> None:
-    chosen = ["fixmatch"], ["250"]
-    assert {r.top1_ema for r in select(ROWS, "wrn_16_2", "cifar10_jpeg", *chosen)} == {0.50, 0.47}
-    assert {r.top1_ema for r in select(ROWS, "wrn_16_2", "cifar10_jpeg", *chosen, variant="long")} == {0.62, 0.60, 0.59}
+    for variant, top1 in (("", {0.50, 0.47}), ("long", {0.62, 0.60, 0.59})):
+        shown = select(ROWS, "wrn_16_2", "cifar10_jpeg", methods=["fixmatch"], labels=["250"], variant=variant)
+        assert {r.top1_ema for r in shown} == top1
 
 
 def test_the_figure_of_gains(tmp_path: Path) -> None:
-    draw_gains(zoo_rows(ROWS, [MAIN, LONG]), tmp_path / "gains.png")
+    plot_gains(zoo_rows(ROWS, [MAIN, LONG]), tmp_path / "gains.png")
     assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")

@@ -14,7 +14,7 @@ import torch
 from ..data import DataSet, dataset_info, load_dataset
 from ..errors import MissingDataError
 from ..recipes import Recipe, get_recipe
-from ..results.ledger import markdown_table
+from ..results.tables import markdown_table
 from .arguments import add_device_arguments, add_source_arguments, parse_overrides, source_of
 
 DEFAULT = "wrn_28_2.fixmatch_cifar10_250"

@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Renders cards and pages from the ledger, or checks that they are up to date."""
     from ..checkpoints.listing import count_parameters
-    from ..data import dataset_info
     from ..publishing.model_card import render_all
-    from ..results.pages import figures
+    from ..results.pages import page_figures
 
     root = args.root or registry.checkout()
     cards = root / "hub_cards"
@@ -31,21 +30,21 @@ def run(args: argparse.Namespace) -> int:
     parameters = {card.name: count_parameters(read_config(card), str(card)) for card in registry.cards_in(cards)}
     drifted = [
         (path, text)
-        for path, text in render_all(root, rows, dataset_info, parameters).items()
+        for path, text in render_all(root, rows, parameters).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     ]
     for path, text in drifted:
         if args.action == "render":
             path.write_text(text, encoding="utf-8")
-    old = {path: figure for path, figure in figures(root, rows, parameters).items() if not figure.is_at(path)}
-    for path, figure in old.items():
+    stale = {path: figure for path, figure in page_figures(root, rows, parameters).items() if not figure.is_at(path)}
+    for path, figure in stale.items():
         if args.action == "render":
-            figure.draw(figure.rows, path)
-    for path in (*(path for path, _ in drifted), *old):
+            figure.plot(path)
+    for path in (*(path for path, _ in drifted), *stale):
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
-    if args.action == "check" and (drifted or old):
+    if args.action == "check" and (drifted or stale):
         print("run `muscle-zoo cards render` to update them")
         return 1
-    if not drifted and not old:
+    if not drifted and not stale:
         print("everything matches the ledger")
     return 0

@@ -18,7 +18,8 @@ from ..checkpoints.target import as_name
 from ..data import dataset_info
 from ..errors import InputError
 from ..recipes import Recipe, changes, get_recipe
-from ..results.ledger import mean_std, merge, read_ledger, runs_of
+from ..results.ledger import merge, read_ledger, runs_of
+from ..results.stats import mean_std
 from ..sessions.evaluate import read_block
 from .terminal import is_terminal, printable, say
 

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..recipes.names import parse_name
+from ..results.figures import plot_study
 from ..results.ledger import Row, write_ledger
-from ..results.study import draw, plan, table
+from ..results.study import plan
+from ..results.tables import study_table
 from .arguments import add_run_arguments, parse_overrides, run_options
 from .terminal import STOPPED
 
@@ -59,12 +61,12 @@ def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:
     out.mkdir(parents=True, exist_ok=True)
     write_ledger(out / "results.csv", rows)
     changed = " ".join(f"`{key}={value}`" for key, value in overrides.items())
-    text = f"Every run with {changed}.\n\n{table(rows)}" if changed else table(rows)
+    text = f"Every run with {changed}.\n\n{study_table(rows)}" if changed else study_table(rows)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     for dataset, bias in sorted({(_dataset(row), row.bias) for row in rows}):
         part = [row for row in rows if (_dataset(row), row.bias) == (dataset, bias)]
         name = dataset if bias == "none" else f"{dataset}-{bias}"
-        draw(part, out / f"{name.replace(':', '_')}.png")
+        plot_study(part, out / f"{name.replace(':', '_')}.png")
     return text
 
 

@@ -11,7 +11,6 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from http.client import HTTPException
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -175,8 +174,6 @@ def _read_cifar(name: str, place: Path, download: bool) -> Parts | None:
 def _read_svhn(name: str, place: Path, download: bool) -> Parts | None:
     from torchvision.datasets import SVHN
 
-    if find_spec("scipy") is None:
-        raise InputError(f"dataset={name}: its files are MATLAB's, which scipy reads; pip install scipy")
     wanted = ("train", "test", "extra") if name == "svhn_extra" else ("train", "test")
     there = [(place / SVHN.split_list[part][1]).is_file() for part in wanted]
     if not download and not any(there):

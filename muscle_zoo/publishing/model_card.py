@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints.card import BLOCK, CONFIG_FILE
-from ..data.datasets import DataSetInfo
+from ..data import DataSetInfo, dataset_info
+from ..errors import InputError
 from ..files import read_untrusted_json
 from ..methods import base_of
 from ..recipes import Recipe, changes, get_recipe
 from ..recipes.names import parse_name
-from ..results.ledger import Row, mean_std, percent, runs_of
+from ..results.ledger import Row, runs_of
 from ..results.pages import pages, render_page
-from ..results.study import cells, gain_text
-from ..results.zoo import zoo_rows
+from ..results.stats import cells, gain_text, mean_std, percent
+from ..results.tables import zoo_rows
 
 CHOSEN = "Test images had no part in choosing the recipe."
 SURE = 0.1  # an expected calibration error from which on a card warns
@@ -38,14 +39,18 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
 
     Returns:
         Markdown with the Hub's metadata in front.
+
+    Raises:
+        InputError: The ledger has no row of the checkpoint's own.
     """
     block = config[BLOCK]
     name = block["name"]
     runs = runs_of(rows, name, block["recipe_sha256"])
-    own = {row.seed: row for row in runs}[block["seed"]]
+    own = next((row for row in runs if row.seed == block["seed"]), None)
+    if own is None:
+        raise InputError(f"{name}: the ledger has no run of its recipe and seed {block['seed']}; export the run again")
     named = block["recipe_sha256"] == get_recipe(name).sha256
     source = name if named else "local-dir:export"
-    init = block["recipe"].get("init", "")
     lines = [
         "---",
         _metadata(info, block, runs),
@@ -63,16 +68,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
         *_use(config["architecture"], name, source, info),
         *_reproduction(block, own, named),
-        "## Data, licence, limits",
-        "",
-        f"{info.title}, {info.license}, {info.source}. "
-        + (f"Training began with `{init}`, whose licence, data and limits hold too." if init else _OURS),
-        "",
-        "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
-        "decisions about people or anything that must not fail. The number holds for these test images and this "
-        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
-        "pictures than this data set's were not tried. It is no number of the paper's.",
-        "",
+        *_limits(info, block["recipe"].get("init", "")),
     ]
     return "\n".join(lines)
 
@@ -171,15 +167,36 @@ def _reproduction(block: dict[str, Any], own: Row, named: bool) -> list[str]:
 
 
 def _controls(name: str, rows: Sequence[Row]) -> list[str]:
-    """What the ledger says of the same seeds without MUSCLE."""
-    own, base = parse_name(name)["method"], base_of(parse_name(name)["method"])
-    found = cells(zoo_rows(rows, [name]))
-    said = [f"`{cell.base}` {percent(list(cell.alone.values()))} %" for cell in found if cell.alone]
-    if own == base or not said:
+    """What the ledger says of the same seeds without MUSCLE, or without the unlabeled images."""
+    method = parse_name(name)["method"]
+    base = base_of(method)
+    # Supervised, and where it is another the base method.
+    checkpoint_cells = cells(zoo_rows(rows, [name]))
+    accuracies = {cell.base: percent(list(cell.alone.values())) for cell in checkpoint_cells if cell.alone}
+    accuracies.pop(method, None)  # no checkpoint is its own control
+    if not accuracies:
         return []
-    gain = next(gain_text(cell.gains) for cell in found if cell.base == base)
+    controls = ", ".join(f"`{control}` {accuracy} %" for control, accuracy in accuracies.items())
+    gain = next((gain_text(cell.gains) for cell in checkpoint_cells if cell.base == base), "")
     more = f" MUSCLE's paired gain over `{base}`: {gain} points." if gain else ""
-    return [f"Without MUSCLE, on the same labels, initial weights and views: {', '.join(said)}.{more}", ""]
+    without = "MUSCLE" if method != base else "unlabelled images"
+    return [f"Without {without}, on the same labels, initial weights and views: {controls}.{more}", ""]
+
+
+def _limits(info: DataSetInfo, init: str) -> list[str]:
+    """Whose the images and weights are, and what the number does not say."""
+    return [
+        "## Data, licence, limits",
+        "",
+        f"{info.title}, {info.license}, {info.source}. "
+        + (f"Training began with `{init}`, whose licence, data and limits hold too." if init else _OURS),
+        "",
+        "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
+        "decisions about people or anything that must not fail. The number holds for these test images and this "
+        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
+        "pictures than this data set's were not tried. It is no number of the paper's.",
+        "",
+    ]
 
 
 def _in_timm(arch: str, name: str, source: str) -> str:
@@ -227,22 +244,19 @@ def _duration(hours: float) -> str:
     return f"{3600 * hours:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
 
 
-def render_all(
-    root: Path, rows: Sequence[Row], info_of: Callable[[str], DataSetInfo], parameters: Mapping[str, int]
-) -> dict[Path, str]:
+def render_all(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[Path, str]:
     """What every card and page should say, by path.
 
     Args:
         root: The checkout.
         rows: The ledger, that of the dev fold included.
-        info_of: The data set of a name.
         parameters: The checkpoints of hub_cards/, and how many parameters each has.
     """
     rendered = {}
     for name in parameters:
         card = root / "hub_cards" / name
         config = read_untrusted_json(card / CONFIG_FILE)
-        rendered[card / "README.md"] = render_card(config, info_of(config[BLOCK]["dataset"]), rows)
+        rendered[card / "README.md"] = render_card(config, dataset_info(config[BLOCK]["dataset"]), rows)
     for page in pages(root):
         rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, parameters)
     return rendered

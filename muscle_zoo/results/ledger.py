@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
-import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..errors import InputError
 from ..files import write_text
@@ -22,25 +22,25 @@ class Row:
 
     Attributes:
         name: The recipe's name.
-        recipe_sha256: Of the recipe without its seed.
-        seed: Of the run.
-        bias: Of the labeled split; ``none`` is balanced.
-        step: Steps done.
+        recipe_sha256: Hash of the recipe without its seed.
+        seed: Seed of the run.
+        bias: How the labeled split is biased; ``none`` is balanced.
+        step: Optimizer steps done.
         top1_ema: Accuracy of the exported weights (the EMA of the last step), 0 to 1.
         top1_raw: Accuracy of the raw weights of the last step.
         top1_median20: Median accuracy of the EMA weights over the last 20 evaluations.
         nll: Negative log-likelihood of the exported weights, in nats.
-        ece: Their expected calibration error.
-        n_test: Images evaluated.
-        split_sha256: Of the labeled positions.
-        weights_sha256: Of the exported file.
+        ece: Expected calibration error of the exported weights.
+        n_test: How many images were evaluated.
+        split_sha256: Hash of the labeled positions.
+        weights_sha256: Hash of the exported file.
         git_sha: Commit of the code; ``-dirty`` where files had changed; empty outside a checkout.
-        torch: Version.
-        device: Where it ran.
-        threads: Of each process.
-        processes: How many.
-        dtype: ``float32``, or the mixed precision.
-        hours: Spent training.
+        torch: Version of torch.
+        device: Hardware it ran on.
+        threads: CPU threads of each process.
+        processes: How many processes shared the run.
+        dtype: ``float32``, or the type of mixed precision.
+        hours: Hours spent training.
     """
 
     name: str
@@ -101,10 +101,10 @@ def _read_row(words: Sequence[str], line: int) -> Row:
     """A line as a row; ValueError where it cannot be one."""
     if len(words) != len(fields(Row)):
         raise ValueError(f"line {line} has {len(words)} columns, not {len(fields(Row))}")
-    values: dict[str, int | float | str] = {}
+    values: dict[str, Any] = {}
     for field, word in zip(fields(Row), words, strict=True):
         try:
-            value = _KINDS[field.type](word)
+            value = _KINDS[str(field.type)](word)
         except ValueError:
             value = None
         if value is None or not _is_possible(field.name, value):
@@ -113,7 +113,7 @@ def _read_row(words: Sequence[str], line: int) -> Row:
     return Row(**values)
 
 
-_KINDS = {"int": int, "float": float, "str": str}
+_KINDS: dict[str, type[int] | type[float] | type[str]] = {"int": int, "float": float, "str": str}
 
 
 def _is_possible(name: str, value: int | float | str) -> bool:
@@ -146,21 +146,3 @@ def median_run(rows: Sequence[Row]) -> Row:
     ranked = sorted(rows, key=lambda row: (row.top1_ema, row.seed))
     accuracy = ranked[(len(ranked) - 1) // 2].top1_ema
     return min((row for row in rows if row.top1_ema == accuracy), key=lambda row: row.seed)
-
-
-def mean_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for the latter with a single value."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def percent(values: Sequence[float]) -> str:
-    """``86.1 ± 2.0``: mean and standard deviation of shares, in per cent."""
-    mean, std = mean_std(values)
-    return f"{100 * mean:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
-
-
-def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table for a README or a page, the head first."""
-    rule = "|" + "---|" * len(head)
-    first, *others = ["| " + " | ".join(words) + " |" for words in (head, *rows)]
-    return "\n".join([first, rule, *others])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from ..errors import InputError
+from .figures import digest, plot_gains, plot_study
 from .ledger import Row
-from .search import search_rows, search_table
-from .study import bias_table, digest, draw, select, table
-from .zoo import draw_gains, zoo_rows, zoo_table
+from .study import select
+from .tables import bias_table, search_rows, search_table, study_table, zoo_rows, zoo_table
 
 STUDIES = "studies"
 
@@ -41,11 +41,6 @@ class Mark:
         return [part.split() for part in self.text.split("|")]
 
     @property
-    def names(self) -> list[str]:
-        """The words before the first ``key=value``."""
-        return [word for word in self.parts[0] if "=" not in word]
-
-    @property
     def values(self) -> dict[str, str]:
         """``key=value`` before the first bar, but ``figure``."""
         return {key: value for key, value in _values(self.parts[0]).items() if key != "figure"}
@@ -55,6 +50,18 @@ class Mark:
         """Name of the picture; empty if there is none."""
         return _values(self.parts[0]).get("figure", "")
 
+    @property
+    def arch_and_dataset(self) -> tuple[str, str]:
+        """The words before the first ``key=value``.
+
+        Raises:
+            InputError: They are not two.
+        """
+        names = [word for word in self.parts[0] if "=" not in word]
+        if len(names) != 2:
+            raise InputError(f"<!-- {self.kind}{self.text} --> needs an architecture and a data set, in this order")
+        return names[0], names[1]
+
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
         """The ledger's rows that a ``study``, ``bias`` or ``zoo`` shows.
 
@@ -62,16 +69,26 @@ class Mark:
             InputError: There are none.
         """
         if self.kind == "zoo":
-            found = zoo_rows(rows, parameters)
-        else:
-            given = self.values
-            methods, labels, bias = (given.pop(key, "") for key in ("methods", "labels", "bias"))
-            chosen = [text.split("+") if text else [] for text in (methods, labels, bias or "none")]
-            variant = given.pop("variant", "")
-            found = select(rows, *self._arch_and_dataset(), *chosen, given, variant)
-        if not found:
-            raise InputError(f"the ledger has no runs of {self.text.strip()}")
-        return found
+            checkpoint_rows = zoo_rows(rows, parameters)
+            if not checkpoint_rows:
+                raise InputError("<!-- zoo -->: the ledger has no runs of any checkpoint in hub_cards/; export some")
+            return checkpoint_rows
+        arch, dataset = self.arch_and_dataset
+        overrides = self.values
+        methods, labels, bias = (overrides.pop(key, "") for key in ("methods", "labels", "bias"))
+        shown = select(
+            rows,
+            arch,
+            dataset,
+            methods=methods.split("+") if methods else [],
+            labels=labels.split("+") if labels else [],
+            biases=bias.split("+") if bias else ["none"],
+            variant=overrides.pop("variant", ""),
+            overrides=overrides,
+        )
+        if not shown:
+            raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
+        return shown
 
     def table(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         """The table, in Markdown.
@@ -80,22 +97,21 @@ class Mark:
             InputError: There are no runs for it, or a word is wrong.
         """
         if self.kind == "search":
-            given = self.values
-            labels = given.pop("labels", "")
-            tried = [_values(words) for words in [[], *self.parts[1:]]]
-            found = search_rows(rows, *self._arch_and_dataset(), labels, given, tried)
-            if not any(found.values()):
-                raise InputError(f"the ledger has no runs of {self.text.strip()}")
-            return search_table(found, tried)
+            return self._search_table(rows)
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
-        return table(shown) if self.kind == "study" else bias_table(shown)
+        return study_table(shown) if self.kind == "study" else bias_table(shown)
 
-    def _arch_and_dataset(self) -> tuple[str, str]:
-        if len(self.names) != 2:
-            raise InputError(f"<!-- {self.kind}{self.text} --> needs an architecture and a data set, in this order")
-        return self.names[0], self.names[1]
+    def _search_table(self, rows: Sequence[Row]) -> str:
+        arch, dataset = self.arch_and_dataset
+        overrides = self.values
+        labels = overrides.pop("labels", "")
+        tried: list[dict[str, str]] = [{}, *(_values(words) for words in self.parts[1:])]
+        runs = search_rows(rows, arch, dataset, labels, overrides, tried)
+        if not any(runs.values()):
+            raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
+        return search_table(runs, tried)
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:
@@ -130,27 +146,48 @@ def pages(root: Path) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A picture of some rows, and how it is drawn."""
+class PageFigure:
+    """A picture beside a page.
 
+    Attributes:
+        kind: Of the mark that names it: ``study`` or ``zoo``.
+        rows: What it shows.
+    """
+
+    kind: str
     rows: Sequence[Row]
-    draw: Callable[[Sequence[Row], Path], None]
+
+    def plot(self, path: Path) -> None:
+        """Draws the picture into a file."""
+        if self.kind == "zoo":
+            plot_gains(self.rows, path)
+        else:
+            plot_study(self.rows, path)
 
     def is_at(self, path: Path) -> bool:
         """Whether the picture there shows these rows."""
         if not path.is_file():
             return False
-        with Image.open(path) as picture:
-            return picture.info.get("rows") == digest(self.rows)
+        try:
+            with Image.open(path) as picture:
+                return picture.info.get("rows") == digest(self.rows)
+        except OSError:  # not a picture, or half of one
+            return False
 
 
-def figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[Path, Figure]:
-    """The figures that the checkout's pages name, by path."""
-    found = {}
+def page_figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[Path, PageFigure]:
+    """The figures that the checkout's pages name, by path.
+
+    Raises:
+        InputError: There are no runs for one, or its mark can have none.
+    """
+    figures = {}
     for page in pages(root):
         for match in _MARK.finditer(page.read_text(encoding="utf-8")):
             mark = Mark(match["kind"], match["text"])
-            if mark.figure:
-                how = draw_gains if mark.kind == "zoo" else draw
-                found[page.with_name(mark.figure)] = Figure(mark.rows(rows, parameters), how)
-    return found
+            if not mark.figure:
+                continue
+            if mark.kind not in ("study", "zoo"):
+                raise InputError(f"<!-- {mark.kind}{mark.text} -->: figure= is for study and zoo; leave it out here")
+            figures[page.with_name(mark.figure)] = PageFigure(mark.kind, mark.rows(rows, parameters))
+    return figures

@@ -1,0 +1,166 @@
+"""Markdown tables of what came of runs: a study, a bias, a search, the zoo."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ..methods import base_of, default_options
+from ..recipes import get_recipe
+from ..recipes.defaults import ZOO_METHODS
+from ..recipes.names import budget_order, make_name, parse_name, with_method
+from .ledger import Row, runs_of
+from .stats import cells, gain_text, percent
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for a README or a page, the head first."""
+    lines = ["| " + " | ".join(words) + " |" for words in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(head))
+    return "\n".join(lines)
+
+
+def study_table(rows: Iterable[Row]) -> str:
+    """The table of a study: mean, standard deviation and worst seed in per cent, and MUSCLE's paired gain.
+
+    A row for each cell; backbone, data set, variant and bias are columns where there is more than one.
+    """
+    study = cells(rows)
+    columns = {"backbone": "arch", "data set": "dataset", "variant": "variant", "bias": "bias"}
+    varying = {title: part for title, part in columns.items() if len({getattr(cell, part) for cell in study}) > 1}
+    head = [*varying, "labels", "method", "alone", "worst", "with MUSCLE", "worst", "gain, 95 % interval", "seeds"]
+    lines = []
+    for cell in study:
+        words = [getattr(cell, part) for part in varying.values()]
+        words += [str(cell.labels), cell.base]
+        for by_seed in (cell.alone, cell.muscle):
+            accuracies = list(by_seed.values())
+            words += [percent(accuracies), f"{100 * min(accuracies):.1f}" if accuracies else ""]
+        words += [gain_text(cell.gains), str(len(cell.gains))]
+        lines.append(words)
+    return markdown_table(head, lines)
+
+
+def bias_table(rows: Iterable[Row]) -> str:
+    """The table of how MUSCLE's gain changes with a bias.
+
+    Args:
+        rows: Of one data set and one budget, with ``none`` among the biases.
+
+    Returns:
+        A row for each method and a column for each bias: the gain less the gain without bias, seed by seed, in points:
+        mean and 95 % interval.
+    """
+    gains = {(cell.base, cell.bias): cell.gains_by_seed for cell in cells(rows)}
+    biases = list(dict.fromkeys(bias for _, bias in gains if bias != "none"))
+    lines = []
+    for base in [base for base, bias in gains if bias == "none"]:
+        unbiased = gains[base, "none"]
+        words = [base]
+        for bias in biases:
+            biased = gains.get((base, bias), {})
+            words.append(gain_text([biased[seed] - unbiased[seed] for seed in sorted(biased.keys() & unbiased.keys())]))
+        lines.append(words)
+    return markdown_table(["method", *biases], lines)
+
+
+def search_rows(
+    rows: Iterable[Row],
+    arch: str,
+    dataset: str,
+    labels: str,
+    overrides: Mapping[str, Any],
+    tried: Sequence[Mapping[str, Any]],
+) -> dict[tuple[int, str], list[Row]]:
+    """The runs of a search among a ledger's: recipes changed in one thing at a time.
+
+    Args:
+        rows: The ledger of the dev fold.
+        arch: Backbone.
+        dataset: Data set.
+        labels: Label budget.
+        overrides: What all of them change of the named recipe.
+        tried: What was changed besides; the first may be nothing.
+
+    Returns:
+        Runs by the position in ``tried`` and the method; an option of a part that a method does not have is not tried
+        with it.
+    """
+    rows = list(rows)
+    runs = {}
+    for position, changes in enumerate(tried):
+        all_changes = {**overrides, **changes}
+        parts = {key.partition(".")[0] for key in all_changes if "." in key}
+        for method in ZOO_METHODS:
+            if parts <= default_options(method).keys():
+                name = make_name(arch, method, dataset, labels)
+                runs[position, method] = runs_of(rows, name, get_recipe(name, all_changes).sha256)
+    return runs
+
+
+def search_table(runs: Mapping[tuple[int, str], Sequence[Row]], tried: Sequence[Mapping[str, Any]]) -> str:
+    """The table of a search: top-1 in per cent, a row for each thing that was tried and a column for each method."""
+    lines = []
+    for position, changes in enumerate(tried):
+        words = [" ".join(f"`{key}={value}`" for key, value in changes.items()) or "nothing"]
+        words += [percent([row.top1_ema for row in runs.get((position, method), ())]) for method in ZOO_METHODS]
+        lines.append(words)
+    return markdown_table(["changed", *ZOO_METHODS], lines)
+
+
+def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
+    """The ledger's rows of these checkpoints and their controls: supervised, and the method without MUSCLE."""
+    rows = list(rows)
+    shown: dict[str, None] = {}  # ordered, and each name once
+    for name in names:
+        method = parse_name(name)["method"]
+        for shown_method in ("supervised", base_of(method), method):
+            shown[with_method(name, shown_method)] = None
+    return [row for name in shown for row in runs_of(rows, name, get_recipe(name).sha256)]
+
+
+def zoo_table(rows: Iterable[Row], parameters: Mapping[str, int]) -> str:
+    """The table of the zoo.
+
+    Args:
+        rows: See :func:`zoo_rows`.
+        parameters: Checkpoint to how many parameters it has.
+
+    Returns:
+        A row for each checkpoint: top-1 in per cent, mean and standard deviation over seeds; the same of its two
+        controls; MUSCLE's paired gain over the second, in points, with its 95 % interval; the mean negative
+        log-likelihood in nats, and in brackets that of the second. What a checkpoint does not have is left empty: one
+        of a method without MUSCLE has no second control and no gain, and the supervised one no control at all.
+    """
+    by_name: dict[str, list[Row]] = {}
+    for row in rows:
+        by_name.setdefault(row.name, []).append(row)
+    head = ["name", "parameters", "labels", "top-1", "supervised", "without MUSCLE", "paired gain", "nll", "seeds"]
+    lines = []
+    for name in sorted(parameters, key=_zoo_order):
+        method, labels = parse_name(name)["method"], parse_name(name)["labels"]
+        supervised, base = with_method(name, "supervised"), with_method(name, base_of(method))
+        own = by_name.get(name, [])
+        control = by_name.get(supervised, []) if supervised != name else []
+        alone = by_name.get(base, []) if base != name else []
+        words = [f"`{name}`", _short(parameters[name]), str(labels)]
+        words += [percent([row.top1_ema for row in runs]) for runs in (own, control, alone)]
+        pair = cells([*alone, *own])  # one cell, or none where the ledger has no runs
+        words.append(gain_text(pair[0].gains) if pair else "")
+        words.append(_mean_nll(own) + (f" ({_mean_nll(alone)})" if own and alone else ""))
+        lines.append([*words, str(len(own))])
+    return markdown_table(head, lines)
+
+
+def _mean_nll(runs: Sequence[Row]) -> str:
+    return f"{statistics.fmean(row.nll for row in runs):.2f}" if runs else ""
+
+
+def _zoo_order(name: str) -> tuple[Any, ...]:
+    parts = parse_name(name)
+    return parts["dataset"], parts["arch"], parts["variant"], parts["method"], budget_order(parts["labels"])
+
+
+def _short(count: int) -> str:
+    return f"{count / 1e6:.2f} M" if count >= 100_000 else f"{count / 1e3:.0f} k"
