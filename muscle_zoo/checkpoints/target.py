@@ -8,8 +8,8 @@ from ..errors import InputError
 from . import registry, weights
 
 
-def as_name(target: str) -> str:
-    """The name by which a target's model is created.
+def checkpoint_name(target: str) -> str:
+    """The name by which a model is created, of whatever a user may type for it: a run's or a card's folder too.
 
     Args:
         target: What was typed: a name, a run folder, a card folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
@@ -41,3 +41,6 @@ def as_name(target: str) -> str:
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
     return target
+
+
+as_name = checkpoint_name  # its old name, which some commands still use

@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..checkpoints import registry
 from ..errors import InputError
 from ..files import read_json
@@ -47,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     to = args.to or registry.checkout() / "hub_cards"
     found = _finished(args.targets, args.card)
     to.mkdir(parents=True, exist_ok=True)
-    with FileLock(to / ".lock"):  # of two exports at once one waits, or it would lose the other's rows
+    with registry.locked(to):  # of two exports at once one waits, or it would lose the other's rows
         _add(found, to, args.card)
     return 0
 
@@ -81,6 +79,8 @@ def _add(found: Sequence[tuple[Path, Row]], to: Path, card: bool) -> None:
         new[registry.LEDGER_FILE if fold == "test" else registry.DEV_LEDGER_FILE].append(row)
     ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
     rows = ledgers.get(registry.LEDGER_FILE, [])
+    if card:
+        registry.read_pins(to / registry.REGISTRY_FILE)  # a damaged one is said before anything is written
     published: list[tuple[str, Row, Path]] = []
     for name, recipe_sha256 in sorted({(row.name, row.recipe_sha256) for _, row in found}) if card else ():
         chosen = median_run(runs_of(rows, name, recipe_sha256))
