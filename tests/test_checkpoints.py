@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -205,6 +206,17 @@ def test_every_error_of_the_client_is_explained() -> None:
     for kind in (errors.XetDownloadError, errors.CorruptedCacheException, http.ReadTimeout, http.InvalidURL):
         with pytest.raises(DownloadError), hub_errors("owner/x"):
             raise kind("no")
+
+
+def test_what_the_client_does_not_understand_is_explained() -> None:
+    """A plain ValueError is the client's where the client raises it."""
+    client: dict[str, Any] = {"__name__": "huggingface_hub.lfs"}
+    exec("def read(answer): raise ValueError('improperly formatted')", client)
+    with pytest.raises(DownloadError, match="the connection failed"), hub_errors("owner/x"):
+        client["read"]({})
+    # The tests run offline.
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE is set"):
+        weights.fetch("hf-hub:nobody/nothing", force=True)
 
 
 # registry.json

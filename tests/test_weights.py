@@ -321,7 +321,7 @@ def test_a_pin_promises_a_hash_at_its_own_revision_only(monkeypatch: pytest.Monk
         *[("owner/x", "abc", "1" * 64)] * 2,
         *[("owner/x", "v2", None)] * 2,
     ]
-    with pytest.raises(WeightsError, match="'../v2' is not a revision"):
+    with pytest.raises(WeightsError, match=r"'\.\./v2' is not a revision"):
         weights.locate(f"{NAME}@../v2")
 
 

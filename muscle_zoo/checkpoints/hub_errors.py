@@ -10,14 +10,7 @@ from contextlib import contextmanager
 from ..errors import DownloadError, MuscleZooError, WeightsError, one_line
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_CLIENT = (
-    "huggingface_hub",
-    "hf_xet",
-    "httpx",
-    "httpx2",
-    "httpcore",
-    "httpcore2",
-)  # packages whose errors are explained
+_CLIENT = ("huggingface_hub", "hf_xet", "httpx", "httpx2", "httpcore", "httpcore2")  # packages it consists of
 _BY_STATUS = {
     401: "there is no token or it is wrong; run `hf auth login`, or set HF_TOKEN",
     403: "the token may not do this; give one that may write to this namespace",
@@ -58,9 +51,16 @@ def _is_from_outside(error: Exception) -> bool:
         return True
     if type(error) is RuntimeError:  # hf-xet's only error, and what the client raises when an upload fails
         return True
-    if type(error) is ValueError:
-        return _is_refused_card(error)
+    if type(error) is ValueError:  # the client raises it for answers that it does not understand; we may by mistake
+        return _is_refused_card(error) or _is_raised_by_client(error)
     return any(base.__module__.partition(".")[0] in _CLIENT for base in type(error).__mro__)
+
+
+def _is_raised_by_client(error: Exception) -> bool:
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback is not None and traceback.tb_frame.f_globals["__name__"].partition(".")[0] in _CLIENT
 
 
 def _is_refused_card(error: Exception) -> bool:
@@ -75,6 +75,8 @@ def explain(error: Exception) -> tuple[bool, str]:
     """
     from huggingface_hub import errors
 
+    if type(error) is ValueError and isinstance(error.__cause__, Exception):  # a forced download wraps what went wrong
+        error = error.__cause__
     # An upload's error and a file that is neither there nor in the cache have the Hub's answer as their cause.
     answered = error if hasattr(error, "response") else error.__cause__
     status = getattr(getattr(answered, "response", None), "status_code", None)
