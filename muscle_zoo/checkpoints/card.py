@@ -187,16 +187,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} has no architecture and pretrained_cfg; download or export it again")
     config = {key: value for key, value in config.items() if value is not None}
     try:
-        _check_config(config)
+        _check_model(config)
     except ValueError as error:
         raise WeightsError(
             f"{path}: {error}, so a model cannot be built from it; download or export it again"
         ) from None
+    try:
+        _check_block(config.get(BLOCK, {}))
+    except ValueError as error:
+        raise WeightsError(
+            f"{path}: the muscle_zoo block of config.json is damaged ({error}); download or export it again"
+        ) from None
     return config
 
 
-def _check_config(config: dict[str, Any]) -> None:
-    """Raises ValueError unless a model can be built from it and described by it."""
+def _check_model(config: dict[str, Any]) -> None:
+    """Raises ValueError unless a model can be built from it."""
     check_fields(config, _ROOT, "")
     described = {key: value for key, value in config["pretrained_cfg"].items() if key not in _WEIGHT_SOURCES}
     _refuse_unknown(described, _PRETRAINED_CFG, "pretrained_cfg.")
@@ -204,10 +210,6 @@ def _check_config(config: dict[str, Any]) -> None:
     arguments = config.get("model_args", {})
     _refuse_unknown(arguments, _MODEL_ARGS, "model_args.")
     check_fields(arguments, _MODEL_ARGS, "model_args.")
-    block = config.get(BLOCK, {})
-    check_fields(block, _BLOCK, f"{BLOCK}.")
-    for part, fields in (("metrics", _METRICS), ("probe", _PROBE)):
-        check_fields(block.get(part) or {}, fields, f"{BLOCK}.{part}.")
     cfg = timm_cfg(config)
     for key in ("num_classes", "input_size"):
         if key not in cfg:
@@ -221,6 +223,13 @@ def _check_config(config: dict[str, Any]) -> None:
     for key, value in (("num_classes", classes), ("in_chans", channels)):
         if arguments.get(key) not in (None, value):
             raise ValueError(f"model_args.{key}={arguments[key]} disagrees with {value} of the images and classes")
+
+
+def _check_block(block: dict[str, Any]) -> None:
+    """Raises ValueError unless our block may describe a model."""
+    check_fields(block, _BLOCK, f"{BLOCK}.")
+    for part, fields in (("metrics", _METRICS), ("probe", _PROBE)):
+        check_fields(block.get(part) or {}, fields, f"{BLOCK}.{part}.")
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:

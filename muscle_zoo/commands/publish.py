@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from ..errors import InputError, MuscleZooError, suggest
+from ..errors import InputError, MuscleZooError, one_line, suggest
 from ..results.ledger import Row, read_ledger
 from .verify import render
 
@@ -50,10 +50,10 @@ def run(args: argparse.Namespace) -> int:
     for card in cards:
         try:
             change = _one(card, f"{args.namespace}/{card.name}", api, args)
-        except MuscleZooError as error:
+        except (MuscleZooError, OSError) as error:  # the latter: a file of the card cannot be read
             failed += 1
             print(f"{card.name}: failed", flush=True)
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             continue
         if args.verify and not _is_as_promised(card, change, rows):
             failed += 1
