@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from .checkpoints.factory import create_model
-from .checkpoints.target import as_name
+from .checkpoints.target import checkpoint_name
 from .data import DataConfig
 from .errors import InputError
 from .methods import METHODS
@@ -187,14 +187,14 @@ def predict(
             return list(predict_files(model.eval(), files, topk, batch_size))
         finally:
             model.train(training)
-    model = create_model(as_name(str(checkpoint)), pretrained=True).eval().to(device_for(cpu))
+    model = create_model(checkpoint_name(str(checkpoint)), pretrained=True).eval().to(device_for(cpu))
     return list(predict_files(model, files, topk, batch_size))
 
 
 def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bool] | None) -> Recipe:
     values = dict(overrides or {})
     if isinstance(values.get("init"), str):
-        values["init"] = as_name(str(values["init"]))  # a run folder will do
+        values["init"] = checkpoint_name(str(values["init"]))  # a run folder will do
     if isinstance(recipe, str):
         return get_recipe(recipe, values)
     if values:

@@ -230,7 +230,7 @@ def test_list_and_info(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(["list", "--pretrained", "--json"], capsys)
     names = [row["name"] for row in json.loads(out)]
     assert NAME in names and sorted(names) == registry.checkpoint_names()
-    code, out, _ = run(["info", NAME], capsys)
+    code, out, _ = run(["info", NAME, "--json"], capsys)
     assert json.loads(out)["recipe"]["labels"] == 10
 
 

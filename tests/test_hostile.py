@@ -24,6 +24,7 @@ from muscle_zoo.checkpoints import card as config
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.checkpoints.card import CONFIG_FILE
 from muscle_zoo.sessions.evaluate import evaluate_checkpoint
+from tests.conftest import run
 
 CONFIG, WEIGHTS = CONFIG_FILE, registry.WEIGHTS_FILE
 
@@ -52,6 +53,7 @@ def load(card: Path) -> torch.nn.Module:
     return muscle_zoo.create_model(f"local-dir:{card}", pretrained=True)
 
 
+PARTS, HASHES = ("metrics", "probe", "recipe"), ("weights", "split", "recipe")
 FIELDS = [
     ("pretrained_cfg.color", "blue", "unknown field 'color'"),
     ("pretrained_cfg.\x1b[2J", 1, "unknown field"),
@@ -94,6 +96,15 @@ FIELDS = [
     ("muscle_zoo.weights_sha256", 7, "muscle_zoo.weights_sha256=7"),
     ("muscle_zoo.metrics.top1", 84.7, "muscle_zoo.metrics.top1=84.7"),
     ("muscle_zoo.labels", "\x1b[2J", "muscle_zoo.labels"),
+    *[(f"muscle_zoo.{part}", value, f"muscle_zoo.{part}=") for part in PARTS for value in ([], [{}], 7, "x", True)],
+    *[(f"muscle_zoo.{key}_sha256", value, f"muscle_zoo.{key}_sha256=") for key in HASHES for value in ([], 7, "x")],
+    ("muscle_zoo.metrics.n", [360], "muscle_zoo.metrics.n=[360]"),
+    ("muscle_zoo.metrics.nll", "0.5", "muscle_zoo.metrics.nll='0.5'"),
+    ("muscle_zoo.metrics.ece", {}, "muscle_zoo.metrics.ece={}"),
+    ("muscle_zoo.probe.logits", 7, "muscle_zoo.probe.logits=7"),
+    ("muscle_zoo.probe.logits", [[1.0]], "muscle_zoo.probe.logits=[[1.0]]"),
+    ("muscle_zoo.probe.logits", ["1"] * 10, "muscle_zoo.probe.logits="),
+    ("muscle_zoo.probe.input_sha256", [], "muscle_zoo.probe.input_sha256=[]"),
 ]
 
 
@@ -104,6 +115,38 @@ def test_a_field_that_cannot_be(path: str, value: Any, says: str, card: Path) ->
     assert says in message and str(card) in message
     if "is missing" not in says:
         refusal(lambda: muscle_zoo.create_model(f"local-dir:{card}"))
+
+
+RECIPES = [
+    *[(f"recipe.{key}", value) for key in ("options", "options.muscle") for value in ([], [[]], 7, "x", None)],
+    *[(f"recipe.{key}", value) for key in ("steps", "name", "version", "labels", "fold") for value in ([], {}, 1.5)],
+    ("recipe.unheard_of", 1),
+    ("recipe", {}),
+    ("metrics", {}),
+    ("metrics", None),
+    ("probe", None),
+    ("versions", []),
+    ("git_sha", [1]),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), RECIPES, ids=str)
+def test_a_block_that_cannot_be(path: str, value: Any, card: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Loading needs none of it; what does says in one line what is wrong, or does without."""
+    change(card, f"muscle_zoo.{path}", value)
+    target = f"local-dir:{card}"
+    muscle_zoo.create_model(target, pretrained=True)
+    for command in ("info", "verify", "eval"):
+        code, out, err = run([command, target], capsys)
+        assert "Traceback" not in out + err and code in (0, 1, 2)
+        if code == 2:
+            assert out == "" and err.count("\n") == 1 and str(card) in err
+        elif command == "verify":
+            assert out.count("\n") == 1  # its run is in no ledger, so it never passes
+    if path.startswith("recipe.options"):
+        for command in ("info", "eval"):
+            code, _, err = run([command, target], capsys)
+            assert code == 2 and "block of config.json is damaged" in err and "options" in err
 
 
 def test_every_field_of_timms_is_known() -> None:

@@ -77,7 +77,7 @@ def test_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -
 
     with monkeypatch.context() as patch:  # what is compared is a model whose bias differs by little
         patch.setattr(onnx, "convert", lambda *words: content)
-        patch.setattr(onnx, "create_model", another)
+        patch.setattr(onnx, "load_model", another)
         code, out, err = run([*ONNX, "other.onnx"], capsys)
         assert (code, out) == (1, "") and "differ from torch's by 2." in err and err.count("\n") == 1
     with monkeypatch.context() as patch:

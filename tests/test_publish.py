@@ -221,6 +221,23 @@ def test_a_pinned_name_loads_where_the_weights_are_not(
     assert code == 2 and "000000000000... was promised" in err
 
 
+def test_a_branch_that_moves_while_it_is_downloaded(hub: HubServer, person: Callable[..., Person]) -> None:
+    author, reader = person("author"), person("reader", token=None)
+    assert author.publish()[0] == 0
+    first, held = head(hub), Fault("hold", "GET", hub.downloads_of(REPO, CONFIG))
+    hub.faults = [held]
+    child = reader.send("download", f"hf-hub:{REPO}")
+    assert child.stdout is not None and held.reached.wait(100)
+    author.change_card()
+    assert author.publish()[0] == 0 and head(hub) != first
+    held.release.set()
+    code, out, err = json.loads(child.stdout.readline())
+    folder = Path(out.partition(": ")[2].strip())
+    assert code == 0 and folder.name == first, err
+    for name in FILES:
+        assert (folder / name).read_bytes() == hub.read(REPO, name, first), name
+
+
 def test_pull_request_and_private(hub: HubServer, person: Callable[..., Person]) -> None:
     author = person("author")
     assert author.publish("--private")[0] == 0 and hub.repos[REPO].private

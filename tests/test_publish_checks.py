@@ -104,6 +104,31 @@ def test_a_public_repo_is_not_taken_for_a_private_one() -> None:
     assert api.done == []
 
 
+def test_a_file_that_cannot_be_read_is_no_trouble_of_the_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("cnn4.a_mine", "cnn4.b_mine")
+    for name in names:
+        shutil.copytree(CARD, tmp_path / name)
+    (tmp_path / names[0] / "curves.png").unlink()
+    (tmp_path / names[0] / "curves.png").mkdir()  # to read it fails, even for root
+    monkeypatch.setenv("MUSCLE_ZOO_HUB", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda **_: Api())
+    code, out, err = run(["publish", *names, "--namespace", "owner", "--dry-run"], capsys)
+    assert code == 1 and f"{names[1]}: owner/{names[1]} is up to date" in out and "1 of 2 compared" in out
+    assert err.count("\n") == 1 and "curves.png" in err and "connection" not in err
+
+
+def test_a_file_that_vanishes_while_it_is_sent_is_no_trouble_of_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanish(*_: object, **__: object) -> None:
+        (tmp := CARD / "gone.png").read_bytes()
+        raise AssertionError(tmp)
+
+    monkeypatch.setattr(Api, "create_commit", vanish)
+    with pytest.raises(HubError, match=r"gone\.png'; check the path and its permissions"):
+        publish(CARD, REPO, Api("README.md"))
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_only_what_passed_its_checks_is_pinned(
     passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -315,13 +315,14 @@ def test_shipped_weights_are_compared_with_the_registry(card: Path, monkeypatch:
 def test_a_pin_promises_a_hash_at_its_own_revision_only(monkeypatch: pytest.MonkeyPatch) -> None:
     pin = {"repo": "owner/x", "revision": "abc", "sha256": "1" * 64}
     monkeypatch.setattr(registry, "pinned", lambda: {NAME: pin})
-    found: list[tuple[str, str | None, str | None]] = []
-    monkeypatch.setattr(
-        weights, "_from_hub", lambda place, files: found.append((place.repo, place.revision, place.sha256))
-    )
-    for name, source in ((NAME, "hub"), (f"{NAME}@abc", None), (f"{NAME}@v2", None), (f"{NAME}@v2", "hub")):
-        weights.resolve(name, source)
-    assert found == [("owner/x", "abc", "1" * 64)] * 2 + [("owner/x", "v2", None)] * 2
+    names = ((NAME, "hub"), (f"{NAME}@abc", None), (f"{NAME}@v2", None), (f"{NAME}@v2", "hub"))
+    places = [weights.locate(name, source) for name, source in names]
+    assert [(place.repo, place.revision, place.sha256) for place in places] == [
+        *[("owner/x", "abc", "1" * 64)] * 2,
+        *[("owner/x", "v2", None)] * 2,
+    ]
+    with pytest.raises(WeightsError, match=r"'\.\./v2' is not a revision"):
+        weights.locate(f"{NAME}@../v2")
 
 
 def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from timm.models._hub import save_for_hf
+from timm.models import save_for_hf
 
 import muscle_zoo
 from muscle_zoo import MuscleZooError, get_recipe, list_models
 from muscle_zoo.checkpoints import registry
-from muscle_zoo.commands import info as info_command
 from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
@@ -168,13 +167,14 @@ def test_a_damaged_card_does_not_hide_the_others(card: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("which", [NAME, "cnn4.fixmatch_digits_20", "wrn_28_2.muscle_cifar100_400", "run"])
-def test_info_on_a_terminal(which: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -> None:
+def test_info_is_a_page_and_json_where_it_is_asked_for(
+    which: str, finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT
+) -> None:
     target = str(finished_run) if which == "run" else which
-    code, piped, _ = run(["info", target], capsys)
-    facts = json.loads(piped)
-    monkeypatch.setattr(info_command, "is_terminal", lambda: True)
-    assert run(["info", target, "--json"], capsys)[:2] == (code, piped) == (0, piped)
-    text = run(["info", target], capsys)[1]
+    facts = json.loads(run(["info", target, "--json"], capsys)[1])
+    code, text, _ = run(["info", target], capsys)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert run(["info", target], capsys)[:2] == (code, text) == (0, text)
     assert facts["name"] in text and f"{facts['parameters']:,} parameters" in text
     assert max(len(line) for line in text.splitlines() if str(finished_run) not in line) <= 100
     rows = read_ledger(registry.shipped_cards() / "results.csv")

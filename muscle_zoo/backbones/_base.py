@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from timm.layers import create_classifier
-from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -107,6 +106,14 @@ class Backbone(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
+    def _level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Which feature levels are meant, counted from the input, as everywhere in timm: the last n, or those named."""
+        levels = range(len(self.feature_info))
+        if isinstance(indices, int):
+            assert 0 < indices <= len(levels), f"last-n ({indices}) is out of range (1 to {len(levels)})"
+            return list(levels[-indices:])
+        return [levels[i] for i in (levels if indices is None else indices)]
+
     def _run_stage(self, stage: nn.Module, x: Tensor) -> Tensor:
         if not self.grad_checkpointing:
             return stage(x)
@@ -140,7 +147,8 @@ class Backbone(nn.Module):
             return, or the last level reached if ``stop_early`` stopped before the end.
         """
         assert output_fmt == "NCHW", "Output shape must be NCHW."
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take = self._level_indices(indices)
+        last = max(take)
         run = self.feature_info[: last + 1] if stop_early else self.feature_info
         levels = []
         for i, info in enumerate(run):
@@ -164,7 +172,8 @@ class Backbone(nn.Module):
         Returns:
             The kept levels, counted from the input.
         """
-        take, last = feature_take_indices(len(self.feature_info), indices)
+        take = self._level_indices(indices)
+        last = max(take)
         ends_early = last < len(self.feature_info) - 1
         for info in self.feature_info[last + 1 :]:
             setattr(self, info["module"], nn.Sequential())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from timm.models import build_model_with_cfg
+from timm.models import PretrainedCfg, build_model_with_cfg
 
 from muscle_zoo.backbones._base import Backbone
 from muscle_zoo.checkpoints import registry
@@ -42,7 +42,7 @@ def cfg(**fields: Any) -> dict[str, Any]:
     }
 
 
-def with_pretrained(base: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def with_pretrained(base: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any] | PretrainedCfg]:
     """Adds the published checkpoints to the base configurations, for timm's ``generate_default_cfgs``.
 
     The untagged base row is left out as soon as one tag has weights: timm would list the bare name as a checkpoint
@@ -54,7 +54,7 @@ def with_pretrained(base: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
     Returns:
         Configuration by ``arch`` or ``arch.tag``. What a checkpoint's row does not say comes from the base.
     """
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any] | PretrainedCfg] = {}  # the type that generate_default_cfgs takes
     for arch, fields in base.items():
         tagged = registry.pretrained_cfgs(arch)
         if not any(row.get(source) for row in tagged.values() for source in SOURCES):

@@ -2,6 +2,17 @@
 
 It is somebody else's file: it is read within bounds, and every field that anything here or in timm looks at is checked
 against the tables below before it is used.
+
+The tables are written in a small language. A :class:`Field` is a test for a value together with its description, so
+that what a table demands and what an error message says cannot differ::
+
+    _PIN = {"repo": matching("[a-z]+/[a-z]+", "OWNER/NAME"), "sha256": SHA256}  # name of the field: what it may hold
+    check_fields({"sha256": 7}, _PIN, "checkpoints.x.")
+    # ValueError: checkpoints.x.sha256=7 is not a sha256 of 64 hexadecimal digits
+
+:func:`validate` checks one value, :func:`check_fields` those fields of an object that a table names. Both raise
+ValueError; who read the file adds which file it was and what to do. Fields are made by ``_whole``, ``_number``,
+``_choice``, :func:`matching`, ``_list`` and ``_either``. A field that is null counts as one that is not there.
 """
 
 from __future__ import annotations
@@ -13,7 +24,10 @@ from pathlib import Path
 from reprlib import repr as shown  # short, and one line, whatever the value
 from typing import Any
 
-from ..errors import WeightsError, suggest
+import timm
+from torch import nn
+
+from ..errors import InputError, WeightsError, suggest
 from ..files import read_untrusted_json
 
 CONFIG_FILE = "config.json"
@@ -44,8 +58,8 @@ def _number(low: float, high: float) -> Field:
     return Field(f"a number from {low:g} to {high:g}", lambda v: type(v) in (int, float) and low <= v <= high)
 
 
-def _choice(*description: str) -> Field:
-    return Field("one of " + ", ".join(description), lambda v: isinstance(v, str) and v in description)
+def _choice(*allowed: str) -> Field:
+    return Field("one of " + ", ".join(allowed), lambda v: isinstance(v, str) and v in allowed)
 
 
 def matching(pattern: str, description: str) -> Field:
@@ -122,10 +136,16 @@ _BLOCK: dict[str, Field] = {
     **dict.fromkeys(("name", "method", "dataset"), NAME),
     "labels": _either(_whole(1, 10**12), matching(r"\d{1,3}pct", "a share such as 10pct")),
     "seed": _whole(0, 2**63 - 1),
-    "weights_sha256": SHA256,
-    "metrics": OBJECT,
+    **dict.fromkeys(("weights_sha256", "split_sha256", "recipe_sha256"), SHA256),
+    # What a recipe holds is not checked here: a later version may know more fields, and loading needs none of them.
+    **dict.fromkeys(("metrics", "probe", "recipe"), OBJECT),
 }
-_METRICS: dict[str, Field] = {"top1": _SHARE, "n": _whole(1, 10**12)}
+_METRICS: dict[str, Field] = {
+    **dict.fromkeys(("top1", "top5", "ece"), _SHARE),
+    "nll": _number(0, 1e9),
+    "n": _whole(1, 10**12),
+}
+_PROBE: dict[str, Field] = {"input_sha256": SHA256, "logits": _list(_number(-1e38, 1e38), 1, _CLASSES)}
 
 
 def validate(value: Any, where: str, field: Field) -> Any:
@@ -136,16 +156,16 @@ def validate(value: Any, where: str, field: Field) -> Any:
 
 
 def check_fields(values: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
-    """Raises ValueError unless every known field is of its kind; null is as good as not there."""
+    """Raises ValueError unless every field that the table names is what it says; null is as good as not there."""
     for key, field in fields.items():
         if values.get(key) is not None:
             validate(values[key], f"{where}{key}", field)
 
 
-def _refuse_unknown(values: Mapping[str, Any], known: Mapping[str, Field], where: str) -> None:
+def _refuse_unknown(values: Mapping[str, Any], fields: Mapping[str, Field], where: str) -> None:
     for key in values:
-        if key not in known:
-            raise ValueError(f"{where.rstrip('.')} has the unknown field {shown(key)}; {suggest(key[:50], known)}")
+        if key not in fields:
+            raise ValueError(f"{where.rstrip('.')} has the unknown field {shown(key)}; {suggest(key[:50], fields)}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -167,16 +187,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{path} has no architecture and pretrained_cfg; download or export it again")
     config = {key: value for key, value in config.items() if value is not None}
     try:
-        _check_config(config)
+        _check_model(config)
     except ValueError as error:
         raise WeightsError(
             f"{path}: {error}, so a model cannot be built from it; download or export it again"
         ) from None
+    try:
+        _check_block(config.get(BLOCK, {}))
+    except ValueError as error:
+        raise WeightsError(
+            f"{path}: the muscle_zoo block of config.json is damaged ({error}); download or export it again"
+        ) from None
     return config
 
 
-def _check_config(config: dict[str, Any]) -> None:
-    """Raises ValueError unless a model can be built from it and described by it."""
+def _check_model(config: dict[str, Any]) -> None:
+    """Raises ValueError unless a model can be built from it."""
     check_fields(config, _ROOT, "")
     described = {key: value for key, value in config["pretrained_cfg"].items() if key not in _WEIGHT_SOURCES}
     _refuse_unknown(described, _PRETRAINED_CFG, "pretrained_cfg.")
@@ -184,9 +210,6 @@ def _check_config(config: dict[str, Any]) -> None:
     arguments = config.get("model_args", {})
     _refuse_unknown(arguments, _MODEL_ARGS, "model_args.")
     check_fields(arguments, _MODEL_ARGS, "model_args.")
-    block = config.get(BLOCK, {})
-    check_fields(block, _BLOCK, f"{BLOCK}.")
-    check_fields(block.get("metrics") or {}, _METRICS, f"{BLOCK}.metrics.")
     cfg = timm_cfg(config)
     for key in ("num_classes", "input_size"):
         if key not in cfg:
@@ -200,6 +223,13 @@ def _check_config(config: dict[str, Any]) -> None:
     for key, value in (("num_classes", classes), ("in_chans", channels)):
         if arguments.get(key) not in (None, value):
             raise ValueError(f"model_args.{key}={arguments[key]} disagrees with {value} of the images and classes")
+
+
+def _check_block(block: dict[str, Any]) -> None:
+    """Raises ValueError unless our block may describe a model."""
+    check_fields(block, _BLOCK, f"{BLOCK}.")
+    for part, fields in (("metrics", _METRICS), ("probe", _PROBE)):
+        check_fields(block.get(part) or {}, fields, f"{BLOCK}.{part}.")
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
@@ -221,3 +251,30 @@ def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
     """What a config.json says the network is built with."""
     return {key: value for key, value in config.get("model_args", {}).items() if value is not None}
+
+
+def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """What a config.json says that a model is: architecture, timm cfg and model arguments.
+
+    Raises:
+        WeightsError: timm has no such architecture.
+    """
+    arch = config["architecture"]
+    if not timm.is_model(arch):
+        hint = suggest(arch, timm.list_models())
+        raise WeightsError(f"{origin}/{CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
+    return arch, timm_cfg(config), model_args(config)
+
+
+def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:
+    """Timm's ``pretrained_cfg`` of a model: its classes, input size, mean, standard deviation, ...
+
+    Raises:
+        InputError: timm did not create it.
+    """
+    cfg = getattr(model, "pretrained_cfg", None)
+    if not isinstance(cfg, dict):
+        raise InputError(
+            f"{type(model).__name__} has no pretrained_cfg; give a model made by create_model, or a model's name"
+        )
+    return cfg

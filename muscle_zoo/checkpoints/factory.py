@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,9 @@ from ..data.images import upright
 from ..errors import DownloadError, InputError, WeightsError, one_line, suggest
 from ..recipes.names import parse_name
 from . import registry, weights
-from .card import shown
-from .listing import describe_config, find_config
+from .card import describe_config, pretrained_cfg_of, shown
 
-__all__ = ["create_model", "create_transform"]
+__all__ = ["create_model", "create_transform", "load_model"]
 
 _ARGUMENTS = (  # of timm.create_model, that most architectures take
     *("num_classes", "in_chans", "features_only", "out_indices", "global_pool", "drop_rate", "drop_path_rate"),
@@ -55,7 +54,11 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         DownloadError: The Hub could not be reached.
 
     Example:
-        >>> model = create_model("cnn4.muscle_digits_10", pretrained=True)  # doctest: +SKIP
+        >>> model = create_model("cnn4.muscle_digits_10", pretrained=True).eval()
+        >>> model(torch.zeros(1, 1, 8, 8)).shape
+        torch.Size([1, 10])
+        >>> create_model("cnn4.muscle_digits_10", pretrained=True, num_classes=3).num_classes
+        3
     """
     if not pretrained:
         return _create_without_weights(name, kwargs)
@@ -71,7 +74,30 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         except OSError as error:
             reason = one_line(error)
             raise DownloadError(f"{name} cannot be had ({reason}); check the network and try again") from error
-    checkpoint = weights.resolve(name, source)
+    return load_model(weights.resolve(name, source), **kwargs)
+
+
+def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
+    """Creates the model of a checkpoint, with its weights.
+
+    Args:
+        checkpoint: What :func:`muscle_zoo.resolve_checkpoint` returns: its weights are checked already.
+        **kwargs: As in :func:`create_model`.
+
+    Returns:
+        The model, in training mode as timm leaves it.
+
+    Raises:
+        WeightsError: The model of its config.json has other tensors than the weights, or they are not finite.
+        InputError: The architecture does not take an argument.
+
+    Example:
+        >>> from muscle_zoo import resolve_checkpoint
+        >>> checkpoint = resolve_checkpoint("cnn4.muscle_digits_10")
+        >>> model = load_model(checkpoint, in_chans=3)
+        >>> model(torch.zeros(1, 3, 8, 8)).shape, checkpoint.config["label_names"][:2]
+        (torch.Size([1, 10]), ['0', '1'])
+    """
     arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
     cfg["file"] = str(checkpoint.weights)
     empty = _fitting_model(arch, cfg, model_args, checkpoint)
@@ -111,7 +137,11 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
 
 
 class _Undrawn(TorchFunctionMode):
-    """Leaves new weights as they are: drawing those that nobody will see takes most of the time of building."""
+    """Leaves new weights as they are.
+
+    Networks draw their weights while they are built. On the meta device that draws nothing, but each call costs as much
+    as ever, and they are most of the time of building: these are the calls that fill a tensor and do nothing else.
+    """
 
     _FILLS = frozenset(
         (
@@ -132,7 +162,8 @@ def _fitting_model(
 ) -> nn.Module:
     """The model that config.json describes, without memory for its weights, if they are the file's tensors.
 
-    So what a config.json asks for is refused before any memory is taken for it.
+    config.json may be hostile and ask for a network of any size. On the meta device tensors have shapes and no memory,
+    so what it asks for is compared with what the weights' header says, and refused before any memory is taken for it.
 
     Raises:
         WeightsError: It cannot be built, or the file holds other tensors.
@@ -150,17 +181,18 @@ def _fitting_model(
     return model
 
 
-def _misfit(found: dict[str, weights.TensorInfo], wanted: dict[str, Tensor]) -> str | None:
+def _misfit(in_file: dict[str, weights.TensorInfo], in_model: dict[str, Tensor]) -> str | None:
     """The first tensor of a file that is not the model's, in words."""
-    for name, tensor in wanted.items():
-        if name not in found:
+    for name, tensor in in_model.items():
+        if name not in in_file:
             return f"{registry.WEIGHTS_FILE} lacks the tensor {name}"
-        if found[name].shape != tuple(tensor.shape):
-            shapes = f"{list(found[name].shape)} in {registry.WEIGHTS_FILE}, {list(tensor.shape)} by config.json"
+        shape, dtype = in_file[name].shape, in_file[name].dtype
+        if shape != tuple(tensor.shape):
+            shapes = f"{list(shape)} in {registry.WEIGHTS_FILE}, {list(tensor.shape)} by config.json"
             return f"the tensor {name} is {shapes}"
-        if found[name].dtype not in (_FLOATS if tensor.is_floating_point() else _WHOLE):
-            return f"the tensor {name} is {found[name].dtype} in {registry.WEIGHTS_FILE}, the model's is {tensor.dtype}"
-    foreign = next((name for name in found if name not in wanted), None)
+        if dtype not in (_FLOATS if tensor.is_floating_point() else _WHOLE):
+            return f"the tensor {name} is {dtype} in {registry.WEIGHTS_FILE}, the model's is {tensor.dtype}"
+    foreign = next((name for name in in_file if name not in in_model), None)
     return foreign and f"{registry.WEIGHTS_FILE} has a tensor {shown(foreign)} that the model has not"
 
 
@@ -173,11 +205,11 @@ def _filled(empty: nn.Module, path: Path) -> nn.Module:
     return empty
 
 
-def _wrong_classifier(found: dict[str, weights.TensorInfo], cfg: dict[str, Any]) -> str | None:
+def _wrong_classifier(in_file: dict[str, weights.TensorInfo], cfg: dict[str, Any]) -> str | None:
     """Timm gives the layers of these names fresh weights for other classes: only a classifier may be one, in words."""
     names = cfg.get("classifier") or ()
     for name in [names] if isinstance(names, str) else names:
-        weight = found.get(f"{name}.weight")
+        weight = in_file.get(f"{name}.weight")
         if weight is not None and weight.shape[:1] != (cfg["num_classes"],):
             return f"pretrained_cfg.classifier={name!r} is not its classifier"
     return None
@@ -203,7 +235,13 @@ def _is_arch(name: str) -> bool:
 
 
 def _is_timms(name: str) -> bool:
-    return timm.is_model_pretrained(name) and name not in registry.checkpoint_names()
+    """Whether timm itself has weights of this name: it lists ours too, but does not check them."""
+    arch = name.partition(".")[0]
+    return timm.is_model_pretrained(name) and not _is_our_arch(arch) and registry.find_card(name) is None
+
+
+def _is_our_arch(arch: str) -> bool:
+    return timm.models.model_entrypoint(arch).__module__.startswith("muscle_zoo.backbones.")
 
 
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
@@ -223,53 +261,67 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
 
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
-    found = find_config(name)
-    if found is None:
+    card = weights.find_config(name)
+    if card is None:
         parts = parse_name(name)
         return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
-    return describe_config(*found)
+    return describe_config(*card)
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
     """The preprocessing a model expects: a PIL image of any mode in, a normalized tensor ``(C, H, W)`` out.
 
     The image is turned upright as its EXIF says and made gray or RGB: as in training, or for the ``in_chans`` that a
-    model was created with instead.
+    model was created with instead, or for the ``input_size`` that is asked for.
 
     Args:
         model: A name, or a model made by :func:`create_model`.
         is_training: timm's training augmentation instead.
-        **kwargs: As in ``timm.data.create_transform``.
+        **kwargs: As in ``timm.data.create_transform``: input_size, mean, std, crop_pct, interpolation, ...
 
     Returns:
         The transform.
 
     Raises:
-        InputError: The name is unknown.
+        InputError: The name is unknown, or ``input_size``, ``mean`` and ``std`` are not of as many channels.
+
+    Example:
+        >>> from PIL import Image
+        >>> transform = create_transform("cnn4.muscle_digits_10")
+        >>> transform(Image.new("RGB", (640, 480))).shape
+        torch.Size([1, 8, 8])
     """
-    if not isinstance(model, str):
-        pretrained_cfg = model.pretrained_cfg
+    if isinstance(model, nn.Module):
+        pretrained_cfg = pretrained_cfg_of(model)
     elif _is_arch(model) or _is_timms(model):
-        pretrained_cfg = timm.get_pretrained_cfg(model).to_dict()
+        registered = timm.get_pretrained_cfg(model)
+        pretrained_cfg = registered.to_dict() if registered is not None else {}
     else:
         pretrained_cfg = _describe(model)[1]
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
-    if not isinstance(model, str):
-        cfg = _for_channels(cfg, model)
+    channels = _channels(cfg, model, kwargs.get("input_size"))
+    if channels != cfg["input_size"][0]:  # 3 of gray, or gray of 3: every channel is treated as the average one
+        cfg |= {key: (statistics.fmean(cfg[key]),) * channels for key in ("mean", "std")}
+        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    for key in ("mean", "std"):
+        if isinstance(value := kwargs.get(key), Sequence) and len(value) not in (1, channels):
+            raise InputError(f"{key}={value}: the images have {channels} channels; give as many numbers, or input_size")
     transform = timm_transform(**{**cfg, **kwargs}, is_training=is_training)
     from torchvision.transforms import Compose  # pictures from disk are of any mode, and some lie on their side
 
-    return Compose([partial(upright, channels=cfg["input_size"][0]), *transform.transforms])
+    return Compose([partial(upright, channels=channels), *transform.transforms])
 
 
-def _for_channels(cfg: dict[str, Any], model: nn.Module) -> dict[str, Any]:
-    """A data config for the channels that the model's first convolution takes: 3 of gray, or gray of 3."""
-    first = model.pretrained_cfg.get("first_conv")
-    try:
-        channels = model.get_submodule(first).in_channels
-    except (AttributeError, TypeError):  # no such layer, none or several names, or no convolution: as it was trained
-        return cfg
-    if channels == cfg["input_size"][0] or channels not in (1, 3):
-        return cfg
-    spread = {key: (statistics.fmean(cfg[key]),) * channels for key in ("mean", "std")}
-    return {**cfg, **spread, "input_size": (channels, *cfg["input_size"][1:])}
+def _channels(cfg: dict[str, Any], model: str | nn.Module, input_size: Any) -> int:
+    """How many channels a model's images have: as asked for, as its first convolution takes, or as it was trained."""
+    if isinstance(input_size, Sequence) and len(input_size) == 3:
+        if input_size[0] not in (1, 3):
+            raise InputError(f"input_size={input_size}: a picture has 1 or 3 channels; give (1, H, W) or (3, H, W)")
+        return input_size[0]
+    first = pretrained_cfg_of(model).get("first_conv") if isinstance(model, nn.Module) else None
+    if isinstance(model, nn.Module) and isinstance(first, str):
+        with suppress(AttributeError):  # there is no such layer, or it is no convolution
+            channels = model.get_submodule(first).in_channels
+            if isinstance(channels, int) and channels in (1, 3):
+                return channels
+    return cfg["input_size"][0]

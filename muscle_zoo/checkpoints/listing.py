@@ -17,7 +17,7 @@ from ..data.datasets import dataset_info
 from ..errors import InputError, WeightsError, one_line, suggest
 from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
-from .card import BLOCK, CONFIG_FILE, model_args, read_config, timm_cfg
+from .card import BLOCK, CONFIG_FILE, describe_config
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,14 @@ def list_models(
     """
     checkpoints = registry.checkpoint_names()
     names = {*checkpoints, *recipe_names()}
-    given = {"dataset": dataset, "labels": labels, "method": method, "arch": arch}
-    wanted = {key: str(value) for key, value in given.items() if value is not None}
-    parts = {name: _parts(name) for name in names} if wanted else {}
-    for key, value in wanted.items():
-        if value not in (known := {str(part[key]) for part in parts.values() if part}):
-            raise InputError(f"{key}={value}: no model has it; {suggest(value, known)}")
-    names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in wanted.items())}
+    arguments = {"dataset": dataset, "labels": labels, "method": method, "arch": arch}
+    conditions = {key: str(value) for key, value in arguments.items() if value is not None}
+    parts = {name: _parts(name) for name in names} if conditions else {}
+    for key, value in conditions.items():
+        choices = {str(part[key]) for part in parts.values() if part}
+        if value not in choices:
+            raise InputError(f"{key}={value}: no model has it; {suggest(value, choices)}")
+    names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in conditions.items())}
     if pretrained:
         names &= set(checkpoints)
     return sorted(_matching(names, filter or "*") - _matching(names, exclude_filters), key=_natural)
@@ -104,10 +105,10 @@ def list_models(
 def _parts(name: str) -> dict[str, Any]:
     """What a checkpoint or recipe is: arch, method, dataset, labels; empty when its card is damaged."""
     try:
-        found = find_config(name)
-        if found is None:
+        card = weights.find_config(name)
+        if card is None:
             return parse_name(name)
-        config = found[0]
+        config, _ = card
         block = config[BLOCK]
         return {"arch": config["architecture"], **{key: block[key] for key in ("method", "dataset", "labels")}}
     except (InputError, KeyError):
@@ -124,31 +125,8 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def find_config(name: str) -> tuple[dict[str, Any], str] | None:
-    """A checkpoint's config.json, and where it is; None for a name without one on disk, such as a recipe's.
-
-    Raises:
-        WeightsError: It is damaged, or ``local-dir:``, ``hf-hub:`` or ``NAME@revision`` lead nowhere.
-        DownloadError: The Hub could not be reached.
-    """
-    if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or "@" in name:
-        checkpoint = weights.resolve(name)
-        return checkpoint.config, checkpoint.origin
-    folder = registry.find_card(name)
-    return (read_config(folder), str(folder)) if folder is not None else None
-
-
-def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, timm cfg and model arguments of a config.json."""
-    arch = config["architecture"]
-    if not timm.is_model(arch):
-        hint = suggest(arch, timm.list_models())
-        raise WeightsError(f"{origin}/{CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
-    return arch, timm_cfg(config), model_args(config)
-
-
 def model_info(name: str) -> ModelInfo:
-    """Facts about a model, without its weights.
+    """Facts about a model, without creating it.
 
     Args:
         name: A name of :func:`list_models`, or a recipe's; ``local-dir:PATH`` and ``hf-hub:REPO`` too.
@@ -158,44 +136,64 @@ def model_info(name: str) -> ModelInfo:
 
     Raises:
         InputError: The name is unknown, or its card is damaged.
+
+    Example:
+        >>> info = model_info("cnn4.muscle_digits_10")
+        >>> info.arch, info.labels, info.input_size, info.parameters
+        ('cnn4', 10, (1, 8, 8), 65834)
     """
-    found = find_config(name)
-    if found is not None:
-        return _info_of_card(*found, name if registry.find_card(name) else None)
+    card = weights.find_config(name)
+    return info_of_card(*card, name) if card is not None else _info_of_recipe(name)
+
+
+def _info_of_recipe(name: str) -> ModelInfo:
+    """Facts about a model that has no card here; its weights may be on the Hub."""
     parts = parse_name(name)
     info = dataset_info(parts["dataset"])
-    pin = registry.pinned().get(name)
+    pin = registry.pinned().get(name) or {}
+    is_on_hub = bool(pin.get("repo"))
     return ModelInfo(
         name=name,
         arch=parts["arch"],
         method=parts["method"],
         dataset=parts["dataset"],
         labels=parts["labels"],
-        pretrained=pin is not None,
+        pretrained=is_on_hub,
         top1=None,
         seed=None,
         input_size=info.input_size,
         class_names=info.class_names,
-        sha256=pin["sha256"] if pin else None,
-        origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if pin else None,
+        sha256=pin["sha256"] if is_on_hub else None,
+        origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if is_on_hub else None,
         parameters=_count_parameters(
             parts["arch"], json.dumps({"num_classes": info.num_classes, "in_chans": info.input_size[0]})
         ),
     )
 
 
-def _info_of_card(config: dict[str, Any], origin: str, name: str | None) -> ModelInfo:
+def info_of_card(config: dict[str, Any], origin: str, name: str) -> ModelInfo:
+    """Facts about a checkpoint, by its config.json.
+
+    Args:
+        config: Its config.json.
+        origin: Where that is.
+        name: By which it was found.
+
+    Raises:
+        WeightsError: A field is missing, or no model can be built from it.
+    """
     arch, cfg, model_args = describe_config(config, origin)
     block = config.get(BLOCK, {})
     try:
         return ModelInfo(
-            name=name or block["name"],
+            # An own card may have another name than its recipe; a path or a repo is no name of a model.
+            name=name if registry.find_card(name) else block["name"],
             arch=arch,
             method=block["method"],
             dataset=block["dataset"],
             labels=block["labels"],
             pretrained=True,
-            top1=block["metrics"]["top1"],
+            top1=(block.get("metrics") or {})["top1"],
             seed=block["seed"],
             input_size=tuple(cfg["input_size"]),
             class_names=tuple(cfg["label_names"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ REGISTRY_FILE = "registry.json"
 LEDGER_FILE = "results.csv"
 DEV_LEDGER_FILE = "dev.csv"  # runs that were evaluated on held-out training images, by which recipes were chosen
 CARD_FILES = ("README.md", CONFIG_FILE, WEIGHTS_FILE, "split.json", "curves.png")  # what a card folder holds
-
+_LOCK_FILE = ".lock"
 
 _PIN: dict[str, Field] = {
     "repo": matching(r"[\w.-]{1,96}/[\w.-]{1,96}", "OWNER/NAME"),
@@ -44,7 +46,11 @@ def checkout() -> Path:
 
 
 def own_cards() -> Path | None:
-    """The folder that ``MUSCLE_ZOO_HUB`` names; None when it is not set."""
+    """The folder that ``MUSCLE_ZOO_HUB`` names; None when it is not set.
+
+    It is read again at every call. timm's own registry, which :func:`pretrained_cfgs` fills, is not: it stays as it was
+    when muscle_zoo was imported.
+    """
     own = os.environ.get("MUSCLE_ZOO_HUB")
     return Path(own).expanduser() if own else None
 
@@ -73,19 +79,28 @@ def find_card(name: str) -> Path | None:
     return next((root / name for root in card_folders() if (root / name / CONFIG_FILE).is_file()), None)
 
 
-def checkpoint_names() -> list[str]:
-    """Checkpoints whose weights can be had: on disk, or pinned on the Hub."""
+def checkpoint_names(source: str | None = None) -> list[str]:
+    """Checkpoints whose weights can be had: on disk, or pinned on the Hub; with the source ``hub``, only the latter."""
+    on_hub = {name for name, pin in pinned().items() if pin.get("repo")}
+    if source == "hub":
+        return sorted(on_hub)
     cards = [card for root in card_folders() for card in cards_in(root)]
-    return sorted({card.name for card in cards if (card / WEIGHTS_FILE).is_file()} | pinned().keys())
+    return sorted({card.name for card in cards if (card / WEIGHTS_FILE).is_file()} | on_hub)
 
 
-def pinned() -> dict[str, dict[str, str]]:
-    """registry.json: name to Hub ``repo``, ``revision`` and ``sha256`` of the weights.
+def pinned() -> dict[str, dict[str, Any]]:
+    """The shipped registry.json, see :func:`read_pins`."""
+    return read_pins(shipped_cards() / REGISTRY_FILE)
+
+
+def read_pins(path: Path) -> dict[str, dict[str, Any]]:
+    """Reads a registry.json: name to Hub ``repo``, ``revision`` and ``sha256`` of the weights.
+
+    A checkpoint that was not published has the hash alone; repo and revision are None. An absent file is an empty one.
 
     Raises:
         InputError: The file is damaged.
     """
-    path = shipped_cards() / REGISTRY_FILE
     if not path.exists():
         return {}
     try:
@@ -97,35 +112,58 @@ def pinned() -> dict[str, dict[str, str]]:
             if pin.get("sha256") is None or bool(pin.get("repo")) != bool(pin.get("revision")):
                 raise ValueError(f"{where} has no sha256, or not both repo and revision")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); install muscle_zoo again") from None
+        raise InputError(f"{path} is damaged ({error}); restore it from git, or install muscle_zoo again") from None
     return table
 
 
+@contextmanager
+def locked(cards: Path) -> Iterator[None]:
+    """Holds the lock of a hub_cards folder: of two that change its ledger or registry.json at once, one waits."""
+    from filelock import FileLock
+
+    with FileLock(cards / _LOCK_FILE):
+        yield
+
+
 def register(path: Path, name: str, sha256: str, repo: str | None = None, revision: str | None = None) -> None:
-    """Writes a checkpoint into a registry.json; without repo and revision it is not on the Hub."""
-    table = read_untrusted_json(path) if path.is_file() else {"checkpoints": {}}
-    table["checkpoints"][name] = {"repo": repo, "revision": revision, "sha256": sha256}
-    table["checkpoints"] = dict(sorted(table["checkpoints"].items()))
-    write_json(path, table)
+    """Writes a checkpoint into a registry.json; the caller holds the lock of its folder.
+
+    Args:
+        path: The file; it is made where there is none.
+        name: Of the checkpoint.
+        sha256: Of its weights.
+        repo: Where on the Hub they are; None leaves a pin of the same weights as it is, and drops one of others.
+        revision: The commit of that repo.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    pins = read_pins(path)
+    before = pins.get(name, {})
+    if repo is None and before.get("sha256") == sha256:
+        repo, revision = before.get("repo"), before.get("revision")
+    pins[name] = {"repo": repo, "revision": revision, "sha256": sha256}
+    write_json(path, {"checkpoints": dict(sorted(pins.items()))})
 
 
 def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
     """Tag to timm cfg, for every checkpoint of an architecture that is on disk.
 
-    It is called while the backbones register themselves, so a damaged card is left out here, and no other card takes
-    its name; asking for it by name says what is wrong with it.
+    The backbones ask for it once, while they register themselves: timm's registry wants the whole cfg of every tag, so
+    ``import muscle_zoo`` reads each config.json, a quarter of a millisecond apiece. A damaged card must not break the
+    import: it is left out, and no other card takes its name; asking for it by name says what is wrong with it.
     """
-    found: dict[str, dict[str, Any]] = {}
+    cfgs: dict[str, dict[str, Any]] = {}
     damaged: set[str] = set()
     for root in (own_cards(), shipped_cards()):
         for card in cards_in(root, f"{arch}.*") if root else ():
             tag = card.name.partition(".")[2]
-            if tag in found or tag in damaged:
+            if tag in cfgs or tag in damaged:
                 continue
             try:
                 cfg = {**timm_cfg(read_config(card)), "tag": tag, "file": str(card / WEIGHTS_FILE)}
             except WeightsError:
                 damaged.add(tag)
             else:
-                found[tag] = cfg
-    return found
+                cfgs[tag] = cfg
+    return cfgs

@@ -8,8 +8,8 @@ from ..errors import InputError
 from . import registry, weights
 
 
-def as_name(target: str) -> str:
-    """The name by which a target's model is created.
+def checkpoint_name(target: str) -> str:
+    """The name by which a model is created, of whatever a user may type for it: a run's or a card's folder too.
 
     Args:
         target: What was typed: a name, a run folder, a card folder, ``local-dir:PATH`` or ``hf-hub:REPO``.

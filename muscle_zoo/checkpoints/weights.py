@@ -4,12 +4,15 @@ In this order: an explicit folder (``local-dir:PATH``); ``MUSCLE_ZOO_HUB``; hub_
 wheel; the Hugging Face Hub at the revision that registry.json pins. ``NAME@revision``, ``hf-hub:REPO[@revision]`` and
 ``source="hub"`` always go to the Hub. The weights' sha256 is compared before anybody reads them, and nothing but
 safetensors is ever read: nothing that came from outside is unpickled.
+
+A name becomes a :class:`Checkpoint` once in a command, and its weights are hashed once: whoever needs the model, the
+config.json or the hash takes the Checkpoint.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +22,11 @@ from safetensors import SafetensorError, safe_open
 from ..errors import WeightsError, one_line, suggest
 from ..files import file_sha256
 from ..recipes.names import recipe_names
-from . import registry
+from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
-from .hub_errors import hub_errors
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _LENGTH = 8  # bytes in front of the header that say how long it is
 
 
@@ -45,18 +46,32 @@ class Checkpoint:
         config: Its config.json.
         weights: Its model.safetensors.
         tensors: What that file holds, by name.
+        sha256: Of that file.
         origin: Where it came from, in words.
     """
 
     config: dict[str, Any]
     weights: Path
     tensors: dict[str, TensorInfo]
+    sha256: str
     origin: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds its files."""
+        return self.weights.parent
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a name's files are: a folder, or a repo of the Hub; and the hash that was promised for the weights."""
+class Location:
+    """Where a name's files are.
+
+    Attributes:
+        folder: On disk; None for the Hub.
+        repo: On the Hub; empty for a folder.
+        revision: Branch, tag or commit of the repo; None for its main branch.
+        sha256: Of the weights, as registry.json pins it; None where it says nothing about them.
+    """
 
     folder: Path | None = None
     repo: str = ""
@@ -65,11 +80,12 @@ class _Place:
 
     @property
     def hub_name(self) -> str:
+        """The repo as a user writes it."""
         return f"{HF_HUB}{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
 
 def resolve(name: str, source: str | None = None) -> Checkpoint:
-    """Finds a checkpoint and checks it.
+    """Finds a checkpoint by its name, downloads it if need be, and checks its weights.
 
     Args:
         name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``.
@@ -81,15 +97,17 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
     Raises:
         WeightsError: There are none, or they are not whole, or not the ones that were promised.
         DownloadError: The Hub could not be reached.
+
+    Example:
+        >>> checkpoint = resolve("cnn4.muscle_digits_10")
+        >>> checkpoint.config["architecture"], checkpoint.weights.name
+        ('cnn4', 'model.safetensors')
     """
-    place = _locate(name, source)
-    if place.folder is not None:
-        return from_folder(place.folder, place.sha256)
-    return _from_hub(place, (CONFIG_FILE, registry.WEIGHTS_FILE))
+    return _open(locate(name, source), (CONFIG_FILE, registry.WEIGHTS_FILE))
 
 
-def fetch(name: str, source: str | None = None, force: bool = False) -> Path:
-    """Finds a checkpoint's whole card, downloads it if need be, and checks the weights.
+def fetch(name: str, source: str | None = None, force: bool = False) -> Checkpoint:
+    """Finds a checkpoint as :func:`resolve` does, with all files of its card.
 
     Args:
         name: As in :func:`resolve`.
@@ -97,55 +115,109 @@ def fetch(name: str, source: str | None = None, force: bool = False) -> Path:
         force: Download again what is in the cache already.
 
     Returns:
-        The folder that holds it; in the cache of huggingface_hub if it comes from the Hub.
+        The checkpoint. Its ``folder`` holds the card; one on disk may lack files.
 
     Raises:
-        WeightsError: As in :func:`resolve`, or a file of the card is not there.
+        WeightsError: As in :func:`resolve`, or a file of the card is not on the Hub.
         DownloadError: The Hub could not be reached.
     """
-    place = _locate(name, source)
-    if place.folder is not None:
-        from_folder(place.folder, place.sha256)
-        return place.folder
-    return _from_hub(place, registry.CARD_FILES, force).weights.parent
+    return _open(locate(name, source), registry.CARD_FILES, force)
 
 
-def _locate(name: str, source: str | None) -> _Place:
+def find_config(name: str) -> tuple[dict[str, Any], str] | None:
+    """A checkpoint's config.json, and where it is; None for a name without one on disk, such as a recipe's.
+
+    Raises:
+        WeightsError: It is damaged, or ``local-dir:``, ``hf-hub:`` or ``NAME@revision`` lead nowhere.
+        DownloadError: The Hub could not be reached.
+    """
+    if name.startswith((HF_HUB, LOCAL_DIR)) or "@" in name:
+        checkpoint = resolve(name)
+        return checkpoint.config, checkpoint.origin
+    folder = registry.find_card(name)
+    return (read_config(folder), str(folder)) if folder is not None else None
+
+
+def locate(name: str, source: str | None = None) -> Location:
+    """Where a name's files are. No file of a checkpoint is opened, and the Hub is not asked.
+
+    Args:
+        name: As in :func:`resolve`.
+        source: As there.
+
+    Raises:
+        WeightsError: The name leads nowhere; the message says what to write instead.
+    """
     if source not in (None, "hub"):
         raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
     if name.startswith(LOCAL_DIR):
-        return _Place(Path(name.removeprefix(LOCAL_DIR)).expanduser())
+        return Location(Path(name.removeprefix(LOCAL_DIR)).expanduser())
     if name.startswith(HF_HUB):
-        repo, _, revision = name.removeprefix(HF_HUB).partition("@")
-        if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo):
-            raise WeightsError(f"{name}: {repo!r} is not a repo's name; write hf-hub:ORG/NAME")
-        return _Place(repo=repo, revision=revision or None)
+        return _hub_location(name)
     plain, _, revision = name.partition("@")
-    if not revision and source is None and (folder := registry.find_card(plain)) is not None:
-        return _Place(folder, sha256=registry.pinned().get(plain, {}).get("sha256") if _is_shipped(folder) else None)
+    # What is on disk comes before the Hub: a checkout or a wheel works without a network, and an own card hides a
+    # published one. A revision is a thing of the Hub's: the files on disk are of none.
+    folder = None if revision or source == "hub" else registry.find_card(plain)
+    if folder is not None and folder.parent != registry.shipped_cards():
+        return Location(folder)  # the user's own: registry.json says nothing about it
     pin = registry.pinned().get(plain)
+    if folder is not None:
+        return Location(folder, sha256=pin["sha256"] if pin else None)
     if pin is not None and pin.get("repo"):
-        known = revision in ("", pin["revision"])
-        return _Place(None, pin["repo"], revision or pin["revision"], pin["sha256"] if known else None)
+        is_pinned = revision in ("", pin["revision"])  # of other revisions the pin says nothing
+        sha256 = pin["sha256"] if is_pinned else None
+        return Location(None, pin["repo"], _revision(name, revision) or pin["revision"], sha256)
+    raise WeightsError(_why_nowhere(name, plain))
+
+
+def _hub_location(name: str) -> Location:
+    repo, _, revision = name.removeprefix(HF_HUB).partition("@")
+    if not re.fullmatch(r"[^/\s]+/[^/\s]+", repo):
+        raise WeightsError(f"{name}: {repo!r} is not a repo's name; write hf-hub:ORG/NAME")
+    return Location(repo=repo, revision=_revision(name, revision) or None)
+
+
+def _revision(name: str, revision: str) -> str:
+    """A revision that may become a part of a path and of an address."""
+    if revision and (not re.fullmatch(r"\w[\w./-]*", revision, flags=re.ASCII) or ".." in revision):
+        raise WeightsError(f"{name}: {revision!r} is not a revision; give a branch, a tag or a commit")
+    return revision
+
+
+def _why_nowhere(name: str, plain: str) -> str:
+    """Why a name has no weights, and what to write instead; ``plain`` is the name without its revision."""
     if registry.find_card(plain) is not None:
-        raise WeightsError(
-            f"{name}: registry.json names no repo of it on the Hugging Face Hub; write hf-hub:ORG/{plain}, or leave "
-            "out the revision and the source to take the weights on disk"
+        return (
+            f"{name} is not on the Hugging Face Hub (registry.json names no repo of it there); write hf-hub:ORG/{plain}"
+            ", or leave out the revision and the source to take the weights on disk"
         )
     if plain in recipe_names():
-        raise WeightsError(
+        return (
             f"{plain} is a recipe without weights; train it (python train.py {plain}), or take one of "
             "`muscle-zoo list --pretrained`"
         )
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
-        raise WeightsError(f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}")
-    raise WeightsError(
-        f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
-    )
+        return f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}"
+    return f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
 
 
-def _is_shipped(folder: Path) -> bool:
-    return folder.parent == registry.shipped_cards()
+def _open(location: Location, files: Sequence[str], force: bool = False) -> Checkpoint:
+    if location.folder is not None:
+        return from_folder(location.folder, location.sha256)
+    where = location.hub_name
+    folder = hub.download(where, location.repo, location.revision, files, force)
+    weights = folder / registry.WEIGHTS_FILE
+    config = read_config(folder)
+    promises = {
+        registry.REGISTRY_FILE: location.sha256,
+        "the Hub": hub.announced_sha256(where, location.repo, weights),
+        CONFIG_FILE: _own_sha256(config),
+    }
+    try:
+        tensors, sha256 = check(weights, promises)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}: muscle-zoo download {where} --force") from None
+    return Checkpoint(config, weights, tensors, sha256, where)
 
 
 def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
@@ -153,7 +225,7 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
 
     Args:
         folder: The folder.
-        sha256: Hash that the weights must have; by default the one in config.json.
+        sha256: Hash that registry.json pins; the one in config.json is compared in any case.
 
     Raises:
         WeightsError: A file is missing, damaged, or has another hash.
@@ -164,34 +236,40 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
     weights = folder / registry.WEIGHTS_FILE
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")
-    tensors = check(weights, sha256 or config.get(BLOCK, {}).get("weights_sha256"))
-    return Checkpoint(config, weights, tensors, str(folder))
+    tensors, actual = check(weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)})
+    return Checkpoint(config, weights, tensors, actual, str(folder))
 
 
-def check(weights: Path, sha256: str | None) -> dict[str, TensorInfo]:
+def _own_sha256(config: dict[str, Any]) -> str | None:
+    return config.get(BLOCK, {}).get("weights_sha256")
+
+
+def check(weights: Path, promises: Mapping[str, str | None]) -> tuple[dict[str, TensorInfo], str]:
     """Makes sure that a weights file is whole, and the one that was promised.
 
     Args:
         weights: A safetensors file.
-        sha256: The hash it must have; None where nobody promised one.
+        promises: The hashes it must have, by who promised them; None where that one did not.
 
     Returns:
-        What it holds, by name.
+        What it holds, by name, and its sha256.
 
     Raises:
         WeightsError: It is not.
     """
     try:
         tensors = _read_header(weights)
-        found = file_sha256(weights) if sha256 is not None else None
+        sha256 = file_sha256(weights)
     except (SafetensorError, OSError, ValueError) as error:
         reason = one_line(error)
         raise WeightsError(f"{weights} is truncated or damaged ({reason}); download or export it again") from None
-    if found is not None and sha256 is not None and found != sha256:
-        raise WeightsError(
-            f"{weights} has sha256 {found[:12]}..., {sha256[:12]}... was promised; download or export it again"
-        )
-    return tensors
+    for who, promised in promises.items():
+        if promised is not None and promised != sha256:
+            raise WeightsError(
+                f"{weights} has sha256 {sha256[:12]}..., {promised[:12]}... was promised by {who}; download or export "
+                "it again"
+            )
+    return tensors, sha256
 
 
 def _read_header(weights: Path) -> dict[str, TensorInfo]:
@@ -206,39 +284,3 @@ def _read_header(weights: Path) -> dict[str, TensorInfo]:
             tensor = file.get_slice(name)
             tensors[name] = TensorInfo(tuple(tensor.get_shape()), tensor.get_dtype())
     return tensors
-
-
-def _from_hub(place: _Place, files: Sequence[str], force: bool = False) -> Checkpoint:
-    """Downloads files of a repo, unless they are in the cache; progress, cache and offline mode are the client's."""
-    from huggingface_hub import hf_hub_download
-
-    where, revision = place.hub_name, place.revision
-    if revision and (not re.fullmatch(r"\w[\w./-]*", revision, flags=re.ASCII) or ".." in revision):
-        raise WeightsError(f"{where}: {revision!r} is not a revision; give a branch, a tag or a commit")
-    paths = {}
-    for file in files:
-        with hub_errors(f"{where}, {file}"):
-            paths[file] = Path(hf_hub_download(place.repo, file, revision=revision, force_download=force))
-    folder, weights = paths[CONFIG_FILE].parent, paths[registry.WEIGHTS_FILE]
-    config = read_config(folder)
-    promised = place.sha256 or _announced(place, weights) or config.get(BLOCK, {}).get("weights_sha256")
-    try:
-        tensors = check(weights, promised)
-    except WeightsError as error:
-        raise WeightsError(f"{where}: {error}: muscle-zoo download {where} --force") from None
-    return Checkpoint(config, weights, tensors, where)
-
-
-def _announced(place: _Place, weights: Path) -> str | None:
-    """The LFS hash the Hub announces for the weights; None where nobody knows it: then config.json's counts."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    if weights.is_symlink():  # to what the cache calls by the hash that was announced; it may be a link itself
-        in_cache = weights.readlink().name
-        if _SHA256.fullmatch(in_cache):
-            return in_cache
-    try:
-        etag = get_hf_file_metadata(hf_hub_url(place.repo, registry.WEIGHTS_FILE, revision=place.revision)).etag
-    except Exception:  # offline, with the weights in the cache
-        return None
-    return etag if etag and _SHA256.fullmatch(etag) else None

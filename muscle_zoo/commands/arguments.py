@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.target import as_name
+from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig
 from ..errors import InputError
 
@@ -98,7 +98,7 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
     if "init" in overrides:
         if not overrides["init"]:
             raise InputError("override init= is empty; name weights to start from, or leave it out")
-        overrides["init"] = as_name(overrides["init"])  # a run folder will do
+        overrides["init"] = checkpoint_name(overrides["init"])  # a run folder will do
     return overrides
 
 

@@ -24,9 +24,12 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
     failed = 0
-    for name in args.names or registry.checkpoint_names():
+    names = args.names or registry.checkpoint_names(args.source)
+    if not names:
+        raise InputError("--all: no checkpoint is on the Hugging Face Hub (registry.json names no repo); give NAME")
+    for name in names:
         try:
-            print(f"{name}: {weights.fetch(name, args.source, args.force)}", flush=True)
+            print(f"{name}: {weights.fetch(name, args.source, args.force).folder}", flush=True)
         except MuscleZooError as error:
             if len(args.names) == 1:
                 raise

@@ -11,17 +11,17 @@ from typing import Any
 
 from timm.data import resolve_data_config
 
-from ..checkpoints import registry
+from ..checkpoints import registry, weights
 from ..checkpoints.card import BLOCK, timm_cfg
-from ..checkpoints.listing import ModelInfo, find_config, model_info
-from ..checkpoints.target import as_name
+from ..checkpoints.listing import ModelInfo, info_of_card, model_info
+from ..checkpoints.target import checkpoint_name
 from ..data import dataset_info
 from ..errors import InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import merge, read_ledger, runs_of
 from ..results.stats import mean_std
 from ..sessions.evaluate import read_block
-from .terminal import is_terminal, printable, say
+from .terminal import printable, say
 
 WIDTH = 100
 _INDENT = 2
@@ -30,18 +30,20 @@ _INDENT = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `info`."""
     parser.add_argument("name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
-    parser.add_argument("--json", action="store_true", help="print JSON, as is done where no terminal shows the output")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model, and its recipe."""
-    name = as_name(args.name)
-    info, found = model_info(name), find_config(name)
-    recipe = read_block(name, found[0])[0] if found else get_recipe(name)
-    if args.json or not is_terminal():
+    name = checkpoint_name(args.name)
+    card = weights.find_config(name)
+    config = card[0] if card is not None else None
+    info = info_of_card(*card, name) if card is not None else model_info(name)
+    recipe = read_block(name, config)[0] if config is not None else get_recipe(name)
+    if args.json:
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
-        say(render(name, info, recipe, found[0] if found else None))
+        say(render(name, info, recipe, config))
     return 0
 
 
@@ -100,8 +102,9 @@ def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) ->
         lines.append(("mean ± std of the seeds", f"top-1 {100 * mean:.2f}{spread} %, {len(runs)} seeds"))
         lines.append(("each seed", ", ".join(f"{row.seed}: {100 * row.top1_ema:.2f}" for row in runs)))
     width = max((len(what) for what, _ in lines), default=0)
-    told = [piece for what, value in lines for piece in _wrap(f"{what:<{width}}   {value}")]
-    return told or ["not measured: the ledger has no run of it"]
+    if not lines:
+        return ["not measured: the ledger has no run of it"]
+    return [piece for what, value in lines for piece in _wrap(f"{what:<{width}}   {value}")]
 
 
 def _load(name: str, info: ModelInfo) -> list[str]:
@@ -115,8 +118,8 @@ def _load(name: str, info: ModelInfo) -> list[str]:
 
 
 def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
-    given = timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
-    cfg = resolve_data_config({}, pretrained_cfg=given)
+    pretrained_cfg = timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
+    cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
     return _wrap(

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the models of the zoo; that nothing matches is no error."""
-    wanted = {key: getattr(args, key) for key in ("filter", "pretrained", "dataset", "labels", "method", "arch")}
-    names = list_models(**wanted)
+    query = {key: getattr(args, key) for key in ("filter", "pretrained", "dataset", "labels", "method", "arch")}
+    names = list_models(**query)
     if not names:
-        print(f"no model matches {_in_words(wanted)}; {_nearest(wanted)}", file=sys.stderr)
+        print(f"no model matches {_in_words(query)}; {_nearest(query)}", file=sys.stderr)
     infos, damaged = [], []
     for name in names:
         try:
@@ -75,18 +75,18 @@ def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
     ]
 
 
-def _in_words(wanted: dict[str, Any]) -> str:
-    words = [f"{key}={wanted[key]}" for key in ("dataset", "labels", "method", "arch") if wanted[key] is not None]
-    words += ["weights"] if wanted["pretrained"] else []
-    return repr(wanted["filter"]) + (f" with {' and '.join(words)}" if words else "")
+def _in_words(query: dict[str, Any]) -> str:
+    words = [f"{key}={query[key]}" for key in ("dataset", "labels", "method", "arch") if query[key] is not None]
+    words += ["weights"] if query["pretrained"] else []
+    return repr(query["filter"]) + (f" with {' and '.join(words)}" if words else "")
 
 
-def _nearest(wanted: dict[str, Any]) -> str:
+def _nearest(query: dict[str, Any]) -> str:
     """What would match if one condition were another."""
-    pattern = wanted["filter"]
-    if inside := list_models(**{**wanted, "filter": f"*{pattern}*"}):
+    pattern = query["filter"]
+    if inside := list_models(**{**query, "filter": f"*{pattern}*"}):
         return f"'*{pattern}*' would match {len(inside)}"
-    if others := list_models(**{**wanted, "filter": "*"}):
+    if others := list_models(**{**query, "filter": "*"}):
         letters = pattern.translate(dict.fromkeys(map(ord, "*?[]")))
 
         def unlike(name: str) -> int:
@@ -96,7 +96,7 @@ def _nearest(wanted: dict[str, Any]) -> str:
 
         return "the nearest are " + ", ".join(sorted(others, key=unlike)[:_OFFERED])
     for key in ("pretrained", "labels", "arch", "dataset", "method"):
-        others = list_models(**{**wanted, key: None}) if wanted[key] else []
+        others = list_models(**{**query, key: None}) if query[key] else []
         if others:
             return f"without --{key} {len(others)} would, such as {', '.join(others[:_OFFERED])}"
     return "leave out some of the conditions"

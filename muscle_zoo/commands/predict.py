@@ -7,7 +7,7 @@ import json
 import sys
 
 from ..checkpoints.factory import create_model
-from ..checkpoints.target import as_name
+from ..checkpoints.target import checkpoint_name
 from ..engine.processes import device_for
 from ..errors import InputError
 from .terminal import printable, say
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         if value < 1:
             raise InputError(f"{flag} {value} is out of range; give 1 or more")
     files = list_pictures(args.images)
-    model = create_model(as_name(args.name), pretrained=True).eval().to(device_for(args.cpu))
+    model = create_model(checkpoint_name(args.name), pretrained=True).eval().to(device_for(args.cpu))
     unreadable = printed = 0
     for prediction in predict_files(model, files, args.topk, args.batch_size):
         file, classes = prediction.file, prediction.classes

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from ..errors import InputError, MuscleZooError, suggest
-from ..results.ledger import read_ledger
+from ..errors import InputError, MuscleZooError, one_line, suggest
+from ..results.ledger import Row, read_ledger
 from .verify import render
 
 if TYPE_CHECKING:
@@ -38,40 +39,51 @@ def run(args: argparse.Namespace) -> int:
     """Publishes one after the other, goes on after a failure, and says what became of each."""
     from huggingface_hub import HfApi
 
-    from ..publishing.verify import verify
-
-    if bool(args.names) == args.all:
-        raise InputError("NAME: give some checkpoints, or --all, and not both")
-    if args.pin and (args.create_pr or args.dry_run):
-        raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
-    if args.verify and args.dry_run:
-        raise InputError("--verify looks at what was published; leave out --dry-run")
+    _require_that_go_together(args)
     cards = [_card(name) for name in args.names or _all_names()]
     pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
+    if pins is not None:
+        registry.read_pins(pins)  # a damaged one is said before anything is published
     api = HfApi(library_name="muscle_zoo")
     rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
     failed = 0
     for card in cards:
         try:
             change = _one(card, f"{args.namespace}/{card.name}", api, args)
-        except MuscleZooError as error:
+        except (MuscleZooError, OSError) as error:  # the latter: a file of the card cannot be read
             failed += 1
             print(f"{card.name}: failed", flush=True)
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             continue
-        if args.verify:
-            checks = verify(f"hf-hub:{change.repo}@{change.revision}", rows)
-            print(render(card.name, checks), flush=True)
-            if not all(check.passed for check in checks):
-                failed += 1
-                continue
+        if args.verify and not _is_as_promised(card, change, rows):
+            failed += 1
+            continue
         if pins is not None:
-            registry.register(pins, card.name, change.sha256, change.repo, change.revision)
+            with registry.locked(pins.parent):
+                registry.register(pins, card.name, change.sha256, change.repo, change.revision)
             print(f"{card.name}: pinned in {pins}", flush=True)
     if len(cards) > 1:
         done = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
         print(f"{len(cards) - failed} of {len(cards)} {done}")
     return 1 if failed else 0
+
+
+def _require_that_go_together(args: argparse.Namespace) -> None:
+    if bool(args.names) == args.all:
+        raise InputError("NAME: give some checkpoints, or --all, and not both")
+    if args.pin and (args.create_pr or args.dry_run):
+        raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
+    if args.verify and args.dry_run:
+        raise InputError("--verify looks at what was published; leave out --dry-run")
+
+
+def _is_as_promised(card: Path, change: Change, rows: Sequence[Row]) -> bool:
+    """Downloads what was published, checks it, and prints what came of it."""
+    from ..publishing.verify import verify
+
+    checks = verify(f"hf-hub:{change.repo}@{change.revision}", rows)
+    print(render(card.name, checks), flush=True)
+    return all(check.passed for check in checks)
 
 
 def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
@@ -92,10 +104,10 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
 
 def _card(name: str) -> Path:
     if "/" in name and (Path(name) / CONFIG_FILE).is_file():
-        card = Path(name).resolve()
-        if (own := read_config(card).get(BLOCK, {}).get("name")) != card.name:
+        folder = Path(name).resolve()
+        if (own := read_config(folder).get(BLOCK, {}).get("name")) != folder.name:
             raise InputError(f"{name} holds {own}; give hub_cards/{own}, which `muscle-zoo export --card RUN` makes")
-        return card
+        return folder
     card = registry.find_card(name)
     if card is None:
         raise InputError(f"{name!r} has no card folder; {suggest(name, _all_names())}")

@@ -34,22 +34,23 @@ def run(args: argparse.Namespace) -> int:
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
     rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
-    names = args.names or registry.checkpoint_names()
+    names = args.names or registry.checkpoint_names(args.source)
+    if not names:
+        raise InputError("--all: no checkpoint is on the Hugging Face Hub (registry.json names no repo); give NAME")
     for name in names:
-        if not any(mark in name for mark in ":/@") and name not in registry.checkpoint_names():
-            weights.resolve(name)  # says what is wrong with the name, before anything is checked
-    found: dict[str, list[Check]] = {}
+        weights.locate(name, args.source)  # a name that leads nowhere is said before anything is checked
+    checks: dict[str, list[Check]] = {}
     for name in names:
-        found[name] = verify(name, rows, args.source)
-        if args.accuracy and all(check.passed for check in found[name]):
-            found[name].append(_accuracy(name, args))
+        checks[name] = verify(name, rows, args.source)
+        if args.accuracy and all(check.passed for check in checks[name]):
+            checks[name].append(_accuracy(name, args))
         if not args.json:
-            print(render(name, found[name]), flush=True)
+            print(render(name, checks[name]), flush=True)
     if args.json:
-        print(json.dumps({name: [asdict(check) for check in checks] for name, checks in found.items()}, indent=2))
-    failed = [name for name, checks in found.items() if not all(check.passed for check in checks)]
-    if len(found) > 1 and not args.json:
-        print(f"{len(found) - len(failed)} of {len(found)} are what their cards say")
+        print(json.dumps({name: [asdict(check) for check in checks[name]] for name in names}, indent=2))
+    failed = [name for name in checks if not all(check.passed for check in checks[name])]
+    if len(checks) > 1 and not args.json:
+        print(f"{len(checks) - len(failed)} of {len(checks)} are what their cards say")
     return 1 if failed else 0
 
 

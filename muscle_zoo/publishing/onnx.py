@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, timm_cfg
-from ..checkpoints.factory import create_model
-from ..checkpoints.target import as_name
+from ..checkpoints.factory import load_model
+from ..checkpoints.target import checkpoint_name
 from ..errors import InputError, MuscleZooError
-from ..files import file_sha256, write_bytes
+from ..files import write_bytes
 from .export import probe_picture
 
 TOLERANCE = 1e-4  # between the logits of torch and of onnxruntime
@@ -38,11 +38,10 @@ def export_onnx(target: str, file: Path | None = None) -> tuple[Path, float]:
         InputError: There is no such checkpoint, or a package is missing; nothing was written.
         MuscleZooError: The model cannot be exported, or its ONNX form computes something else; nothing was written.
     """
-    name = as_name(target)
-    checkpoint = weights.resolve(name)
+    checkpoint = weights.resolve(checkpoint_name(target))
     if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
         raise InputError(f"--onnx needs {missing[0]}, which is not installed; run pip install {' '.join(missing)}")
-    model = create_model(name, pretrained=True).eval()
+    model = load_model(checkpoint).eval()
     facts = describe(checkpoint)
     file = file or Path(f"{facts['name']}.onnx")
     exported = convert(model, facts["input_size"], facts)
@@ -62,7 +61,7 @@ def describe(checkpoint: weights.Checkpoint) -> dict[str, Any]:
     cfg = resolve_data_config({}, pretrained_cfg=timm_cfg(config))
     return {
         "name": config.get(BLOCK, {}).get("name", config["architecture"]),
-        "weights_sha256": file_sha256(checkpoint.weights),
+        "weights_sha256": checkpoint.sha256,
         "class_names": config.get("label_names"),
         **{key: cfg[key] for key in ("input_size", "mean", "std", "interpolation", "crop_pct")},
     }

@@ -5,6 +5,7 @@ The token is huggingface_hub's business: ``hf auth login`` or ``HF_TOKEN``.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -60,37 +61,38 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    # What reads the card comes before the Hub is asked: a file that cannot be read is no trouble of the network.
     if tag and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", tag):
         raise InputError(f"--tag {tag!r} is not a tag; give letters, digits and . _ -, such as v1")
-    from_folder(card)
-    found = {path.name for path in card.iterdir()}
-    if found != set(CARD_FILES):
-        wrong = [f"{name} is missing" for name in sorted(set(CARD_FILES) - found)]
-        wrong += [f"{name} does not belong there" for name in sorted(found - set(CARD_FILES))]
+    sha256 = from_folder(card).sha256
+    names = {path.name for path in card.iterdir()}
+    if names != set(CARD_FILES):
+        wrong = [f"{name} is missing" for name in sorted(set(CARD_FILES) - names)]
+        wrong += [f"{name} does not belong there" for name in sorted(names - set(CARD_FILES))]
         raise InputError(f"{card} is not a card: {', '.join(wrong)}; export the run again")
-    sha256 = file_sha256(card / WEIGHTS_FILE)
+    hashes = {name: (sha256 if name == WEIGHTS_FILE else file_sha256(card / name)) for name in CARD_FILES}
+    blobs = {name: _git_hash(card / name) for name in CARD_FILES if name != WEIGHTS_FILE}
     with hub_errors(repo, HubError):
         try:
             info = api.model_info(repo, files_metadata=True)
         except RepositoryNotFoundError:  # or private, and not ours: the commit will tell
             return Change(repo, False, "", CARD_FILES, (), "", sha256)
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags} if tag else {}
-    there = {file.rfilename: file for file in info.siblings or ()}
-    changed = tuple(name for name in CARD_FILES if name not in there or not _same(card / name, there[name]))
+    on_hub = {file.rfilename: file for file in info.siblings or ()}
+    # The Hub names a large file by its sha256, and any other by git's own hash.
+    own = {name: hashes[name] if name in on_hub and on_hub[name].lfs else blobs.get(name) for name in CARD_FILES}
+    theirs = {name: file.lfs.sha256 if file.lfs else file.blob_id for name, file in on_hub.items()}
+    changed = tuple(name for name in CARD_FILES if own[name] != theirs.get(name, ""))
     if tag in tags and (changed or tags[tag] != info.sha):
         raise InputError(f"--tag {tag}: {repo} has it at another commit ({tags[tag][:12]}); give another tag")
-    others = tuple(sorted(there.keys() - set(CARD_FILES) - {".gitattributes"}))
+    others = tuple(sorted(on_hub.keys() - set(CARD_FILES) - {".gitattributes"}))
     return Change(repo, True, info.sha or "", changed, others, (info.sha or "") if not changed else "", sha256)
 
 
-def _same(path: Path, remote: object) -> bool:
-    """Whether a file of the Hub is this one: by sha256 if it is a large file, else by git's own hash."""
-    from huggingface_hub.utils.sha import git_hash
-
-    lfs = getattr(remote, "lfs", None)
-    if lfs is not None:
-        return file_sha256(path) == lfs.sha256
-    return git_hash(path.read_bytes()) == getattr(remote, "blob_id", None)
+def _git_hash(path: Path) -> str:
+    """The name that git gives a file's content."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str = "", create_pr: bool = False) -> Change:
@@ -118,6 +120,7 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
     if tag and create_pr:
         raise InputError(f"--tag {tag} --create-pr: a pull request is not a release; tag it when it is merged")
     change = compare(card, repo, api, tag)
+    additions = [CommitOperationAdd(name, card / name) for name in CARD_FILES if change.files]  # reads the files
     with hub_errors(repo, HubError):
         if change.exists and private and not api.model_info(repo).private:
             raise InputError(f"{repo} exists and is public; make it private on its page, or leave out --private")
@@ -127,14 +130,15 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
         if change.files:
             commit = api.create_commit(
                 repo,
-                [CommitOperationAdd(name, card / name) for name in CARD_FILES],
+                additions,
                 commit_message=f"{'Update' if change.exists else 'Add'} {card.name}",
                 parent_commit=change.head or None,
                 create_pr=create_pr,
             )
             revision, url = commit.oid, commit.pr_url or commit.commit_url
-        (weights,) = api.get_paths_info(repo, WEIGHTS_FILE, revision=revision)
-        if weights.lfs is None or weights.lfs.sha256 != change.sha256:
+        files = api.get_paths_info(repo, WEIGHTS_FILE, revision=revision)
+        arrived = [lfs.sha256 for file in files if (lfs := getattr(file, "lfs", None))]  # a folder has none
+        if arrived != [change.sha256]:
             raise HubError(f"{repo}: {WEIGHTS_FILE} on the Hub is not what was sent; run the same command again")
         if tag:
             api.create_tag(repo, tag=tag, revision=revision, exist_ok=True)

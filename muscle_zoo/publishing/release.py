@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from ..checkpoints import registry
 from ..errors import InputError
 from ..files import read_json
@@ -63,7 +61,7 @@ def release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
                 f"{run.path} is not the named recipe {run.row.name} (other overrides or version); leave out --card"
             )
     to.mkdir(parents=True, exist_ok=True)
-    with FileLock(to / ".lock"):  # of two releases at once one waits, or it would lose the other's rows
+    with registry.locked(to):  # of two releases at once one waits, or it would lose the other's rows
         return _release(runs, to, card)
 
 
@@ -73,6 +71,8 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         fold = read_json(run.path / "recipe.json")["fold"]
         new[registry.LEDGER_FILE if fold == "test" else registry.DEV_LEDGER_FILE].append(run.row)
     ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
+    if card:
+        registry.read_pins(to / registry.REGISTRY_FILE)  # a damaged one is said before anything is written
     published = _median_runs(runs, ledgers.get(registry.LEDGER_FILE, [])) if card else []
     lines = []
     for file, all_rows in ledgers.items():

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, shown
-from ..checkpoints.factory import create_model
-from ..checkpoints.target import as_name
+from ..checkpoints.factory import load_model
+from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
 from ..engine.build import prepare_data
 from ..engine.evaluate import Metrics, evaluate
@@ -93,8 +93,7 @@ def evaluate_checkpoint(
     Raises:
         InputError: The target is not there, was not made by muscle_zoo, or the data have other classes.
     """
-    name = as_name(target)
-    checkpoint = weights.resolve(name, source)
+    checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
     prepared = prepare_data(evaluated_recipe(target, recipe), data)
     info = prepared.dataset.info
@@ -104,7 +103,7 @@ def evaluate_checkpoint(
         raise InputError(
             f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
         )
-    model = create_model(name, pretrained=True, source=source).to(device_for(cpu))
+    model = load_model(checkpoint).to(device_for(cpu))
     try:
         metrics = evaluate(model, prepared.evaluation, info)
     except MuscleZooError:

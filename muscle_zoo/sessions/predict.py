@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
 from ..data.folder import SUFFIXES, pictures
 from ..data.images import reason
@@ -79,7 +80,7 @@ def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_s
         What the network makes of each, as soon as it is known.
     """
     device = next(model.parameters()).device
-    names = model.pretrained_cfg.get("label_names") or ()
+    names = pretrained_cfg_of(model).get("label_names") or ()
     for chunk, images in _read(files, create_transform(model), batch_size):
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[tuple[list[float], list[int]]] = iter(())
