@@ -66,9 +66,9 @@ class Trainer:
         images = to_device(dataset.train, self.device)
         rank = accelerator.process_index
         self.batches = Batches(recipe, images, dataset.info, data.split, self.method.views, rank, world, self.device)
+        if world > 1:  # before the copy: a teacher in training mode normalizes with the global batch too
+            synchronize_batchnorm(model, recipe.arch)
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True).to(self.device)
-        if world > 1:
-            synchronize_batchnorm(model)
         optimizer = build_optimizer(recipe, model)
         self.method = self.method.to(self.device)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
