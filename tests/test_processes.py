@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.data import Batches
-from muscle_zoo.engine.batchnorm import synchronize_batchnorm
+from muscle_zoo.data import Batches, ImageSource
+from muscle_zoo.engine.batchnorm import GlobalBatchNormAct2d, synchronize_batchnorm
 from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
+from muscle_zoo.engine.fit import fit
+from muscle_zoo.engine.options import RunOptions, process_state
+from muscle_zoo.engine.processes import on_main_process, require_the_same, share_tensors, shared_errors
+from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
 from tests.conftest import train_step
 
@@ -193,3 +200,107 @@ def test_what_is_synchronized_keeps_its_weights_and_what_cannot_be_is_refused() 
         with pytest.raises(InputError, match=rf"^arch=some_net has a {type(strange).__name__}, .*; train on one"):
             synchronize_batchnorm(model, "some_net")
         assert type(model[0]) is nn.BatchNorm2d
+
+
+def outcomes_of(rank: int, folder: Path) -> dict[str, Any]:
+    """What one of two processes, of which only the first has files, gets from each thing they do together."""
+    out: dict[str, Any] = {}
+
+    def error_of(name: str, work: Callable[[], Any]) -> None:
+        try:
+            out[name] = work()
+        except Exception as error:
+            out[name] = (type(error).__name__, str(error))
+
+    def fail(where: int, error: Exception) -> None:
+        with shared_errors():
+            if rank == where:
+                raise error
+
+    def read() -> str:
+        assert rank == 0
+        return (folder / "missing").read_text()
+
+    error_of("one value", lambda: on_main_process(lambda: {"rank": rank}))
+    error_of("reading", lambda: on_main_process(read))
+    error_of("input", lambda: fail(1, InputError("mu=0; give 1")))
+    error_of("bug", lambda: fail(1, KeyError("x")))
+    error_of("none", lambda: fail(2, KeyError("x")))
+    error_of("same", lambda: require_the_same({"recipe": 1, "data": "a"}))
+    error_of("other", lambda: require_the_same({"recipe": 1, "data": rank}))
+    kinds = (torch.float32, torch.float64, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    parts = {"a": {str(kind): torch.arange(6).view(2, 3).to(kind) for kind in kinds}}
+    parts["b"] = {"scalar": torch.tensor(3), "nothing": torch.empty(0, 4)}
+    out["tensors"] = share_tensors(parts if rank == 0 else {}, torch.device("cpu"))
+
+    recipe = get_recipe("test_efficientnet.muscle_synthetic:3x32x32x10_10", {**SMALL, "steps": 2, "eval_every": 2})
+    data = prepare_data(recipe)
+    data = dataclasses.replace(data, evaluation=data.evaluation.subset(range(64)))
+    own = RunFolder(folder / str(rank))
+    options = RunOptions(cpu=True, progress=False)
+    trainer = Trainer(recipe, data, options.accelerator(own))
+    norms = [type(norm) for model in (trainer.network, trainer.ema.module) for norm in model.modules()]
+    out["norms"] = [norms.count(GlobalBatchNormAct2d), norms.count(BatchNormAct2d)]
+    error_of("other recipes", lambda: fit(dataclasses.replace(recipe, seed=rank), own, options, data))
+    error_of("accumulate", lambda: fit(dataclasses.replace(recipe, accumulate=3), own, options, data))
+    strange = dataclasses.replace(recipe, arch="test_resnet", init="local-dir:nothing" if rank == 0 else "")
+    error_of("no weights", lambda: Trainer(strange, data, options.accelerator(own)))
+    broken = dataclasses.replace(data, evaluation=Broken(data.evaluation) if rank == 1 else data.evaluation)
+    error_of("evaluation", lambda: fit(recipe, own, options, broken))
+    error_of("fit", lambda: dataclasses.astuple(fit(recipe, own, options, data))[-2:])
+    if rank == 0:  # a state that does not fit, of which the second process knows nothing
+        own.split_file.write_text("[]")
+    error_of("split", lambda: fit(recipe, own, options, data))
+    out["files"] = own.path.exists()
+    return out
+
+
+@dataclasses.dataclass
+class Broken:
+    """Images of which none can be read."""
+
+    images: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, positions: Any) -> Any:
+        raise InputError("x.png is damaged; restore it")
+
+
+def together(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
+    process_state(cpu=True)
+    torch.save(outcomes_of(rank, Path(folder)), f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_the_first_process_decides_and_the_error_of_one_ends_all(tmp_path: Path) -> None:
+    mp.spawn(together, args=(2, str(tmp_path)), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+    for name in ("one value", "input", "none", "same", "other", "other recipes", "accumulate", "evaluation", "fit"):
+        assert first[name] == second[name], name
+    assert first["one value"] == {"rank": 0} and first["none"] is None and first["same"] is None
+    assert first["reading"][0] == "FileNotFoundError"
+    assert second["reading"][0] == "TrainingError" and "process 0 ended with FileNotFoundError" in second["reading"][1]
+    assert first["input"] == ("InputError", "mu=0; give 1")
+    assert second["bug"] == ("KeyError", "'x'") and first["bug"][0] == "TrainingError"
+    assert "process 1 of 2 has another data than process 0" in first["other"][1]
+    assert "process 1 of 2 has another recipe than process 0" in first["other recipes"][1]
+    assert "accumulate=3" in first["accumulate"][1] and first["accumulate"][0] == "InputError"
+    for outcome in (first, second):
+        assert outcome["no weights"][0] == "WeightsError" and "init=local-dir:nothing" in outcome["no weights"][1]
+        assert outcome["split"][0] == "InputError" and "split.json holds a list" in outcome["split"][1]
+    assert first["evaluation"] == ("InputError", "x.png is damaged; restore it")
+    assert 0 <= first["fit"][1] <= 1
+    for part, tensors in first["tensors"].items():
+        for name, tensor in tensors.items():
+            other = second["tensors"][part][name]
+            assert other.dtype == tensor.dtype and other.shape == tensor.shape and other.equal(tensor), name
+    assert first["norms"] == second["norms"] == [2 * 13, 0]  # the EMA's too
+    assert (first["files"], second["files"]) == (True, False)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from accelerate.utils import reduce as reduce_over_processes
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from .evaluate import Metrics, count_images, summarize
 from .options import RunOptions, TrainResult
 from .processes import Parts, on_main_process, require_the_same, share_tensors, shared_errors
 from .run_folder import RunFolder
-from .state import load_optimizer_state, load_state, optimizer_state, save_state
+from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
 from .trainer import Trainer
 
 __all__ = ["Run"]
@@ -79,8 +80,16 @@ class Run:
 
     def _shared_state(self) -> tuple[Parts, dict[str, Any]] | None:
         """What the first process's folder has of the run; None for a new one."""
+        if self.options.fresh:
+            return None
+        steps = gather_object([saved_step(self.folder.state_dir)])
+        if ahead := [rank for rank, step in enumerate(steps) if step > steps[0]]:  # a launcher may renumber machines
+            raise InputError(
+                f"--out {self.folder.path}: process {ahead[0]} has the state of step {steps[ahead[0]]} on its disk, "
+                f"process 0 that of step {steps[0]}; let that machine be the first (--node_rank 0), or give --fresh"
+            )
         with shared_errors():
-            saved = self._load_state() if self.main and not self.options.fresh else None
+            saved = self._load_state() if self.main else None
         parts, own_values = saved if saved is not None else ({}, None)
         values = on_main_process(lambda: own_values)
         return None if values is None else (share_tensors(parts, self.accelerator.device), values)
