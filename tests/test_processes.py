@@ -23,9 +23,9 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, ImageSource
 from muscle_zoo.engine.batchnorm import GlobalBatchNormAct2d, synchronize_batchnorm
 from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
+from muscle_zoo.engine.collectives import on_main_process, require_the_same, share_tensors, shared_errors
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import RunOptions, process_state
-from muscle_zoo.engine.processes import on_main_process, require_the_same, share_tensors, shared_errors
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method

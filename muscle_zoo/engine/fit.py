@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ..recipes import Recipe
 from .build import Data, prepare_data
+from .collectives import on_main_process, shared_errors
 from .evaluate import Metrics
 from .options import RunOptions, TrainResult, process_state
 from .plots import plot_curves
-from .processes import on_main_process, shared_errors
 from .run import Run
 from .run_folder import RunFolder
 from .stop import StopSignal

@@ -17,9 +17,9 @@ from ..errors import InputError, TrainingError
 from ..files import write_json
 from ..recipes import Recipe
 from .build import Data, to_device
+from .collectives import Parts, on_main_process, require_the_same, share_tensors, shared_errors
 from .evaluate import Metrics, count_images, summarize
 from .options import RunOptions, TrainResult
-from .processes import Parts, on_main_process, require_the_same, share_tensors, shared_errors
 from .run_folder import RunFolder
 from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
 from .trainer import Trainer

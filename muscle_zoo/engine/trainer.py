@@ -14,7 +14,7 @@ from ..methods import Batch, Method, RunContext, create_method
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
-from .processes import shared_errors
+from .collectives import shared_errors
 from .schedule import learning_rate
 from .stage_timer import NoTimer
 
