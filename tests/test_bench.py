@@ -11,10 +11,11 @@ from muscle_zoo import get_recipe
 from muscle_zoo.bench import evaluation
 from muscle_zoo.bench import timing as clock
 from muscle_zoo.bench.step import Stepper, bare_step
-from muscle_zoo.bench.timing import StageTimer, median_seconds
+from muscle_zoo.bench.timing import median_seconds
 from muscle_zoo.data import load_dataset
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.stage_timer import StageTimer
 from muscle_zoo.methods import method_names
 from tests.conftest import run
 from tests.pictures import make_folder
@@ -77,6 +78,19 @@ def test_laps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert laps.medians(skip=1) == {"first": 2.0, "second": 4.0}
 
 
+def test_parts_of_the_same_name_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeTime(monkeypatch)
+    timer = StageTimer(CPU)
+    for seconds in ((1.0, 2.0), (10.0, 4.0), (2.0, 1.0)):
+        timer.start()
+        for part in seconds:
+            fake.now += part
+            timer.lap("forward")
+            fake.now += 1.0
+            timer.lap("backward")
+    assert timer.medians() == {"forward": 3.0, "backward": 2.0}
+
+
 def test_what_is_timed_is_the_runs_own_step(tmp_path: Path) -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_20", {"batch_size": 4, "mu": 2, "steps": 3})
     dataset = load_dataset("digits")
@@ -94,6 +108,23 @@ def test_what_is_timed_is_the_runs_own_step(tmp_path: Path) -> None:
     assert min(parts.values()) > 0
     for _ in range(4):  # on and on, beyond the recipe's steps
         stepper()
+
+
+def test_a_step_of_parts_is_broken_down_as_runs_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = get_recipe("cnn4.muscle_fixmatch_digits_20", {"batch_size": 8, "mu": 2, "steps": 9, "accumulate": 4})
+    dataset = load_dataset("digits")
+    timed, plain = (Stepper(recipe, dataset, RunOptions(cpu=True), tmp_path / name) for name in ("timed", "plain"))
+    forwards: list[int] = []
+    predict = timed.trainer.predict
+    monkeypatch.setattr(
+        timed.trainer, "predict", lambda batch, step: forwards.append(len(batch.labels)) or predict(batch, step)
+    )
+    parts = timed.breakdown(3)
+    assert forwards == [2] * (4 * 3) and min(parts.values()) > 0
+    for _ in range(3):
+        plain()
+    states = [stepper.trainer.network.state_dict() for stepper in (timed, plain)]
+    assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
 
 
 def test_the_bare_step_is_the_network_and_its_gradients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tupl
                 recipe, method="supervised", options=default_options("supervised"), batch_size=step.images
             )
             device = step.trainer.device
-            work = {
+            work: dict[str, Callable[[], object]] = {
                 "own": step,
                 "supervised": Stepper(control, dataset, options, Path(folder) / f"{method}-control"),
                 "bare": bare_step(recipe, dataset, step.trainer.accelerator, step.images),

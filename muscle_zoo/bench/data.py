@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data import Batches, DataSet, ImageFiles, LabeledImages, Split, normalize
+from ..data import Batches, DataSet, ImageFiles, ImageSource, LabeledImages, Split, normalize
 from ..data.batches import draw_random_numbers
 from ..engine.build import split_of
+from ..engine.stage_timer import StageTimer
 from ..errors import InputError
 from ..methods.base import View
 from ..recipes import Recipe
-from .timing import RUNS, StageTimer, median_seconds
+from .timing import RUNS, median_seconds
 
 PICTURE_RUNS = 3
 _VIEWS = {"weak": View("unlabeled", "weak"), "strong": View("unlabeled", "strong")}
@@ -44,7 +45,8 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
     dataset, split = split_of(recipe, dataset)
     train = dataset.train
     result: dict[str, Any] = {"dataset": dataset.info.name, "input_size": list(dataset.info.input_size)}
-    result["bytes_resident"] = sum(p.images.nbytes for p in (train, dataset.test) if isinstance(p, LabeledImages))
+    parts: tuple[ImageSource, ...] = (train, dataset.test)
+    result["bytes_resident"] = sum(part.images.nbytes for part in parts if isinstance(part, LabeledImages))
     in_memory = train
     if isinstance(train, ImageFiles):
         result |= _bench_pictures(train, recipe.batch_size * recipe.mu)
@@ -63,8 +65,8 @@ def bench_data(recipe: Recipe, dataset: DataSet, device: torch.device) -> dict[s
 
     seconds = median_seconds({"pairs": one}, device)["pairs"]
     result |= {"pairs_per_s": round(size / seconds, 1), "ms_per_step": round(1000 * seconds, 3)}
-    parts = _parts(batches, recipe, device)
-    result["share"] = {name: round(s / sum(parts.values()), 3) for name, s in parts.items()}
+    medians = _parts(batches, recipe, device)
+    result["share"] = {name: round(s / sum(medians.values()), 3) for name, s in medians.items()}
     return result
 
 

@@ -20,11 +20,12 @@ from ..engine.build import Data, build_model, split_of
 from ..engine.fit import LOG_ROWS
 from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
+from ..engine.stage_timer import StageTimer
 from ..engine.trainer import Trainer
 from ..losses import MutualInformationLoss
 from ..recipes import Recipe
 from .evaluation import bench_eval
-from .timing import StageTimer, median_seconds
+from .timing import median_seconds
 
 ROUNDS = 12  # of the breakdown; the first third warms up
 PROFILED = 20  # steps under the profiler
@@ -122,26 +123,16 @@ class Stepper:
 
     def breakdown(self, rounds: int) -> dict[str, float]:
         """Median seconds of each part of a step; a row of the log counts as one step's share of it."""
-        trainer, laps = self.trainer, StageTimer(self.trainer.device)
+        trainer, timer = self.trainer, StageTimer(self.trainer.device)
         for _ in range(rounds):
             step = next(self._steps)
-            laps.start()
+            timer.start()
             batch = trainer.batches.at(step)
-            laps.lap("views")
-            trainer.begin(step)
-            outputs, prepared = trainer.predict(batch, step)
-            laps.lap("forward")
-            terms = trainer.loss(outputs, prepared, step)
-            laps.lap("loss")
-            trainer.backward(terms)
-            laps.lap("backward")
-            trainer.update()
-            laps.lap("optimizer")
-            trainer.update_ema(step)
-            laps.lap("ema")
-            self._folder.log(step, trainer.row(terms, torch.zeros(2, device=trainer.device)))
-            laps.lap("log")
-        medians = laps.medians(skip=rounds // 3)
+            timer.lap("views")
+            terms, hits = trainer.step(step, batch, timer=timer)
+            self._folder.log(step, trainer.row(terms, hits))
+            timer.lap("log")
+        medians = timer.medians(skip=rounds // 3)
         medians["log"] /= self._log_every
         return medians
 
@@ -185,11 +176,11 @@ def kernel_seconds(work: Callable[[], None], calls: int) -> dict[str, float]:
         for _ in range(calls):
             work()
         torch.cuda.synchronize()
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for event in trace.events():
         if event.device_type == DeviceType.CUDA:
-            found[event.name] = found.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e6 / calls
-    return found
+            seconds[event.name] = seconds.get(event.name, 0.0) + event.time_range.elapsed_us() / 1e6 / calls
+    return seconds
 
 
 def _resident_bytes() -> int:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -106,12 +106,12 @@ def split_of(recipe: Recipe, dataset: DataSet) -> tuple[DataSet, Split]:
 def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
     """Classes by number or by name."""
     numbers = {name: label for label, name in enumerate(info.class_names)}
-    found = []
+    labels = []
     for word in text.split("+"):
         if word not in numbers and not word.isdecimal():
             raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {suggest(word, numbers)}")
-        found.append(numbers[word] if word in numbers else int(word))
-    return found
+        labels.append(numbers[word] if word in numbers else int(word))
+    return labels
 
 
 def to_device(images: ImageSource, device: torch.device) -> ImageSource:
@@ -142,14 +142,18 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
         DownloadError: They could not be downloaded.
     """
     info = dataset.info
-    shape = {"num_classes": info.num_classes, "in_chans": info.input_size[0], "drop_rate": recipe.drop_rate}
+    shape: dict[str, Any] = {
+        "num_classes": info.num_classes,
+        "in_chans": info.input_size[0],
+        "drop_rate": recipe.drop_rate,
+    }
     torch.manual_seed(recipe.seed)
     model = _begun(recipe, shape) if recipe.init else timm.create_model(recipe.arch, **shape)
     _require_fit(model, recipe, info)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
-    return model.to(memory_format=torch.channels_last)  # faster on CPU and GPU; the numbers are the same
+    return model.to(memory_format=torch.channels_last)  # convolutions are faster on CPU and GPU
 
 
 def _require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
@@ -158,7 +162,7 @@ def _require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
     Raises:
         InputError: It does not take the data set's images.
     """
-    cfg, size = model.pretrained_cfg, info.input_size[1:]
+    cfg, size = cast(dict[str, Any], model.pretrained_cfg), info.input_size[1:]
     least, only = (cfg.get("min_input_size") or (1, 1, 1))[1:], tuple(cfg["input_size"][1:])
     problem = ""
     if min(size) < min(least):
@@ -184,9 +188,9 @@ def _begun(recipe: Recipe, shape: dict[str, Any]) -> nn.Module:
         model = create_model(recipe.init, pretrained=True, **shape)
     except MuscleZooError as error:
         raise type(error)(f"init={recipe.init}: {error}") from None
-    found = model.pretrained_cfg.get("architecture")
-    if found != recipe.arch:
-        raise InputError(f"init={recipe.init} is weights of {found}, not {recipe.arch}; give others, or arch={found}")
+    arch = cast(dict[str, Any], model.pretrained_cfg).get("architecture")
+    if arch != recipe.arch:
+        raise InputError(f"init={recipe.init} is weights of {arch}, not {recipe.arch}; give others, or arch={arch}")
     return model
 
 
@@ -196,10 +200,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     Raises:
         InputError: timm has no such optimizer, it refuses a setting, or what it keeps could not be saved with a run.
     """
-    if recipe.optimizer not in list_optimizers():
-        raise InputError(
-            f"optimizer={recipe.optimizer} is unknown to timm; {suggest(recipe.optimizer, list_optimizers())}"
-        )
+    known = [name for name in list_optimizers() if isinstance(name, str)]
+    if recipe.optimizer not in known:
+        raise InputError(f"optimizer={recipe.optimizer} is unknown to timm; {suggest(recipe.optimizer, known)}")
     create = partial(
         create_optimizer_v2,
         opt=recipe.optimizer,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,7 +85,6 @@ def summarize(counts: Tensor) -> Metrics:
     )
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     data: ImageSource,
@@ -112,20 +111,51 @@ def evaluate(
     Raises:
         InputError: There are fewer images than processes.
     """
+    counts = count_images({"": model}, data, info, batch_size, rank, world_size)[""]
+    return summarize(reduce(counts.to(next(model.parameters()).device)).cpu() if reduce is not None else counts)
+
+
+@torch.inference_mode()
+def count_images(
+    models: Mapping[str, nn.Module],
+    data: ImageSource,
+    info: DataSetInfo,
+    batch_size: int = 1024,
+    rank: int = 0,
+    world_size: int = 1,
+) -> dict[str, Tensor]:
+    """Runs classifiers over a process's share of the images, which are read and decoded once for all of them.
+
+    Args:
+        models: Classifiers by name, on one device.
+        data: Images and their classes.
+        info: Mean and standard deviation.
+        batch_size: Images per forward, at most; large ones are fewer.
+        rank: This process takes every ``world_size``-th image from ``rank`` on.
+        world_size: Processes.
+
+    Returns:
+        The sums of :func:`count` by name of the classifier.
+
+    Raises:
+        InputError: There are fewer images than processes.
+    """
     if len(data) < world_size:
         raise InputError(f"{len(data)} images to evaluate are fewer than processes ({world_size}); give more of them")
-    was_training = model.training
-    model.eval()
-    device = next(model.parameters()).device
+    modes = {name: model.training for name, model in models.items()}
+    device = next(next(iter(models.values())).parameters()).device
     batch_size = min(batch_size, max(8, _PIXELS // math.prod(info.input_size)))
-    total: Tensor | None = None
+    totals: dict[str, Tensor] = {}
     positions = torch.arange(rank, len(data), world_size).split(batch_size)
+    for model in models.values():
+        model.eval()
     for chosen, raw in zip(positions, data.batches(positions), strict=True):
         batch = normalize(raw.to(device, non_blocking=True), info)
         batch = batch.contiguous(memory_format=torch.channels_last)
-        logits = model(batch).float().cpu()  # not every device has float64
-        counts = count(logits, data.labels[chosen])
-        total = counts if total is None else total + counts
-    model.train(was_training)
-    assert total is not None
-    return summarize(reduce(total.to(device)).cpu() if reduce is not None else total)
+        for name, model in models.items():
+            logits = model(batch).float().cpu()  # not every device has float64
+            counts = count(logits, data.labels[chosen])
+            totals[name] = totals[name] + counts if name in totals else counts
+    for name, model in models.items():
+        model.train(modes[name])
+    return totals

@@ -14,8 +14,9 @@ from tqdm import tqdm
 
 from ..recipes import Recipe
 from .build import Data, prepare_data
+from .collectives import on_main_process, shared_errors
 from .evaluate import Metrics
-from .options import RunOptions, TrainResult
+from .options import RunOptions, TrainResult, process_state
 from .plots import plot_curves
 from .run import Run
 from .run_folder import RunFolder
@@ -24,7 +25,7 @@ from .stop import StopSignal
 __all__ = ["fit"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
-AGREE_EVERY = 10  # steps after which several processes compare whether one of them was told to stop
+AGREE_EVERY = 10  # steps after which several processes compare whether one of them is to stop
 
 
 def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, data: Data | None = None) -> TrainResult:
@@ -37,7 +38,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         data: What :func:`prepare_data` gave, if it was called before.
 
     Returns:
-        How it ended. The folder's state holds weights, averaged weights and everything else of the last step.
+        How it ended. The folder's state holds weights, their EMA and everything else of the last step.
 
     Raises:
         InputError: The recipe does not fit the data set, the method or the number of processes, or the data are not
@@ -48,7 +49,11 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
     torch.set_num_threads(recipe.cpu_threads or before)
     try:
         options = options or RunOptions()
-        return _fit(Run(recipe, folder, options, data or prepare_data(recipe, options.data)))
+        process_state(options.cpu)
+        if data is None:
+            with shared_errors():
+                data = prepare_data(recipe, options.data)
+        return _fit(Run(recipe, folder, options, data))
     finally:
         torch.set_num_threads(before)
 
@@ -83,14 +88,20 @@ def _fit(run: Run) -> TrainResult:
                 run.save(done, terms)
             if stopping:
                 if run.main:
-                    folder.write_status("stopped", done, recipe.steps, why=stop.why)
+                    why = stop.why if stop.requested else "another process was to stop"
+                    folder.write_status("stopped", done, recipe.steps, why=why)
                 return run.end(done)
 
-    if run.main:
-        plot_curves(folder.read_log(), recipe, run.info.num_classes, folder.curves_file)
-    run.accelerator.wait_for_everyone()
-    rows = [row["top1_ema"] for row in folder.read_log() if "top1_ema" in row]
-    return run.end(recipe.steps, **(metrics or run.measure()), median20=statistics.median(rows[-20:]))
+    metrics = metrics or run.measure()
+    accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
+    return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
+
+
+def _conclude(run: Run) -> list[float]:
+    """Draws the log's curves; the EMA's accuracies in it."""
+    rows = run.folder.read_log()
+    plot_curves(rows, run.recipe, run.info.num_classes, run.folder.curves_file)
+    return [row["top1_ema"] for row in rows if "top1_ema" in row]
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
@@ -104,5 +115,5 @@ def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:
         return requested
     if step % AGREE_EVERY:
         return False
-    told = torch.tensor(float(requested), device=accelerator.device)
-    return bool(reduce_over_processes(told, reduction="sum") > 0)
+    requests = torch.tensor(float(requested), device=accelerator.device)
+    return bool(reduce_over_processes(requests, reduction="sum") > 0)

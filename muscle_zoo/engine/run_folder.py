@@ -8,11 +8,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from ..errors import InputError
 from ..files import read_json, write_json, write_text
 from ..recipes import Recipe
+from .folder_lock import FolderLock
 
 
 class RunFolder:
@@ -31,31 +30,33 @@ class RunFolder:
         self.curves_file = path / "curves.png"
         self.state_dir = path / "state"
         self.export_dir = path / "export"
-        self._lock = FileLock(path / ".lock", timeout=0)
+        self._lock = FolderLock(path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keeps other processes out of the folder, which is made if need be; a process that is killed lets go.
+        """Keeps other processes out of the folder, which is created if need be; a process that is killed lets go.
 
         Raises:
             InputError: Another process is in it.
         """
         new = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        self._make()
-        try:
-            self._lock.acquire()
-        except Timeout:
-            raise InputError(
-                f"--out {self.path} is in use by another process; wait for it, or give another --out"
-            ) from None
+        self._acquire()
         try:
             yield
         finally:
-            Path(self._lock.lock_file).unlink(missing_ok=True)
-            self._lock.release(force=True)
+            self._lock.release()
             for folder in new:  # wrong input leaves nothing behind
                 with suppress(OSError):
                     folder.rmdir()
+
+    def _acquire(self) -> None:
+        self._make()
+        try:
+            mine = self._lock.acquire()
+        except OSError as error:
+            raise InputError(f"--out {self.path} cannot be locked ({error.strerror}); give another --out") from None
+        if not mine:
+            raise InputError(f"--out {self.path} is in use by another process; wait for it, or give another --out")
 
     def _make(self) -> None:
         try:
@@ -73,12 +74,12 @@ class RunFolder:
         if self.status_file.exists() and not self.recipe_file.exists():
             raise InputError(f"{self.recipe_file} is missing; restore it, give another --out, or --fresh")
         if self.recipe_file.exists():
-            found = Recipe.from_dict(read_json(self.recipe_file))
-            if found != recipe:
-                mine, other = recipe.to_dict(), found.to_dict()
-                key = next(key for key in mine if key != "name" and mine[key] != other[key])
+            previous = Recipe.from_dict(self._read_object(self.recipe_file))
+            if previous != recipe:
+                new, old = recipe.to_dict(), previous.to_dict()
+                key = next(key for key in new if key != "name" and new[key] != old[key])
                 raise InputError(
-                    f"--out {self.path} holds another recipe ({found.name} with {key}={other[key]}, not {mine[key]}); "
+                    f"--out {self.path} holds another recipe ({previous.name} with {key}={old[key]}, not {new[key]}); "
                     "give another --out, or --fresh to set that run aside"
                 )
 
@@ -91,7 +92,7 @@ class RunFolder:
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise InputError(f"--out {self.path} is the working directory or above it; give a folder of its own")
         occupied = self.path.is_file() or (
-            self.path.is_dir() and any(found.name != ".lock" for found in self.path.iterdir())
+            self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
             raise InputError(f"--out {self.path} exists and is not a run folder; give another --out")
@@ -104,41 +105,54 @@ class RunFolder:
 
     def set_aside(self) -> Path | None:
         """Renames the folder to the first free ``NAME.old-K``, so that nothing is lost; None if there is nothing."""
-        if not self.path.is_dir() or all(found.name == ".lock" for found in self.path.iterdir()):
+        if not self.path.is_dir() or all(entry.name == ".lock" for entry in self.path.iterdir()):
             return None
-        taken = 1
-        while (target := self.path.with_name(f"{self.path.name}.old-{taken}")).exists():
-            taken += 1
-        held = self._lock.is_locked
-        if held:
-            self._lock.release(force=True)
-            Path(self._lock.lock_file).unlink(missing_ok=True)
+        number = 1
+        while (target := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
         self.path.rename(target)
-        if held:  # the new folder is this process's as the old one was
-            self._make()
-            self._lock.acquire()
+        if self._lock.held:  # the new folder is this process's as the old one was, which stays locked until then
+            (target / self._lock.path.name).unlink(missing_ok=True)
+            self._acquire()
         return target
 
     def read_status(self) -> dict[str, Any]:
         """The last status; empty for a new folder."""
-        return read_json(self.status_file) if self.status_file.exists() else {}
+        if not self.status_file.exists():
+            return {}
+        status = self._read_object(self.status_file)
+        if type(status.get("step", 0)) is not int:
+            raise InputError(f"{self.status_file}: step={status['step']!r} is no number; restore it, or give --fresh")
+        return status
 
     def read_split(self) -> dict[str, Any] | None:
         """split.json; None for a new folder."""
-        return read_json(self.split_file) if self.split_file.exists() else None
+        return self._read_object(self.split_file) if self.split_file.exists() else None
+
+    @staticmethod
+    def _read_object(path: Path) -> dict[str, Any]:
+        value = read_json(path)
+        if not isinstance(value, dict):
+            raise InputError(f"{path} holds a {type(value).__name__}, not an object; restore it, or give --fresh")
+        return value
 
     def write_status(self, status: str, step: int, steps: int, **more: Any) -> None:
         """Writes ``running``, ``stopped``, ``finished`` or ``failed``, and what goes with it."""
         write_json(self.status_file, {"status": status, "step": step, "steps": steps, **more})
 
     def read_log(self) -> list[dict[str, Any]]:
-        """The log's rows; a last line cut short by a crash is left out."""
-        rows = []
-        for line in self.log_file.read_text(encoding="utf-8").splitlines() if self.log_file.exists() else ():
+        """The log's rows up to the first that is not one: a crash may cut the last line short."""
+        rows: list[dict[str, Any]] = []
+        if not self.log_file.exists():
+            return rows
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or type(row.get("step")) is not int:
+                break
+            rows.append(row)
         return rows
 
     def rewind_log(self, step: int) -> None:

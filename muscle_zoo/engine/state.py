@@ -29,15 +29,15 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor]
     Raises:
         InputError: It keeps something else, which could not be saved.
     """
-    found = optimizer.state_dict()
-    kept = {f"{index}.{key}": value for index, state in found["state"].items() for key, value in state.items()}
-    for index, group in enumerate(found["param_groups"]):
+    whole = optimizer.state_dict()
+    values = {f"{index}.{key}": value for index, state in whole["state"].items() for key, value in state.items()}
+    for index, group in enumerate(whole["param_groups"]):
         own = group.keys() - optimizer.defaults.keys() - {"params"}
-        kept |= {f"group.{index}.{key}": group[key] for key in own if isinstance(group[key], (int, float, Tensor))}
-    tensors = {name: value for name, value in kept.items() if isinstance(value, Tensor)}
-    numbers = {name: value for name, value in kept.items() if isinstance(value, (int, float))}
-    if other := [name for name, value in kept.items() if value is not None and name not in (*tensors, *numbers)]:
-        raise InputError(f"optimizer: its state cannot be saved ({other[0]} is {type(kept[other[0]]).__name__})")
+        values |= {f"group.{index}.{key}": group[key] for key in own if isinstance(group[key], (int, float, Tensor))}
+    tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in values.items() if isinstance(value, (int, float))}
+    if other := [name for name, value in values.items() if value is not None and name not in (*tensors, *numbers)]:
+        raise InputError(f"optimizer: its state cannot be saved ({other[0]} is {type(values[other[0]]).__name__})")
     return tensors, numbers
 
 
@@ -105,7 +105,7 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
             values = read_json(generation / "state.json")
             digests = values["sha256"]
             return {name: _load(generation / f"{name}.safetensors", digests[name]) for name in digests}, values
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             warnings.warn(f"{generation} is damaged ({error}); going back to the state before it", stacklevel=2)
     if generations:
         raise TrainingError(f"no state in {folder} can be read; give --fresh to start over in a new folder")
