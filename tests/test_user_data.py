@@ -95,6 +95,37 @@ def test_a_run_does_not_go_on_with_other_pictures(
     assert listing(out) == before
 
 
+def test_no_published_file_of_a_csv_of_whole_paths_says_where_they_are(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{path},{path.parent.name},\n" for path in (folder / "labeled").rglob("*.png")]
+    rows += [f"{path},{path.parent.name},test\n" for path in (folder / "test").rglob("*.png")]
+    rows += [f"{path},,\n" for path in (folder / "unlabeled").rglob("*.png")]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "list.csv").write_text("path,label,split\n" + "".join(rows))
+    out = tmp_path / "run"
+    assert run(train(lists / "list.csv", out), capsys)[0] == 0
+    split = json.loads((out / "export" / "split.json").read_text())
+    assert len(split["names"]) == 8 and all(name.startswith("labeled/") for name in split["names"])
+    for path in (out / "export").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_a_run_that_was_begun_with_whole_paths_as_names_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(train(folder, out, "--time-limit", "0.000001"), capsys)[0] == 75
+    split = json.loads((out / "split.json").read_text())
+    names = [f"{folder}/{name}" for name in split["names"]]
+    (out / "split.json").write_text(json.dumps({**split, "names": names, "names_sha256": "0" * 64}))
+    before = listing(out)
+    code, _, err = run(train(folder, out), capsys)
+    assert code == 2 and f"{out / 'split.json'}: the data are not those" in err and "other file names" in err
+    assert listing(out) == before
+
+
 def test_a_finished_run_is_not_taken_for_one_on_other_pictures(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,9 +20,10 @@ from torch import Tensor
 from ..errors import DownloadError, InputError, suggest
 from .archives import ARCHIVES, load_archive, through_jpeg
 from .catalog import FOLDER, SYNTHETIC, DataSetInfo, dataset_info, dataset_names
-from .folder import Listing, Survey, class_folders, list_folder, survey
+from .folder import Survey, class_folders, list_folder, survey
 from .images import OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
 from .memory import free_memory
+from .picture_csv import Listing
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
@@ -218,16 +219,17 @@ def _load_folder(name: str, root: Path, config: DataConfig, image_size: int) -> 
             f"--data {root}: none of {len(headers.bad)} pictures can be read, the first is {picture} ({reason}); "
             "give others"
         )
-    info = _folder_info(listing, headers, image_size)
+    folder = root if root.is_dir() else root.parent  # of a CSV: its own, not where the pictures are
+    info = _folder_info(folder, listing, headers, image_size)
     return _from_files(info, listing.root, listing.train, listing.test, config, headers.bad)
 
 
-def _folder_info(listing: Listing, headers: Survey, image_size: int) -> DataSetInfo:
+def _folder_info(folder: Path, listing: Listing, headers: Survey, image_size: int) -> DataSetInfo:
     """What is known of the user's own pictures once their headers were read."""
     gray = headers.gray == sum(headers.sizes.values())
     return DataSetInfo(
         name=FOLDER,
-        title=f"pictures of {listing.root.name or listing.root}",
+        title=f"pictures of {folder.name or folder}",
         input_size=(1 if gray else 3, *_height_and_width(headers.sizes, image_size)),
         class_names=listing.class_names,
         # Not the pictures' own: so that a model keeps its normalization when pictures are added.
@@ -236,7 +238,7 @@ def _folder_info(listing: Listing, headers: Survey, image_size: int) -> DataSetI
         train_size=len(listing.train),
         test_size=len(listing.test),
         license="the user's own pictures",
-        homepage=listing.root.name,  # not the whole path: cards are published
+        homepage=folder.name,  # not the whole path: cards are published
     )
 
 

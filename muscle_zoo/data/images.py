@@ -177,7 +177,7 @@ class ImageFiles:
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ignores Ctrl-C, which reaches every process of a group: the main one stops the run, and needs pictures until then."""
+    """Ignores Ctrl-C: it reaches all processes of a group, and the main one needs pictures until it stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
