@@ -15,6 +15,7 @@ from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, DataConfig, ImageFiles
+from muscle_zoo.data.folder import list_folder
 from muscle_zoo.data.images import upright
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method
@@ -270,6 +271,21 @@ def test_two_processes_train_on_streamed_pictures(folder: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["processes"] == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--labels", "8"]])
+def test_data_show_reads_a_folder_once(
+    folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots: list[Path] = []
+    monkeypatch.setattr("muscle_zoo.data.datasets.list_folder", lambda root: roots.append(root) or list_folder(root))
+    code, out, _ = run(["data", "show", "folder", "--data", str(folder), *words], capsys)
+    assert code == 0 and "evaluated on 10 images of the test fold" in out and roots == [folder]
+
+
+def test_data_show_of_another_set(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["data", "show", "mnist", "dataset=digits"], capsys)
+    assert code == 0 and out.startswith("digits: ") and "10 of a budget of 10 " in out
 
 
 def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
