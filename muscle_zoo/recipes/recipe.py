@@ -28,7 +28,7 @@ class Recipe:
         arch: A timm architecture, ours included.
         method: One of :func:`muscle_zoo.methods.method_names`.
         dataset: One of :func:`muscle_zoo.data.dataset_names`.
-        labels: Label budget: how many labeled images the method may see; or a share of all that have a label, ``10pct``.
+        labels: Label budget: how many labeled images the method may see, or a share of all labeled ones (``10pct``).
         variant: Last part of the name; empty for the main recipe.
         seed: Draws the split, the initial weights, the batches and the views; 0 to 2**63 - 1.
         fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``,
