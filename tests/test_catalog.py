@@ -90,7 +90,7 @@ def test_facts_are_the_published_ones(name: str) -> None:
     assert info.std == pytest.approx(std, abs=5e-4)
     assert len(set(info.class_names)) == classes
     assert list(info.class_names) == CLASS_NAMES.get(name, sorted(info.class_names))
-    assert info.title and info.license and info.source
+    assert info.title and info.license and info.homepage
 
 
 def test_every_set_is_in_the_table() -> None:

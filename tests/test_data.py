@@ -8,13 +8,15 @@ import pytest
 import torch
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.data import Batches, Budget, load_dataset, make_split, normalize
+from muscle_zoo.data import Batches, Budget, dataset_names, load_dataset, make_split, normalize
 from muscle_zoo.data.batches import draw_random_numbers, stream_positions
+from muscle_zoo.data.datasets import LOADERS
 from muscle_zoo.data.memory import free_memory
 from muscle_zoo.data.splits import dev_fold
 from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.base import View
+from muscle_zoo.recipes.defaults import DATASETS
 
 
 def test_digits_are_the_ones_that_were_shipped() -> None:
@@ -37,6 +39,16 @@ def test_digits_are_the_ones_that_were_shipped() -> None:
 
 TRAIN_SHA256 = "33c316ab1cf190fd"
 TEST_SHA256 = "a38ab6adae62c445"
+
+
+def test_the_tables_of_data_sets_agree() -> None:
+    assert set(LOADERS) == set(DATASETS) == set(dataset_names())
+
+
+@pytest.mark.parametrize("name", ["folder:x", "digits:x", "synthetics", "", "digits/"])
+def test_nothing_but_the_name_itself_is_loaded(name: str) -> None:
+    with pytest.raises(InputError, match=f"dataset={name} is unknown"):
+        load_dataset(name)
 
 
 def test_streams_use_every_image_equally_often() -> None:
@@ -98,6 +110,20 @@ def test_a_batch_holds_labeled_images_with_their_labels_and_pairs_of_views() -> 
     pool = normalize(train.images[list(made.split.labeled)], made.info).flatten(1)
     position = torch.cdist(batch.inputs["x_weak"].flatten(1), pool).argmin(dim=1)
     assert train.labels[torch.tensor(made.split.labeled)[position]].equal(batch.labels)
+
+
+def test_the_positions_of_a_step_are_worked_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = [batches("fixmatch").at(step) for step in range(3)]
+    steps: list[tuple[str, int]] = []
+
+    def watch(seed: int, stream: str, step: int, *sizes: int) -> torch.Tensor:
+        steps.append((stream, step))
+        return stream_positions(seed, stream, step, *sizes)
+
+    monkeypatch.setattr("muscle_zoo.data.batches.stream_positions", watch)
+    for step, batch in enumerate(batches("fixmatch").steps(0, 3)):
+        assert batch.indices.equal(whole[step].indices) and batch.labels.equal(whole[step].labels)
+    assert sorted(steps) == [(stream, step) for stream in ("labeled", "unlabeled") for step in range(3)]
 
 
 def test_held_out_images_of_no_class_of_the_task_are_not_evaluated() -> None:

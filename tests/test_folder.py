@@ -158,89 +158,6 @@ def test_width_and_height(tmp_path: Path) -> None:
     )
 
 
-# --- CSV
-
-
-@pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    return put(tmp_path, "1.png", "2.png", "in/3.png", "in/4.png", "in/5 5.png")
-
-
-CSVS = {
-    "path and label": "path,label\nin/4.png,dog\n1.png,\n2.png,cat\nin/3.png,cat\n",
-    "byte order mark": "\ufeffpath,label\nin/4.png,dog\n1.png,\n2.png,cat\nin/3.png,cat\n",
-    "header and cells with blanks and capitals": " Path , LABEL \n in/4.png , dog\n1.png,\n2.png,cat \nin/3.png,cat\n",
-    "Windows": "path,label\r\nin/4.png,dog\r\n1.png,\r\n2.png,cat\r\nin/3.png,cat\r\n",
-    "other order, quotes, blank line, no comma": 'label,path\ndog,"in/4.png"\n,1.png\n\ncat,2.png\n"cat",./in/3.png',
-    "label left out": "path,label\nin/4.png,dog\n1.png\n2.png,cat\nin/3.png,cat\n",
-    "split": "path,label,split\nin/4.png,dog,train\n1.png,,\n2.png,cat,\nin/3.png,cat,train\n",
-}
-
-
-@pytest.mark.parametrize("name", CSVS)
-def test_csv(pictures: Path, name: str) -> None:
-    path = write(pictures / "list.csv", CSVS[name])
-    assert listed(path) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dog"), ("1.png", None)], [])
-    data = load_dataset("folder", DataConfig(root=path, stream=True))
-    assert data.info.class_names == ("cat", "dog") and data.train.labels.tolist() == [0, 0, 1, -1]
-
-
-def test_csv_with_test_pictures(pictures: Path) -> None:
-    text = "path,label,split\nin/5 5.png,dog,test\n1.png,dog,test\n2.png,cat,test\nin/3.png,dog,\nin/4.png,cat,train\n"
-    train, test = listed(write(pictures / "list.csv", text))
-    assert train == [("in/4.png", "cat"), ("in/3.png", "dog")]
-    assert test == [("2.png", "cat"), ("1.png", "dog"), ("in/5 5.png", "dog")]
-
-
-def test_csv_paths_are_relative_to_its_folder(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(pictures / "in/list.csv", f"path,label\n3.png,a\n../1.png,b\n{pictures / '2.png'},b\n")
-    monkeypatch.chdir(pictures)
-    train = load_dataset("folder", DataConfig(root=Path("in/list.csv"), stream=False, workers=0), image_size=8).train
-    names = dict(zip(train.names, train.labels.tolist(), strict=True))
-    assert names == {"3.png": 0, "../1.png": 1, str(pictures / "2.png"): 1}
-    original = np.asarray(Image.open(pictures / "1.png"))
-    assert train.images[train.names.index("../1.png")].permute(1, 2, 0).numpy().tolist() == original.tolist()
-
-
-GOOD = "path,label,split\n1.png,cat,\n2.png,dog,\n"
-BAD_CSVS = {
-    "unknown path": (f"{GOOD}in/x.png,cat,\n", ["line 4", "'in/x.png' does not exist", "relative to"]),
-    "no path": (f"{GOOD},cat,\n", ["line 4", "'' does not exist"]),
-    "a folder": (f"{GOOD}in,cat,\n", ["line 4", "'in' does not exist"]),
-    "path twice": (f"{GOOD}in/3.png,cat,\n2.png,dog,\n", ["line 5", "'2.png' comes a second time", "keep one"]),
-    "path twice, spelt otherwise": (f"{GOOD}./2.png,dog,\n", ["line 4", "'./2.png' comes a second time"]),
-    "in both parts": (f"{GOOD}2.png,dog,test\n", ["line 4", "'2.png' comes a second time"]),
-    "split word": (f"{GOOD}in/3.png,cat,tset\n", ["line 4", "split='tset'", "write train or test"]),
-    "test without label": (f"{GOOD}in/3.png,,test\n", ["line 4", "label=''", "test with a label"]),
-    "after a blank line": (f"{GOOD}\nin/x.png,cat,\n", ["line 5", "'in/x.png' does not exist"]),
-    "no header": ("1.png,cat\n2.png,dog\n", ["'1.png,cat'", "path,label"]),
-    "wrong header": ("file,label\n1.png,cat\n2.png,dog\n", ["'file,label'", "path,label,split"]),
-    "semicolons": ("path;label\n1.png;cat\n", ["'path;label'", "path,label"]),
-    "empty": ("", ["the first line is ''", "path,label"]),
-    "not UTF-8": ("path,label\n1.png,café\n2.png,dog\n".encode("latin-1"), ["cannot be read", "path,label in UTF-8"]),
-    "UTF-16": ("path,label\n1.png,cat\n2.png,dog\n".encode("utf-16"), ["cannot be read", "path,label in UTF-8"]),
-    "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
-    "no class": ("path,label\n", ["has no rows"]),
-    "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
-}
-
-
-@pytest.mark.parametrize("wrong", BAD_CSVS)
-def test_wrong_csv(pictures: Path, wrong: str) -> None:
-    content, words = BAD_CSVS[wrong]
-    path = write(pictures / "list.csv", content)
-    text = refusal(path)
-    assert str(path) in text
-    for word in words:
-        assert word in text
-
-
-def test_csv_that_is_missing_or_a_folder(tmp_path: Path) -> None:
-    assert "list.csv cannot be read" in refusal(tmp_path / "list.csv")
-    (tmp_path / "list.csv").mkdir()
-    assert "list.csv cannot be read" in refusal(tmp_path / "list.csv")
-
-
 # --- Errors
 
 
@@ -364,13 +281,6 @@ def test_the_same_picture_in_labeled_and_test(tmp_path: Path) -> None:
     copy_to(tmp_path, "labeled/a/1.bmp", "test/b/y.bmp")  # of two equal ones
     with pytest.warns(UserWarning, match=r"^2 test .* the first is test/b/x\.bmp = labeled/a/2\.bmp; accuracy"):
         list_folder(tmp_path)
-
-
-def test_the_same_picture_in_a_csv(pictures: Path) -> None:
-    copy_to(pictures, "2.png", "copy.png")
-    path = write(pictures / "list.csv", "path,label,split\n1.png,a,\n2.png,b,train\ncopy.png,b,test\n")
-    with pytest.warns(UserWarning, match=r"the first is copy\.png = 2\.png"):
-        list_folder(path)
 
 
 def test_parts_may_have_american_names_and_capitals(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import doctest
+import importlib
 import math
+import re
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from muscle_zoo import InputError, get_recipe
+from muscle_zoo import InputError, get_recipe, methods
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.trainer import forward
@@ -15,17 +20,19 @@ from muscle_zoo.losses import PseudoLabelLoss
 from muscle_zoo.methods import (
     METHODS,
     Batch,
-    FixMatch,
     Method,
     Muscle,
     RunContext,
-    Supervised,
     View,
     create_method,
     default_options,
+    list_methods,
     method_names,
+    with_muscle,
 )
 from muscle_zoo.methods.base import frozen_statistics
+from muscle_zoo.methods.fixmatch import FixMatch
+from muscle_zoo.methods.supervised import Supervised
 from tests.conftest import train_step
 
 
@@ -125,6 +132,47 @@ def test_the_weight_ramps_up() -> None:
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
 
 
+def test_every_method_is_in_the_file_of_its_name() -> None:
+    assert list_methods() == list(METHODS) and method_names() == [*METHODS, *map(with_muscle, METHODS)]
+    files = {path.stem for path in Path(methods.__file__).parent.glob("[!_]*.py")}
+    assert files == {*METHODS, "base", "muscle"}
+    for name, method in METHODS.items():
+        assert method.__module__ == f"muscle_zoo.methods.{name}"
+
+
+PAPERS = [f"methods.{name}" for name in ("muscle", *METHODS)]
+
+
+@pytest.mark.parametrize("module", ["methods", "recipes.recipe", "recipes.names", "data.datasets", *PAPERS])
+def test_examples_run(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"muscle_zoo.{module}"))
+    assert results.attempted and not results.failed
+
+
+def test_the_readmes_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(methods.__file__).with_name("README.md").read_text(encoding="utf-8")
+    (source,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    ((name, class_name),) = re.findall(r'^ {8}"(\w+)": "(\w+)",$', text, flags=re.M)
+    module = ModuleType(f"muscle_zoo.methods.{name}")
+    module.__package__ = "muscle_zoo.methods"  # as for a file in that folder
+    exec(compile(source, f"{name}.py", "exec"), vars(module))
+    monkeypatch.setattr(methods, "METHODS", {**METHODS, name: getattr(module, class_name)})
+    assert name in list_methods()
+    for method_name in (name, with_muscle(name)):
+        recipe = get_recipe(f"cnn4.{method_name}_digits_10", {"batch_size": 8, "mu": 2, f"{name}.weight": 0.5})
+        method = create_method(recipe.method, recipe.options)
+        data = prepare_data(recipe)
+        model = build_model(recipe, data.dataset)
+        batch = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views).at(0)
+        terms = train_step(model, model, method, batch, 0)
+        expected = terms["cross_entropy"] + 0.5 * terms["entropy"] - terms.get("mi", 0.0)
+        assert terms["loss"].item() == pytest.approx(expected.item(), abs=1e-5)
+        terms["loss"].backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in model.parameters())
+    with pytest.raises(InputError, match=f"{name}.weight"):
+        create_method(name, {name: {"weight": -1.0}})
+
+
 SETTING = RunContext(steps=1000, images=1437, num_classes=10)
 EAGER = {"fixmatch": {"threshold": 0.1}, "uda": {"threshold": 0.1}}  # else no guess counts in so few steps
 
@@ -207,7 +255,9 @@ def test_every_method_takes_steps(name: str) -> None:
     assert not list(method.parameters())  # what a method keeps are its buffers
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("supervised", "pi_model", "vat")])
+@pytest.mark.parametrize(
+    "name", [name for name, method in METHODS.items() if method.pseudo_labels is not Method.pseudo_labels]
+)
 def test_guesses_are_of_the_unlabeled_images(name: str) -> None:
     recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
     data = prepare_data(recipe)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -11,8 +12,8 @@ from muscle_zoo.data import dataset_names
 from muscle_zoo.data.augment import Flip, parse_policy
 from muscle_zoo.methods import default_options, method_names
 from muscle_zoo.recipes import Recipe, changes
-from muscle_zoo.recipes.defaults import DATASETS
-from muscle_zoo.recipes.names import parse_name, recipe_names, with_method
+from muscle_zoo.recipes.defaults import DATASETS, VARIANTS
+from muscle_zoo.recipes.names import make_name, parse_name, recipe_names, with_method
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -143,6 +144,7 @@ def test_digits_are_never_mirrored_and_objects_are(dataset: str) -> None:
         ({"ema_decay": "1"}, "less than 1"),
         ({"schedule": "cosin"}, "'cosine'"),
         ({"labels": "many"}, "1pct to 100pct"),
+        ({"labels": "9" * 5000}, "1pct to 100pct"),
     ],
 )
 def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None:
@@ -168,6 +170,12 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("wrn_16_2.muscle_fixmach_cifar10_jpeg_250", "method 'muscle_fixmach'; did you mean 'muscle_fixmatch'"),
         ("cnn4.musle_digitz_10", "method 'musle'; did you mean 'muscle'"),
         ("cnn4.muscle_digits_ten", "labels 'ten'; give a number"),
+        ("cnn4.muscle_digits_" + "9" * 5000, "labels '9+'; give a number"),
+        ("cnn4.muscle_digits_10_digits_10", "variant 'digits_10'; there is none"),
+        ("cnn4.muscle", "the data set and the label budget are missing"),
+        ("cnn4.muscle_", "data set ''"),
+        ("cnn4.mean_teachr_synthetic:3x8x8x2_40", "method 'mean_teachr'; did you mean 'mean_teacher'"),
+        ("cnn4.x\ny_digits_10", r"method 'x\\ny'"),
         ("cnn4.muscle_digits_10_", "variant ''; there is none"),
         ("cnn4.muscle_synthetic_10", "data set 'synthetic'"),
         ("cnn4.muscle_synthetic:1x8x8x10", "the label budget is missing"),
@@ -205,3 +213,13 @@ def test_options_of_a_recipe_are_the_methods(method: str) -> None:
     assert {part: set(options) for part, options in recipe.options.items()} == {
         part: set(options) for part, options in default_options(method).items()
     }
+
+
+def test_every_name_is_read_as_it_was_made() -> None:
+    datasets = [name for name in DATASETS if name != "synthetic"] + ["synthetic:3x32x32x10"]
+    for method, dataset, labels in itertools.product(method_names(), datasets, (1, 4000, "10pct")):
+        parts = {"arch": "wrn_16_2", "method": method, "dataset": dataset, "labels": labels, "variant": ""}
+        assert parse_name(make_name(**parts)) == parts
+    for arch, dataset, variant in VARIANTS:
+        parts = {"arch": arch, "method": "muscle", "dataset": dataset, "labels": 40, "variant": variant}
+        assert parse_name(make_name(**parts)) == parts

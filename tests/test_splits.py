@@ -252,6 +252,8 @@ NAMES = ("train/cat/0000.jpg", "train/cat/0001.jpg", "train/dog/0000.jpg", "trai
         ("3\n1\n\n", (), (3, 1)),
         ("10008_airplane.png airplane\n7_cat.png cat\n", (), (10008, 7)),  # Mean Teacher's and Label Propagation's
         ("train/cat/0001.jpg\n0007.jpg dog\n", NAMES, (1, 3)),
+        ('{"names": ["/home/me/train/dog/0000.jpg"]}', NAMES, (2,)),  # whole paths, as they were once written
+        ("/else/where/0007.jpg\n../train/cat/0000.jpg", NAMES, (3, 0)),
         ("2\n0\n", NAMES, (2, 0)),
         ("1\n0\n2\n", ("1", "2", "x/0"), (0, 2, 1)),  # a name counts more than a position
     ],
@@ -267,6 +269,7 @@ def test_given_lists(text: str, names: tuple[str, ...], expected: tuple[int, ...
         ("{}", "lists no images"),
         ("cat/9.jpg", "'cat/9.jpg' is not among the training images"),
         ("0000.jpg", "'0000.jpg' matches several file names"),
+        ("/else/where/0000.jpg", "'/else/where/0000.jpg' matches several file names"),
         ("10_cat.png cat", "'10_cat.png' is not among"),
     ],
 )

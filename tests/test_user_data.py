@@ -15,6 +15,7 @@ from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, DataConfig, ImageFiles
+from muscle_zoo.data.folder import list_folder
 from muscle_zoo.data.images import upright
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method
@@ -92,6 +93,37 @@ def test_a_run_does_not_go_on_with_other_pictures(
         code == 2
         and "the data are not those the run was begun with (unlabelled: 43 images, 42 then, other file names)" in err
     )
+    assert listing(out) == before
+
+
+def test_no_published_file_of_a_csv_of_whole_paths_says_where_they_are(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{path},{path.parent.name},\n" for path in (folder / "labeled").rglob("*.png")]
+    rows += [f"{path},{path.parent.name},test\n" for path in (folder / "test").rglob("*.png")]
+    rows += [f"{path},,\n" for path in (folder / "unlabeled").rglob("*.png")]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "list.csv").write_text("path,label,split\n" + "".join(rows))
+    out = tmp_path / "run"
+    assert run(train(lists / "list.csv", out), capsys)[0] == 0
+    split = json.loads((out / "export" / "split.json").read_text())
+    assert len(split["names"]) == 8 and all(name.startswith("labeled/") for name in split["names"])
+    for path in (out / "export").iterdir():
+        assert str(tmp_path).encode() not in path.read_bytes(), path
+
+
+def test_a_run_that_was_begun_with_whole_paths_as_names_says_so(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(train(folder, out, "--time-limit", "0.000001"), capsys)[0] == 75
+    split = json.loads((out / "split.json").read_text())
+    names = [f"{folder}/{name}" for name in split["names"]]
+    (out / "split.json").write_text(json.dumps({**split, "names": names, "names_sha256": "0" * 64}))
+    before = listing(out)
+    code, _, err = run(train(folder, out), capsys)
+    assert code == 2 and f"{out / 'split.json'}: the data are not those" in err and "other file names" in err
     assert listing(out) == before
 
 
@@ -239,6 +271,21 @@ def test_two_processes_train_on_streamed_pictures(folder: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["processes"] == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--labels", "8"]])
+def test_data_show_reads_a_folder_once(
+    folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roots: list[Path] = []
+    monkeypatch.setattr("muscle_zoo.data.datasets.list_folder", lambda root: roots.append(root) or list_folder(root))
+    code, out, _ = run(["data", "show", "folder", "--data", str(folder), *words], capsys)
+    assert code == 0 and "evaluated on 10 images of the test fold" in out and roots == [folder]
+
+
+def test_data_show_of_another_set(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(["data", "show", "mnist", "dataset=digits"], capsys)
+    assert code == 0 and out.startswith("digits: ") and "10 of a budget of 10 " in out
 
 
 def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

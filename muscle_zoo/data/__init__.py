@@ -1,10 +1,10 @@
 """Images, splits, views and batches."""
 
-from .batches import Batches, normalize
-from .catalog import dataset_info, dataset_names
+from .augment import normalize
+from .batches import Batches
+from .catalog import DataSetInfo, dataset_info, dataset_names
 from .datasets import DataConfig, DataSet, load_dataset, restrict
 from .images import ImageFiles, ImageSource, LabeledImages
-from .info import DataSetInfo
 from .splits import Budget, Split, make_split
 
 __all__ = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import os
 import shutil
 import tarfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,27 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import DownloadError, InputError, MissingDataError
+from .catalog import DataSetInfo
 from .images import LabeledImages
-from .info import DataSetInfo
 
-Parts = tuple[LabeledImages, LabeledImages]
+Parts = tuple[LabeledImages, LabeledImages]  # training and test images
+
+
+@dataclass(frozen=True)
+class Archive:
+    """How one of torchvision's data sets is read.
+
+    Attributes:
+        read: Takes the set's name, a folder and whether to download into it; None where the folder has nothing of it.
+        files: The files that somebody without a network puts there, for the error messages.
+    """
+
+    read: Callable[[str, Path, bool], Parts | None]
+    files: str
+
 
 # What reading and downloading archives may raise.
-_TROUBLE = (OSError, EOFError, RuntimeError, HTTPException, zlib.error, tarfile.TarError)
+_READ_ERRORS = (OSError, EOFError, RuntimeError, HTTPException, zlib.error, tarfile.TarError)
 
 # sha256 of training images, training labels, test images, test labels: the values, since archives differ by packer.
 _IDX_SHA256 = {
@@ -35,11 +49,6 @@ _IDX_SHA256 = {
     "fashion_mnist": "ca3ab2a37f845e1b8ae23cab1b51749a3011ba3bf1d9016176d75cbaabac376f",
 }
 _IDX_FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST"}
-
-
-def data_root(root: Path | None) -> Path:
-    """Where data sets are: ``--data``, the environment variable MUSCLE_ZOO_DATA, or ``data``."""
-    return Path(root or os.environ.get("MUSCLE_ZOO_DATA") or "data").expanduser()
 
 
 def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
@@ -59,7 +68,7 @@ def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
         return parts
     if not download:
         raise MissingDataError(
-            f"{info.name} is not in {root}; put its files ({_FILES[info.name]}) into {root / info.name}"
+            f"{info.name} is not in {root}; put its files ({ARCHIVES[info.name].files}) into {root / info.name}"
         )
     target = root / info.name
     try:
@@ -68,10 +77,10 @@ def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
             if (parts := _find(info, root)) is not None:
                 return parts
             return _download(info, target)
-    except _TROUBLE as error:
+    except _READ_ERRORS as error:
         raise DownloadError(
-            f"{info.title} could not be downloaded ({_words(error)}); put its files ({_FILES[info.name]}) into "
-            f"{target}, or say with --data or MUSCLE_ZOO_DATA where they are"
+            f"{info.title} could not be downloaded ({_explain(error)}); put its files ({ARCHIVES[info.name].files}) "
+            f"into {target}, or say with --data or MUSCLE_ZOO_DATA where they are"
         ) from None
 
 
@@ -79,21 +88,21 @@ def _find(info: DataSetInfo, root: Path) -> Parts | None:
     target = root / info.name
     for place in (target, root):
         try:
-            if (parts := _READERS[info.name](info.name, place, False)) is not None:
+            if (parts := ARCHIVES[info.name].read(info.name, place, False)) is not None:
                 return parts
         except InputError:
             raise
         except PermissionError as error:
             raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions") from None
-        except (*_TROUBLE, ValueError, KeyError) as error:
+        except (*_READ_ERRORS, ValueError, KeyError) as error:
             raise InputError(
-                f"{info.title} in {place} is damaged or not whole ({_words(error)}); restore its files "
-                f"({_FILES[info.name]}), or delete them to download them again"
+                f"{info.title} in {place} is damaged or not whole ({_explain(error)}); restore its files "
+                f"({ARCHIVES[info.name].files}), or delete them to download them again"
             ) from None
     if target.is_dir() and any(target.iterdir()):
         raise InputError(
-            f"{target} does not hold {info.title}; put its files ({_FILES[info.name]}) there, or empty the folder to "
-            "download them"
+            f"{target} does not hold {info.title}; put its files ({ARCHIVES[info.name].files}) there, or empty the "
+            "folder to download them"
         )
     return None
 
@@ -103,7 +112,7 @@ def _download(info: DataSetInfo, target: Path) -> Parts:
     shutil.rmtree(part, ignore_errors=True)  # of a download that was interrupted
     part.mkdir()
     try:
-        parts = _READERS[info.name](info.name, part, True)
+        parts = ARCHIVES[info.name].read(info.name, part, True)
         target.mkdir(exist_ok=True)  # it may be there, empty, or a link to an empty folder
         for path in part.iterdir():
             if not path.name.endswith(".tar.gz"):  # it is unpacked
@@ -114,7 +123,7 @@ def _download(info: DataSetInfo, target: Path) -> Parts:
     return parts
 
 
-def _words(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     """What an error says, in one line; torchvision's advice is for those who call it."""
     return " ".join(str(error).split()).partition(" You can use download=True")[0] or type(error).__name__
 
@@ -133,12 +142,14 @@ def _read_idx(name: str, place: Path, download: bool) -> Parts | None:
         if not any(files):
             continue
         if not all(files):
-            raise InputError(f"{folder} does not hold all four files of {name} ({_FILES[name]}); add the missing ones")
+            raise InputError(
+                f"{folder} does not hold all four files of {name} ({ARCHIVES[name].files}); add the missing ones"
+            )
         arrays = [_idx(path) for path in files if path is not None]
-        found = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
-        if found == _IDX_SHA256[name]:
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        if digest == _IDX_SHA256[name]:
             return _labeled(arrays[0][:, None], arrays[1]), _labeled(arrays[2][:, None], arrays[3])
-        if found not in _IDX_SHA256.values():  # it may be the other set of the same file names
+        if digest not in _IDX_SHA256.values():  # it may be the other set of the same file names
             raise InputError(f"{folder} holds other images than {name}'s; move or delete them, or give another --data")
     return None
 
@@ -174,13 +185,12 @@ def _read_cifar(name: str, place: Path, download: bool) -> Parts | None:
 def _read_svhn(name: str, place: Path, download: bool) -> Parts | None:
     from torchvision.datasets import SVHN
 
-    wanted = ("train", "test", "extra") if name == "svhn_extra" else ("train", "test")
-    there = [(place / SVHN.split_list[part][1]).is_file() for part in wanted]
-    if not download and not any(there):
+    subsets = ("train", "test", "extra") if name == "svhn_extra" else ("train", "test")
+    if not download and not any((place / SVHN.split_list[part][1]).is_file() for part in subsets):
         return None
-    parts = {part: SVHN(place, split=part, download=download) for part in wanted}
-    images = [parts[part].data for part in wanted if part != "test"]
-    labels = np.concatenate([parts[part].labels for part in wanted if part != "test"])
+    parts = {part: SVHN(place, split=part, download=download) for part in subsets}
+    images = [parts[part].data for part in subsets if part != "test"]
+    labels = np.concatenate([parts[part].labels for part in subsets if part != "test"])
     return _labeled(np.concatenate(images), labels), _labeled(parts["test"].data, parts["test"].labels)
 
 
@@ -194,23 +204,15 @@ def _read_stl10(name: str, place: Path, download: bool) -> Parts | None:
     return _labeled(train.data, train.labels), _labeled(test.data, test.labels)
 
 
-_READERS: dict[str, Callable[[str, Path, bool], Parts | None]] = {
-    "mnist": _read_idx,
-    "fashion_mnist": _read_idx,
-    "cifar10": _read_cifar,
-    "cifar100": _read_cifar,
-    "svhn": _read_svhn,
-    "svhn_extra": _read_svhn,
-    "stl10": _read_stl10,
-}
-_FILES = {
-    "mnist": "train-images-idx3-ubyte.gz and three more",
-    "fashion_mnist": "train-images-idx3-ubyte.gz and three more",
-    "cifar10": "cifar-10-batches-py/, unpacked from cifar-10-python.tar.gz",
-    "cifar100": "cifar-100-python/, unpacked from cifar-100-python.tar.gz",
-    "svhn": "train_32x32.mat and test_32x32.mat",
-    "svhn_extra": "train_32x32.mat, test_32x32.mat and extra_32x32.mat",
-    "stl10": "stl10_binary/, unpacked from stl10_binary.tar.gz",
+# Every set that torchvision has a reader for: a new one is a function above and a row here.
+ARCHIVES: dict[str, Archive] = {
+    "mnist": Archive(_read_idx, "train-images-idx3-ubyte.gz and three more"),
+    "fashion_mnist": Archive(_read_idx, "train-images-idx3-ubyte.gz and three more"),
+    "cifar10": Archive(_read_cifar, "cifar-10-batches-py/, unpacked from cifar-10-python.tar.gz"),
+    "cifar100": Archive(_read_cifar, "cifar-100-python/, unpacked from cifar-100-python.tar.gz"),
+    "svhn": Archive(_read_svhn, "train_32x32.mat and test_32x32.mat"),
+    "svhn_extra": Archive(_read_svhn, "train_32x32.mat, test_32x32.mat and extra_32x32.mat"),
+    "stl10": Archive(_read_stl10, "stl10_binary/, unpacked from stl10_binary.tar.gz"),
 }
 
 

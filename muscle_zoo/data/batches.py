@@ -1,7 +1,8 @@
 """The images of each step: pure functions of (seed, step, position in the global batch).
 
-All random numbers are drawn on the CPU for the whole global batch and then cut to the process's share, so that one
-process and many, a CPU and a GPU, a fresh run and a resumed one see the same images with the same views.
+All random numbers are drawn on the CPU for the whole global batch; then each process keeps the rows of its own images.
+That costs a process the draws of the others, and buys that one process and many, a CPU and a GPU, a fresh run and a
+resumed one see the same images with the same views.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import tee
 
 import torch
 from torch import Tensor
@@ -17,31 +19,18 @@ from torch import Tensor
 from ..errors import InputError
 from ..methods.base import Batch, View
 from ..recipes import Recipe
-from .augment import parse_policy
+from .augment import normalize, parse_policy
+from .catalog import DataSetInfo
 from .images import ImageSource
-from .info import DataSetInfo
 from .splits import Split
 
-
-def normalize(images: Tensor, info: DataSetInfo) -> Tensor:
-    """Turns uint8 images, or images in 0..1, into what a network takes: zero mean, unit variance per channel."""
-    mean, std = (_per_channel(values, images.device) for values in (info.mean, info.std))
-    if images.dtype == torch.uint8:
-        return images.float().div_(255.0).sub_(mean).div_(std)  # in place: memory is what it costs
-    return (images - mean).div_(std)
-
-
-@lru_cache(maxsize=16)
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Cached: a copy to a GPU would wait for it, each time.
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
-
-
-# Seeds are made of these words: published runs were drawn with the British ones, and must stay what they are.
+# These words are hashed into the seeds of the generators. The published runs were drawn with the British spelling: with
+# the American one every run would see other batches and views, and no published hash could be reproduced.
 _SEED_WORDS = {"labeled": "labelled", "unlabeled": "unlabelled"}
 
 
 def _seed(*key: object) -> int:
+    # sha256, for Python's own hash() of text differs from one process to the next. A generator's seed has 63 bits.
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
 
 
@@ -59,6 +48,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 @lru_cache(maxsize=8)
 def _permutation(seed: int, stream: str, epoch: int, n: int) -> Tensor:
+    # A new one is needed once in many steps: those of both streams, before and after, stay in the cache.
     return torch.randperm(n, generator=_generator(seed, stream, epoch))
 
 
@@ -75,6 +65,7 @@ def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Te
     Returns:
         ``(size,)`` int64 positions in 0..n-1.
     """
+    # The stream has no state: a step's place in it is its number times the batch size, so a resumed run looks it up.
     start = step * size
     pieces = []
     while start < (step + 1) * size:
@@ -86,7 +77,19 @@ def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Te
 
 
 def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int) -> Tensor:
-    """Uniform numbers for one view of a step's global batch, ``(size, count)`` in 0..1."""
+    """Uniform numbers for one view of a step's global batch, on the CPU.
+
+    Args:
+        seed: Of the run.
+        step: Counted from 0.
+        view: Two views that differ in anything have independent numbers.
+        size: Images in the global batch.
+        count: Numbers per image, see :attr:`muscle_zoo.data.augment.Policy.num_random`.
+
+    Returns:
+        ``(size, count)`` float32 in 0..1.
+    """
+    # The generators of a CPU and a GPU differ, so it is always the CPU's.
     words = _SEED_WORDS[view.source], view.policy, view.draw
     return torch.rand(size, count, generator=_generator(seed, "view", *words, step))
 
@@ -101,8 +104,8 @@ class Batches:
         info: Mean and standard deviation.
         split: Which images are labeled.
         views: The views that the method names.
-        rank: This process.
-        world_size: All processes.
+        rank: This process, counted from 0.
+        world_size: Number of processes.
         device: Where the views are made.
 
     Raises:
@@ -140,38 +143,40 @@ class Batches:
         self.sizes = {source: sizes[source] for source in self.pools}
 
     def at(self, step: int) -> Batch:
-        """The batch of one step, counted from 0: this process's share of it."""
+        """This process's part of the batch of one step, counted from 0."""
         return next(self.steps(step, step + 1))
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps from start to before stop, one after the other."""
-        positions = (torch.cat(list(self.positions(step).values())) for step in range(start, stop))
-        for step, raw in zip(range(start, stop), self.images.batches(positions), strict=True):
-            yield self._batch(step, raw.to(self.device, non_blocking=True))
+        # Worker processes read ahead: what they were told to read waits in the second iterator until its turn.
+        to_read, to_use = tee(map(self.positions, range(start, stop)))
+        decoded = self.images.batches(torch.cat(list(positions.values())) for positions in to_read)
+        for step, positions, images in zip(range(start, stop), to_use, decoded, strict=True):
+            yield self._batch(step, positions, images.to(self.device, non_blocking=True))
 
     def positions(self, step: int) -> dict[str, Tensor]:
         """Which training images this process sees at a step: ``labeled`` and, if a view needs them, ``unlabeled``."""
-        return {
-            source: pool[
-                self._local_rows(stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool)))
-            ]
-            for source, pool in self.pools.items()
-        }
+        positions = {}
+        for source, pool in self.pools.items():
+            rows = stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool))
+            positions[source] = pool[self._local_rows(rows)]
+        return positions
 
-    def _batch(self, step: int, raw: Tensor) -> Batch:
-        positions = self.positions(step)
-        images = dict(zip(positions, raw.split([len(chosen) for chosen in positions.values()]), strict=True))
+    def _batch(self, step: int, positions: dict[str, Tensor], images: Tensor) -> Batch:
+        by_source = dict(zip(positions, images.split([len(rows) for rows in positions.values()]), strict=True))
         inputs = {}
         for name, view in self.views.items():
             policy = self.policies[view.policy]
+            # Drawn for the whole global batch, then cut: see the top of this file.
             random_numbers = self._local_rows(
                 draw_random_numbers(self.recipe.seed, step, view, self.sizes[view.source], policy.num_random)
             )
-            inputs[name] = normalize(policy(images[view.source], random_numbers), self.info)
+            inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
         labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
         indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
         return Batch(inputs, labels, indices)
 
     def _local_rows(self, rows: Tensor) -> Tensor:
+        """This process's rows of a global batch's."""
         size = len(rows) // self.world_size
         return rows[self.rank * size : (self.rank + 1) * size]

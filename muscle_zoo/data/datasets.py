@@ -6,7 +6,8 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -16,20 +17,19 @@ import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
-from ..errors import DownloadError, InputError
-from .archives import data_root, load_archive, through_jpeg
-from .catalog import FOLDER, SYNTHETIC, dataset_info
-from .folder import class_folders, list_folder, survey
+from ..errors import DownloadError, InputError, suggest
+from .archives import ARCHIVES, load_archive, through_jpeg
+from .catalog import FOLDER, SYNTHETIC, DataSetInfo, dataset_info, dataset_names
+from .folder import Survey, class_folders, list_folder, survey
 from .images import OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
-from .info import DataSetInfo
 from .memory import free_memory
-from .picture_sets import check_sizes, list_classes, list_mini_imagenet
+from .picture_csv import Listing
+from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
-SIZES = (8, 512)  # least and largest side of an image
-CIFAR10_JPEG_SHA256 = (
-    "f12bc101717acd0df836682c335adf2f0f589f6a84917c61c9d2512d7b4bae09"  # of the archive's training pixels
-)
+SIZES = (8, 512)  # least and largest side of an image, in pixels
+# Of the published archive's training pixels.
+CIFAR10_JPEG_SHA256 = "f12bc101717acd0df836682c335adf2f0f589f6a84917c61c9d2512d7b4bae09"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class DataConfig:
     """Where data come from and how they are read. The images are the same whatever it says, if they are there.
 
     Attributes:
-        root: Where data sets are; for ``folder`` the user's own folder or CSV. None: see
-            :func:`muscle_zoo.data.archives.data_root`.
+        root: Where data sets are; for ``folder`` the user's own folder or CSV. None: see :func:`data_root`.
         stream: True to read pictures from their files whenever they are needed, False to hold them in memory, None for
             memory if they take at most half of what is free.
         workers: Processes that read pictures.
@@ -62,12 +61,12 @@ class DataConfig:
     download: bool = True
 
 
-def load_dataset(name: str, source: DataConfig | None = None, image_size: int = 0) -> DataSet:
+def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 0) -> DataSet:
     """Loads a data set.
 
     Args:
         name: One of :func:`muscle_zoo.data.dataset_names`.
-        source: Where from, and how.
+        config: Where the data are, and how they are read.
         image_size: Side in pixels that pictures are resized and cropped to; 0 for the set's own. Only for sets of
             picture files: folder, mini_imagenet, imagenet.
 
@@ -75,34 +74,42 @@ def load_dataset(name: str, source: DataConfig | None = None, image_size: int = 
         InputError: There is no such data set, or it is missing, damaged or not whole.
         MissingDataError: It is not there, and was not to be downloaded or cannot be.
         DownloadError: It is not there and could not be downloaded.
+
+    Example:
+        >>> load_dataset("digits").train.images.shape
+        torch.Size([1437, 1, 8, 8])
     """
-    source = source or DataConfig()
+    config = config or DataConfig()
     if image_size and not SIZES[0] <= image_size <= SIZES[1]:
         raise InputError(f"image_size={image_size} is out of range; give {SIZES[0]} to {SIZES[1]}")
-    if name == FOLDER:
-        return _load_folder(source, image_size)
-    info = dataset_info(name)
-    if name in ("imagenet", "mini_imagenet"):
-        root = data_root(source.root)
-        place, (train, test) = (
-            list_classes(info, root, "train", "val") if name == "imagenet" else list_mini_imagenet(info, root)
-        )
-        return _from_files(_resized(info, image_size), place, train, test, source)
-    if image_size and (image_size, image_size) != info.input_size[1:]:
-        raise InputError(f"image_size={image_size}: {name} has images of {_size(info)}; leave it out")
-    if name == "digits":
-        return _load_digits(info)
-    if name.startswith(SYNTHETIC):
-        return _make_synthetic(info)
-    if name == "cifar10_jpeg":
-        return _load_cifar10_jpeg(info, source)
-    root = data_root(source.root)
-    return _whole(info, root, *load_archive(info, root, source.download))
+    loader = LOADERS.get(SYNTHETIC if name.startswith(f"{SYNTHETIC}:") else name)
+    if loader is None:
+        raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
+    return loader(name, data_root(name, config), config, image_size)
+
+
+def data_root(name: str, config: DataConfig) -> Path:
+    """Where a data set is looked for.
+
+    Args:
+        name: A data set.
+        config: Its ``root`` comes first.
+
+    Returns:
+        ``root`` (``--data``), else the environment variable MUSCLE_ZOO_DATA, else ``data``; of ``folder``, ``root``
+        alone: the user's own pictures are nowhere by default.
+
+    Raises:
+        InputError: The set is ``folder`` and there is no root.
+    """
+    if name == FOLDER and config.root is None:
+        raise InputError("dataset=folder: say which folder (--data my_data)")
+    return Path(config.root or os.environ.get("MUSCLE_ZOO_DATA") or "data").expanduser()
 
 
 def images_sha256(images: Tensor) -> str:
     """sha256 of the bytes of uint8 images ``(N, C, H, W)``."""
-    return hashlib.sha256(images.contiguous().numpy()).hexdigest()
+    return hashlib.sha256(images.contiguous().numpy().data).hexdigest()
 
 
 def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
@@ -136,7 +143,8 @@ def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
     return DataSet(info, dataset.train.with_labels(renumber(dataset.train.labels)), test)
 
 
-def _load_digits(info: DataSetInfo) -> DataSet:
+def _load_digits(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = _info_of_one_size(name, image_size)
     with resources.files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         parts = {
             part: LabeledImages(
@@ -148,28 +156,33 @@ def _load_digits(info: DataSetInfo) -> DataSet:
     return DataSet(info, parts["train"], parts["test"])
 
 
-def _make_synthetic(info: DataSetInfo) -> DataSet:
+def _make_synthetic(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = _info_of_one_size(name, image_size)
     generator = torch.Generator().manual_seed(0)
     parts = []
     for size in (info.train_size, info.test_size):
         images = torch.randint(0, 256, (size, *info.input_size), dtype=torch.uint8, generator=generator)
         parts.append(LabeledImages(images, torch.arange(size) % info.num_classes))
-    return DataSet(info, *parts)
+    return DataSet(info, parts[0], parts[1])
 
 
-def _load_cifar10_jpeg(info: DataSetInfo, source: DataConfig) -> DataSet:
-    root = data_root(source.root)
-    official = dataset_info("cifar10")
+def _load_archive(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = _info_of_one_size(name, image_size)
+    return _checked(info, root, *load_archive(info, root, config.download))
+
+
+def _load_cifar10_jpeg(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = _info_of_one_size(name, image_size)
     folders = [place / "train" for place in (root / info.name, root) if (place / "train").is_dir()]
-    if not any(set(info.class_names) & set(class_folders(folder)) for folder in folders):
+    if any(set(info.class_names) & set(class_folders(folder)) for folder in folders):
+        place, (train, test) = list_classes(info, root, "train", "test")
+        data = _from_files(info, place, train, test, config)
+    else:
         try:
-            parts = load_archive(official, root, source.download)
+            parts = load_archive(dataset_info("cifar10"), root, config.download)
         except DownloadError as error:
             raise DownloadError(f"{error}; or put train/CLASS/ and test/CLASS/ into {root / info.name}") from None
-        data = _whole(info, root, *map(_as_jpeg, parts))
-    else:
-        place, (train, test) = list_classes(info, root, "train", "test")
-        data = _from_files(info, place, train, test, source)
+        data = _checked(info, root, *map(_as_jpeg, parts))
     if isinstance(data.train, LabeledImages) and images_sha256(data.train.images) != CIFAR10_JPEG_SHA256:
         warnings.warn(
             f"cifar10_jpeg in {root}: its training pixels are not those of the published archive (another "
@@ -185,38 +198,39 @@ def _as_jpeg(images: LabeledImages) -> LabeledImages:
     return LabeledImages(through_jpeg(images.images[order]), images.labels[order])
 
 
-def _load_folder(source: DataConfig, image_size: int) -> DataSet:
-    root = source.root
-    if root is None:
-        raise InputError("dataset=folder: say which folder (--data my_data)")
-    listing = list_folder(Path(root).expanduser())
-    names = [name for name, _ in listing.train + listing.test]
-    seen = survey(listing.root, names)
-    good = sum(seen.sizes.values())
-    if not good:
-        name, why = next(iter(seen.bad.items()))
+def _load_imagenet(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = dataset_info(name)
+    place, (train, test) = list_classes(info, root, "train", "val")
+    return _from_files(_resized(info, image_size), place, train, test, config)
+
+
+def _load_mini_imagenet(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    info = dataset_info(name)
+    place, (train, test) = list_mini_imagenet(info, root)
+    return _from_files(_resized(info, image_size), place, train, test, config)
+
+
+def _load_folder(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
+    listing = list_folder(root)
+    headers = survey(listing.root, [picture for picture, _ in listing.train + listing.test])
+    if not headers.sizes:
+        picture, reason = next(iter(headers.bad.items()))
         raise InputError(
-            f"--data {root}: none of {len(names)} pictures can be read, the first is {name} ({why}); give others"
+            f"--data {root}: none of {len(headers.bad)} pictures can be read, the first is {picture} ({reason}); "
+            "give others"
         )
-    if image_size:
-        height = width = image_size
-    elif len(seen.sizes) == 1:
-        width, height = next(iter(seen.sizes))
-    else:
-        smallest, *_, largest = sorted(seen.sizes, key=lambda size: (math.prod(size), size))
-        raise InputError(
-            "image_size=0: the pictures have {} sizes, from {}x{} to {}x{}; say the side of the images they become, "
-            "such as image_size=64".format(len(seen.sizes), *smallest, *largest)
-        )
-    if not all(SIZES[0] <= side <= SIZES[1] for side in (height, width)):
-        raise InputError(
-            f"image_size=0: the pictures are {width}x{height}; give image_size={SIZES[0]} to {SIZES[1]}, such as 64"
-        )
-    gray = seen.gray == good
-    info = DataSetInfo(
+    folder = root if root.is_dir() else root.parent  # of a CSV: its own, not where the pictures are
+    info = _folder_info(folder, listing, headers, image_size)
+    return _from_files(info, listing.root, listing.train, listing.test, config, headers.bad)
+
+
+def _folder_info(folder: Path, listing: Listing, headers: Survey, image_size: int) -> DataSetInfo:
+    """What is known of the user's own pictures once their headers were read."""
+    gray = headers.gray == sum(headers.sizes.values())
+    return DataSetInfo(
         name=FOLDER,
-        title=f"pictures of {listing.root.name or listing.root}",
-        input_size=(1 if gray else 3, height, width),
+        title=f"pictures of {folder.name or folder}",
+        input_size=(1 if gray else 3, *_height_and_width(headers.sizes, image_size)),
         class_names=listing.class_names,
         # Not the pictures' own: so that a model keeps its normalization when pictures are added.
         mean=(0.449,) if gray else IMAGENET_DEFAULT_MEAN,
@@ -224,43 +238,77 @@ def _load_folder(source: DataConfig, image_size: int) -> DataSet:
         train_size=len(listing.train),
         test_size=len(listing.test),
         license="the user's own pictures",
-        source=listing.root.name,  # not the whole path: cards are published
+        homepage=folder.name,  # not the whole path: cards are published
     )
-    return _from_files(info, listing.root, listing.train, listing.test, source, seen.bad)
+
+
+def _height_and_width(sizes: Counter[tuple[int, int]], image_size: int) -> tuple[int, int]:
+    """What the pictures become: squares of image_size, or, where that is 0, what they all are."""
+    if image_size:
+        return image_size, image_size
+    if len(sizes) > 1:
+        smallest, *_, largest = sorted(sizes, key=lambda size: (math.prod(size), size))
+        raise InputError(
+            "image_size=0: the pictures have {} sizes, from {}x{} to {}x{}; say the side of the images they become, "
+            "such as image_size=64".format(len(sizes), *smallest, *largest)
+        )
+    width, height = next(iter(sizes))
+    if not all(SIZES[0] <= side <= SIZES[1] for side in (height, width)):
+        raise InputError(
+            f"image_size=0: the pictures are {width}x{height}; give image_size={SIZES[0]} to {SIZES[1]}, such as 64"
+        )
+    return height, width
+
+
+Loader = Callable[[str, Path, DataConfig, int], DataSet]  # takes the name, the root, the config and image_size
+
+# Every data set: a new one is a function above and a row here, beside its facts in catalog.py.
+LOADERS: dict[str, Loader] = {
+    "digits": _load_digits,
+    **dict.fromkeys(ARCHIVES, _load_archive),
+    "cifar10_jpeg": _load_cifar10_jpeg,
+    "mini_imagenet": _load_mini_imagenet,
+    "imagenet": _load_imagenet,
+    FOLDER: _load_folder,
+    SYNTHETIC: _make_synthetic,
+}
 
 
 def _from_files(
     info: DataSetInfo,
     root: Path,
-    train: list[tuple[str, int]],
-    test: list[tuple[str, int]],
-    source: DataConfig,
-    bad: dict[str, str] | None = None,
+    train: Pictures,
+    test: Pictures,
+    config: DataConfig,
+    unreadable: dict[str, str] | None = None,
 ) -> DataSet:
+    """Pictures in files as a data set, streamed or in memory; those that cannot be read (name -> why) are left out."""
     files = [
         ImageFiles(
             root,
             tuple(name for name, _ in part),
             torch.tensor([label for _, label in part], dtype=torch.int64),
             info.input_size,
-            source.workers,
+            config.workers,
         )
         for part in (train, test)
     ]
-    stream = source.stream
+    stream = config.stream
     if stream is None:
-        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine, each with its own copy
-        stream = here * sum(part.nbytes() for part in files) > RAM_SHARE * free_memory()
+        copies = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # each process on this machine holds its own
+        stream = copies * sum(part.nbytes() for part in files) > RAM_SHARE * free_memory()
     parts: list[ImageSource] = []
     for part in files:
-        if stream and bad:
-            report_unreadable(root, [(name, bad[name]) for name in part.names if name in bad], len(part))
-            part = part.subset([i for i, name in enumerate(part.names) if name not in bad])
-        parts.append(part if stream else part.load(source.progress))
+        if stream and unreadable:
+            bad = [(name, unreadable[name]) for name in part.names if name in unreadable]
+            report_unreadable(root, bad, len(part))
+            part = part.subset([i for i, name in enumerate(part.names) if name not in unreadable])
+        parts.append(part if stream else part.load(config.progress))
     return DataSet(replace(info, train_size=len(parts[0]), test_size=len(parts[1])), parts[0], parts[1])
 
 
-def _whole(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledImages) -> DataSet:
+def _checked(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledImages) -> DataSet:
+    """Images of an archive as a data set, if their numbers, shape and classes are the published ones."""
     check_sizes(info, root, len(train), len(test))
     shape = tuple(train.images.shape[1:])
     if shape != info.input_size or int(train.labels.max()) + 1 != info.num_classes:
@@ -271,9 +319,14 @@ def _whole(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledIma
     return DataSet(info, train, test)
 
 
+def _info_of_one_size(name: str, image_size: int) -> DataSetInfo:
+    """A data set's facts, where its images have one size and no other can be asked for."""
+    info = dataset_info(name)
+    if image_size and (image_size, image_size) != info.input_size[1:]:
+        size = "x".join(map(str, info.input_size[1:]))
+        raise InputError(f"image_size={image_size}: {name} has images of {size}; leave it out")
+    return info
+
+
 def _resized(info: DataSetInfo, image_size: int) -> DataSetInfo:
     return replace(info, input_size=(info.input_size[0], image_size, image_size)) if image_size else info
-
-
-def _size(info: DataSetInfo) -> str:
-    return "x".join(map(str, info.input_size[1:]))

@@ -1,8 +1,7 @@
-"""The user's own pictures: folders of classes, or a CSV of path and label."""
+"""The user's own pictures in folders of classes: listed, and their headers read."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import unicodedata
@@ -10,7 +9,8 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -18,6 +18,7 @@ from PIL import Image
 from ..errors import InputError, suggest
 from ..files import file_sha256
 from .images import UNKNOWN, orientation, reason
+from .picture_csv import Listing, list_csv
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"),
@@ -25,23 +26,6 @@ SUFFIXES = (
 )
 _NOT_READ = (".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
 LAYOUT = "labeled/CLASS/*.jpg and unlabeled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
-
-
-@dataclass
-class Listing:
-    """Pictures by name below a folder, each with its class or UNKNOWN, in canonical order.
-
-    Attributes:
-        root: The folder.
-        class_names: In the order of the classes.
-        train: Training pictures: the labeled ones by class, then those without a label.
-        test: Test pictures; may be empty.
-    """
-
-    root: Path
-    class_names: tuple[str, ...]
-    train: list[tuple[str, int]] = field(default_factory=list)
-    test: list[tuple[str, int]] = field(default_factory=list)
 
 
 # What a part may be called, in any case; ImageFolder's users have train and val.
@@ -57,7 +41,8 @@ def list_folder(root: Path) -> Listing:
 
     Args:
         root: A folder with ``labeled/CLASS/`` and ``unlabeled/`` (both may have folders inside) and perhaps
-            ``test/CLASS/``; ``train/`` and ``val/`` will do; or with ``CLASS/``; or a CSV file, see :func:`list_csv`.
+            ``test/CLASS/``; ``train/`` and ``val/`` will do; or with ``CLASS/``; or a CSV file, see
+            :func:`muscle_zoo.data.picture_csv.list_csv`.
 
     Returns:
         The listing. A picture that is both labeled and in test, and two spellings of one class, are warned about.
@@ -106,11 +91,11 @@ def _list_folders(root: Path) -> Listing:
     _warn_about_loose_pictures(labeled)
     if (test := inside.get("test")) is not None:
         _warn_about_loose_pictures(test)
-        there = class_folders(test)
-        for name in there:
+        tested_classes = class_folders(test)
+        for name in tested_classes:
             if name not in class_names:
                 raise InputError(f"{test}: {name!a} is not a class of {labeled}; {suggest(name, class_names)}")
-        listing.test = pictures_of_classes(root, test, class_names, there)
+        listing.test = pictures_of_classes(root, test, class_names, tested_classes)
     return listing
 
 
@@ -127,7 +112,7 @@ def class_folders(folder: Path) -> tuple[str, ...]:
 
 
 def pictures_of_classes(
-    root: Path, folder: Path, class_names: Sequence[str], there: Sequence[str] | None = None
+    root: Path, folder: Path, class_names: Sequence[str], present: Sequence[str] | None = None
 ) -> list[tuple[str, int]]:
     """Pictures of each class's folder, class by class.
 
@@ -135,20 +120,20 @@ def pictures_of_classes(
         root: What the names are relative to.
         folder: Holds a folder for each class.
         class_names: All classes.
-        there: Those that have a folder; all by default.
+        present: Those that have a folder; all by default.
 
     Raises:
         InputError: A class's folder has none.
     """
-    found = []
+    labeled = []
     for label, name in enumerate(class_names):
-        if there is not None and name not in there:
+        if present is not None and name not in present:
             continue
         names = pictures(root, folder / name)
         if not names:
             raise InputError(f"{folder / name} holds no pictures ({', '.join(SUFFIXES)}); fill it or delete it")
-        found += [(path, label) for path in names]
-    return found
+        labeled += [(path, label) for path in names]
+    return labeled
 
 
 def pictures(root: Path, folder: Path) -> list[str]:
@@ -161,21 +146,25 @@ def pictures(root: Path, folder: Path) -> list[str]:
     def fail(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
 
-    names = []
-    not_read: list[str] = []
-    seen: set[str] = set()  # a link may lead back
+    names: list[str] = []
+    not_read: list[str] = []  # suffixes of pictures of a kind that is not read
+    visited: set[str] = set()
     for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        if (real := os.path.realpath(parent)) in seen:
+        real = os.path.realpath(parent)
+        if real in visited:  # a link led back: without this the walk would never end
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         prefix = Path(parent).relative_to(root).as_posix()
         for name in files:
-            if not name.startswith("."):
-                suffix = Path(name).suffix.lower()
-                names += [f"{prefix}/{name}"] * (suffix in SUFFIXES)
-                not_read += [suffix] * (suffix in _NOT_READ)
+            suffix = Path(name).suffix.lower()
+            if name.startswith("."):
+                continue
+            if suffix in SUFFIXES:
+                names.append(f"{prefix}/{name}")
+            elif suffix in _NOT_READ:
+                not_read.append(suffix)
     for name in names:
         if name.encode("utf-8", "replace").decode() != name:
             shown = os.fsencode(name).decode("utf-8", "replace")
@@ -187,64 +176,15 @@ def pictures(root: Path, folder: Path) -> list[str]:
     return sorted(names)
 
 
-def list_csv(path: Path) -> Listing:
-    """Lists the pictures that a CSV names.
-
-    Its first line is ``path,label`` or ``path,label,split``. Paths are relative to the CSV's folder. An empty label
-    means that the picture is unlabeled; split is ``train`` (or empty) or ``test``.
-
-    Raises:
-        InputError: It is not there, is no such CSV, or names a picture that does not exist or comes twice.
-    """
-    root = path.parent
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            if not {"path", "label"} <= set(columns):
-                raise InputError(
-                    f"{path}: the first line is {','.join(columns)!r}; it must be path,label or path,label,split"
-                )
-            if unused := set(columns) - {"path", "label", "split"}:
-                warnings.warn(f"{path}: columns {', '.join(sorted(unused))} are not used", stacklevel=4)
-            reader.fieldnames = columns
-            rows = [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label in UTF-8") from None
-    if not rows:
-        raise InputError(f"{path} has no rows; write one for each picture below path,label")
-    class_names = tuple(sorted({row["label"] for _, row in rows if row["label"]}))
-    trained = {row["label"] for _, row in rows if row["label"] and row.get("split") != "test"}
-    listing = Listing(root, class_names)
-    seen: set[str] = set()
-    for line, row in rows:
-        name, part = Path(row["path"]).as_posix(), row.get("split", "")
-        if "\\" in name and not (root / name).is_file():  # written on Windows
-            name = name.replace("\\", "/")
-        if not (root / name).is_file():
-            raise InputError(f"{path} line {line}: {row['path']!r} does not exist; paths are relative to {root}")
-        if name in seen:
-            raise InputError(f"{path} line {line}: {row['path']!r} comes a second time; keep one")
-        seen.add(name)
-        if part not in ("", "train", "test") or (part == "test" and not row["label"]):
-            raise InputError(
-                f"{path} line {line}: split={part!r} label={row['label']!r}; write train or test, test with a label"
-            )
-        if row["label"] and row["label"] not in trained:
-            raise InputError(
-                f"{path} line {line}: class {row['label']!r} has no training picture; {suggest(row['label'], trained)}"
-            )
-        label = class_names.index(row["label"]) if row["label"] else UNKNOWN
-        (listing.test if part == "test" else listing.train).append((name, label))
-    # Canonical order: by class, then by name, those without a label last.
-    listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
-    listing.test.sort(key=lambda item: (item[1], item[0]))
-    return listing
-
-
 @dataclass(frozen=True)
 class Survey:
-    """What the headers of some pictures say: their sizes (width, height), how many are gray, which are unreadable."""
+    """What the headers of some pictures say.
+
+    Attributes:
+        sizes: How many pictures have a width and height, in pixels, once upright.
+        gray: How many are gray.
+        bad: Name of each picture that cannot be read, and why.
+    """
 
     sizes: Counter[tuple[int, int]]
     gray: int
@@ -252,33 +192,42 @@ class Survey:
 
 
 def survey(root: Path, names: Sequence[str], workers: int = 4) -> Survey:
-    """Reads the headers of pictures, and whether a JPEG file has its end."""
+    """Reads the headers of pictures, and whether a JPEG file has its end: much faster than decoding."""
 
     def look(name: str) -> tuple[tuple[int, int], bool] | str:
         try:
-            with Image.open(root / name) as picture:
-                if picture.format == "TIFF" and orientation(picture) > 1:
-                    picture.load()  # Pillow turns it then by itself
-                turned = orientation(picture) >= 5  # EXIF orientation: on its side
-                size = picture.size[::-1] if turned else picture.size
-                if picture.format == "JPEG":
-                    with open(root / name, "rb") as file:
-                        file.seek(max(0, os.path.getsize(root / name) - 4096))
-                        ended = b"\xff\xd9" in file.read()
-                    if not ended:
-                        picture.load()  # something may stand behind the end: only decoding tells
-                return size, picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
+            return _read_header(root / name)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             return reason(error)
 
+    sizes: Counter[tuple[int, int]] = Counter()
+    gray = 0
+    bad: dict[str, str] = {}
     with ThreadPoolExecutor(workers) as pool:
-        found = dict(zip(names, pool.map(look, names), strict=True))
-    good = [what for what in found.values() if not isinstance(what, str)]
-    return Survey(
-        Counter(size for size, _ in good),
-        sum(gray for _, gray in good),
-        {name: what for name, what in found.items() if isinstance(what, str)},
-    )
+        for name, header in zip(names, pool.map(look, names), strict=True):
+            if isinstance(header, str):
+                bad[name] = header
+            else:
+                size, is_gray = header
+                sizes[size] += 1
+                gray += is_gray
+    return Survey(sizes, gray, bad)
+
+
+def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
+    """Width and height of a picture once it is upright, and whether it is gray."""
+    with Image.open(path) as picture:
+        if picture.format == "TIFF" and orientation(picture) > 1:
+            picture.load()  # Pillow turns it then by itself
+        on_its_side = orientation(picture) >= 5  # of EXIF's eight orientations
+        size = picture.size[::-1] if on_its_side else picture.size
+        if picture.format == "JPEG":
+            with path.open("rb") as file:
+                file.seek(max(0, os.path.getsize(path) - 4096))
+                has_end = b"\xff\xd9" in file.read()
+            if not has_end:
+                picture.load()  # more than 4096 bytes may stand behind the end: only decoding tells
+        return size, picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
 
 
 def _warn_about_spellings(class_names: Sequence[str]) -> None:
@@ -295,7 +244,6 @@ def _warn_about_spellings(class_names: Sequence[str]) -> None:
 
 def _warn_about_duplicates(listing: Listing) -> None:
     """Compares the bytes of labeled and test pictures; only files of equal size are read."""
-    by_size: dict[int, list[str]] = defaultdict(list)
 
     def size(name: str) -> int:
         try:
@@ -303,27 +251,26 @@ def _warn_about_duplicates(listing: Listing) -> None:
         except OSError:
             return -1
 
-    for name, label in listing.train:
-        if label != UNKNOWN:
-            by_size[size(name)].append(name)
-    found: list[tuple[str, str]] = []
-    digests: dict[str, str] = {}
-
+    @cache
     def digest(name: str) -> str:
-        if name not in digests:
-            try:
-                digests[name] = file_sha256(listing.root / name)
-            except OSError:
-                digests[name] = name  # equal to no other
-        return digests[name]
+        try:
+            return file_sha256(listing.root / name)
+        except OSError:
+            return name  # equal to no other
 
+    by_size: dict[int, list[str]] = defaultdict(list)
+    for name, label in listing.train:
+        if label != UNKNOWN and size(name) >= 0:
+            by_size[size(name)].append(name)
+    duplicates: list[tuple[str, str]] = []
     for name, _ in listing.test:
-        candidates = by_size.get(size(name), ()) if size(name) >= 0 else ()
-        found += [(twin, name) for twin in candidates if digest(twin) == digest(name)][:1]
-    if found:
-        twin, name = found[0]
+        twin = next((twin for twin in by_size.get(size(name), ()) if digest(twin) == digest(name)), None)
+        if twin is not None:
+            duplicates.append((twin, name))
+    if duplicates:
+        twin, name = duplicates[0]
         warnings.warn(
-            f"{len(found)} test pictures are labeled training pictures too, the first is {name} = {twin}; "
+            f"{len(duplicates)} test pictures are labeled training pictures too, the first is {name} = {twin}; "
             "accuracy on them says nothing",
             stacklevel=4,
         )

@@ -26,20 +26,22 @@ from ..errors import InputError, TrainingError
 UNKNOWN = -1  # class of an image without a label
 OUTSIDE = -2  # class of an image that is of none of the task's classes
 
-BAD_SHARE = 0.01  # share of unreadable pictures from which on a set is refused
-_CHUNK = 64
+BAD_SHARE = 0.01  # more unreadable pictures than this share, and a set is refused
+_CHUNK = 64  # pictures decoded at a time when a set is loaded into memory
 
 
 class ImageSource(Protocol):
-    """Images and their classes.
+    """Images and their classes, wherever the pixels are."""
 
-    Attributes:
-        labels: ``(N,)`` int64: the class, UNKNOWN or OUTSIDE.
-        names: What each image is called, where they have names.
-    """
+    @property
+    def labels(self) -> Tensor:
+        """``(N,)`` int64: the class of each image, UNKNOWN or OUTSIDE."""
+        ...
 
-    labels: Tensor
-    names: tuple[str, ...]
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each image is called; empty where they have no names."""
+        ...
 
     def __len__(self) -> int: ...
 
@@ -168,14 +170,14 @@ class ImageFiles:
             batch_sampler=index_lists,
             num_workers=self.workers,
             collate_fn=partial(_collate, self.input_size),
-            generator=torch.Generator(),  # else it draws from the one of all
+            generator=torch.Generator(),  # else it would draw from the global one, and change what a network draws
             worker_init_fn=_leave_interrupts,
             **extra,
         )
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches a whole group of processes, but stopping is the main one's business: it needs the pictures."""
+    """Ignores Ctrl-C: it reaches all processes of a group, and the main one needs pictures until it stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -217,10 +219,10 @@ _UPRIGHT = {
 
 
 def orientation(picture: Image.Image) -> int:
-    """EXIF's; 1 (upright) if there is none, or it makes no sense."""
+    """The orientation that a picture's EXIF states, 1 to 8; 1 (upright) if there is none or it is no such number."""
     try:
         value = picture.getexif().get(0x0112, 1)
-    except Exception:  # whatever a camera wrote there, the picture is one
+    except Exception:  # Pillow raises all kinds of errors for damaged EXIF, and the pixels may be whole
         return 1
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
@@ -247,7 +249,7 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
     if picture.mode.startswith(("I", "F")):  # convert() would clip, not scale
         values = np.asarray(picture)
         low, high = values.min(), values.max()
-        # In 32 bits, 16 may be meant (as Pillow gives some PNGs); of fractions and of other whole numbers nobody knows.
+        # Pillow opens some 16-bit PNGs in a mode of 32 bits. Of fractions and other whole numbers the scale is unknown.
         of_16_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high < 2**16)
         if not of_16_bits and (low < 0 or high != 0):
             raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")

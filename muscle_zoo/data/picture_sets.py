@@ -1,4 +1,7 @@
-"""Published sets of picture files, which nobody may hand on: found on disk and checked against what was published."""
+"""Published sets of picture files: listed on disk and checked against what was published.
+
+Their licenses forbid passing them on, so there is nothing to download.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import InputError, MissingDataError
+from .catalog import DataSetInfo
 from .folder import class_folders, pictures_of_classes
-from .info import DataSetInfo
 from .splits import hash_order
 
-Listed = tuple[list[tuple[str, int]], list[tuple[str, int]]]
+Pictures = list[tuple[str, int]]  # name below a folder, and class
+Listed = tuple[Pictures, Pictures]  # training and test pictures
 
 
 def list_classes(info: DataSetInfo, root: Path, train: str, test: str) -> tuple[Path, Listed]:

@@ -117,7 +117,9 @@ _POINT: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 _FILTERS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"color": _color, "sharpness": _sharpness}
 
 _FACTOR = Magnitude(0.05, 0.95)
-_SHARE = Magnitude(0.0, 0.3, signed=True)
+_OF_SIDE = Magnitude(0.0, 0.3, signed=True)  # a share of the image's side
+# In the order in which a batch is sorted: point operations, filters, geometric operations, identity. It also says which
+# random number means which operation: another order would change every run.
 OPERATIONS: dict[str, Magnitude] = {
     "autocontrast": Magnitude(),
     "brightness": _FACTOR,
@@ -128,13 +130,12 @@ OPERATIONS: dict[str, Magnitude] = {
     "color": _FACTOR,
     "sharpness": _FACTOR,
     "rotate": Magnitude(0.0, 30.0, signed=True),  # degrees, counter-clockwise
-    "shear_x": _SHARE,
-    "shear_y": _SHARE,
-    "translate_x": _SHARE,  # of the side; positive moves the picture to the left or up
-    "translate_y": _SHARE,
+    "shear_x": _OF_SIDE,
+    "shear_y": _OF_SIDE,
+    "translate_x": _OF_SIDE,  # of the side; positive moves the picture to the left or up
+    "translate_y": _OF_SIDE,
     "identity": Magnitude(),
 }
-"""The operations in the order in which a batch is sorted: point, filters, geometric, identity."""
 
 
 def _point(images: Tensor, magnitude: Tensor, counts: Sequence[int]) -> Tensor:

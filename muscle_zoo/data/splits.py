@@ -1,7 +1,8 @@
 """Which images are labeled: a pure function of (data set, budget, seed), the same on every machine.
 
-Each class's images are ordered by ``sha256("SEED/INDEX")`` and the first k are taken; no random generator is involved.
-So a larger budget of the same seed contains the smaller one.
+Each class's images are ordered by ``sha256("SEED/INDEX")`` and the first k are taken. A hash and not a random
+generator, because its order is the same in every version of every library and in any language: anybody can check a
+published split. And a larger budget of the same seed contains the smaller one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from ..errors import InputError
 from .images import OUTSIDE
 
-DEV_SHARE = 5  # one in five training images
+DEV_EVERY = 5  # one in five training images is in the dev fold
 NO_BIAS = "none"
 
 
@@ -136,8 +137,12 @@ def by_class(indices: Iterable[int], classes: Sequence[int], num_classes: int) -
 
 
 def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
-    """The fixed fifth of the training images whose labels serve choosing recipes and nothing else."""
-    return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_SHARE]))
+    """The fixed fifth of the training images whose labels serve choosing recipes and nothing else.
+
+    It depends on neither seed nor budget. If it did, the dev images of one run would be labeled images of another, and
+    hyper-parameters chosen over several seeds would have been chosen on images that some of them were trained on.
+    """
+    return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_EVERY]))
 
 
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
@@ -196,12 +201,12 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     pool = sorted(set(range(len(classes))) - set(dev))
     members = by_class(pool, classes, num_classes)
     counts = [len(of_class) for of_class in members]
-    labels = _number(budget.labels, sum(counts))
+    labels = _number_of_labels(budget.labels, sum(counts))
     if budget.given is not None:
         labeled = _check_given(budget.given, labels, classes, num_classes, set(dev))
     else:
-        wanted = _wanted(dataset, labels, counts, budget)
-        labeled = [i for ids, k in zip(members, wanted, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
+        per_class = _labels_per_class(dataset, labels, counts, budget)
+        labeled = [i for ids, k in zip(members, per_class, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
     validation = _validation(labeled, classes, num_classes, budget)
     held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
     visible = sorted(set(pool) - validation)
@@ -210,7 +215,8 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     return Split(dataset, labels, budget.seed, budget.fold, chosen, unlabeled, held_out, budget.words)
 
 
-def _number(labels: int | str, available: int) -> int:
+def _number_of_labels(labels: int | str, available: int) -> int:
+    """A budget as a number: it may be a share of the images that have a label."""
     if isinstance(labels, int):
         return labels
     share = re.fullmatch(r"(\d+)pct", labels)
@@ -219,7 +225,7 @@ def _number(labels: int | str, available: int) -> int:
     return round(available * int(share[1]) / 100)
 
 
-def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
+def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
     """How many labeled images of each class."""
     num_classes = len(counts)
     if labels < num_classes:
@@ -232,17 +238,17 @@ def _wanted(dataset: str, labels: int, counts: Sequence[int], budget: Budget) ->
         if labels == sum(counts):
             return list(counts)
         with_one_more = hash_order(f"{budget.seed}/classes", range(num_classes))[: labels % num_classes]
-        wanted = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
+        per_class = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
     else:
-        wanted = apportion(labels, geometric("bias", budget.bias, num_classes))
-    for label, (k, count) in enumerate(zip(wanted, counts, strict=True)):
+        per_class = apportion(labels, geometric("bias", budget.bias, num_classes))
+    for label, (k, count) in enumerate(zip(per_class, counts, strict=True)):
         if k > count:
             most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
             exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
             raise InputError(
                 f"labels={labels} asks for {k} images of class {label}, {dataset} has {count}; {most}{exact}"
             )
-    return wanted
+    return per_class
 
 
 def _check_given(
@@ -271,11 +277,11 @@ def _validation(labeled: Sequence[int], classes: Sequence[int], num_classes: int
             raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
         return set()
     members = by_class(labeled, classes, num_classes)
-    wanted = apportion(round(budget.validation * len(labeled)), [float(len(ids)) for ids in members])
+    per_class = apportion(round(budget.validation * len(labeled)), [float(len(ids)) for ids in members])
     chosen = {
-        i for ids, k in zip(members, wanted, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
+        i for ids, k in zip(members, per_class, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
     }
-    for label, (ids, k) in enumerate(zip(members, wanted, strict=True)):
+    for label, (ids, k) in enumerate(zip(members, per_class, strict=True)):
         if ids and k == len(ids):
             raise InputError(
                 f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
@@ -296,7 +302,7 @@ def _pool(
     """The unlabeled pool: the labeled images, then others by hash."""
 
     def first(ids: Iterable[int], k: int) -> list[int]:
-        ordered = hash_order(f"{budget.seed}/unlabelled", ids)
+        ordered = hash_order(f"{budget.seed}/unlabelled", ids)  # the British word: published pools were drawn with it
         return sorted(ordered, key=lambda i: i not in labeled)[:k]  # stable: the labeled ones come first
 
     inside = [i for i in visible if classes[i] != OUTSIDE]
@@ -309,11 +315,11 @@ def _pool(
                 f"unlabeled_bias={budget.unlabeled_bias}: {dataset} has images of unknown class; leave it out"
             )
         most = min(len(ids) / weight for ids, weight in zip(members, weights, strict=True))
-        kept = [
+        balanced = [
             first(ids, max(round(most * weight), sum(i in labeled for i in ids)))
             for ids, weight in zip(members, weights, strict=True)
         ]
-        inside = sorted(i for ids in kept for i in ids)
+        inside = sorted(i for ids in balanced for i in ids)
     if not outside:
         if budget.mismatch:
             raise InputError(

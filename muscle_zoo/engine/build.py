@@ -60,18 +60,19 @@ def own_folder(recipe: Recipe, source: DataConfig | None) -> str:
     return str(Path(source.root).expanduser().resolve())
 
 
-def prepare_data(recipe: Recipe, source: DataConfig | None = None) -> Data:
+def prepare_data(recipe: Recipe, source: DataConfig | None = None, loaded: DataSet | None = None) -> Data:
     """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
 
     Args:
         recipe: What to load.
         source: Where the data are, and how they are read.
+        loaded: The recipe's data set, if it is loaded already.
 
     Raises:
         InputError: The data set is unknown or not whole, or the label budget does not fit it.
         DownloadError: The data set is not there and could not be downloaded.
     """
-    dataset, split = split_of(recipe, load_dataset(recipe.dataset, source, recipe.image_size))
+    dataset, split = split_of(recipe, loaded or load_dataset(recipe.dataset, source, recipe.image_size))
     evaluation = dataset.test if recipe.fold == "test" else _with_known_class(dataset.train, split.held_out)
     if not len(evaluation):
         raise InputError(

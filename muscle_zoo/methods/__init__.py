@@ -1,4 +1,4 @@
-"""Methods, one file each, and the one table of their names.
+"""Methods, one file each, and the one table of their names. README.md says how to add one.
 
 ``muscle`` is MUSCLE around ``supervised``; ``muscle_X`` is MUSCLE around X. A method's options are its constructor's
 keyword arguments; in a recipe they stand under the method's own name (``fixmatch.threshold``, ``muscle.weight``).
@@ -7,62 +7,60 @@ keyword arguments; in a recipe they stand under the method's own name (``fixmatc
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
 from .base import Batch, Method, PseudoLabels, RunContext, View
-from .fixmatch import FixMatch
-from .freematch import FreeMatch
-from .mean_teacher import MeanTeacher
-from .mixmatch import MixMatch
 from .muscle import Muscle
-from .pi_model import PiModel
-from .supervised import Supervised
-from .temporal_ensembling import TemporalEnsembling
-from .uda import UDA
-from .vat import VAT
 
 __all__ = [
     "METHODS",
-    "UDA",
-    "VAT",
     "Batch",
-    "FixMatch",
-    "FreeMatch",
-    "MeanTeacher",
     "Method",
-    "MixMatch",
     "Muscle",
-    "PiModel",
     "PseudoLabels",
     "RunContext",
-    "Supervised",
-    "TemporalEnsembling",
     "View",
     "base_of",
     "create_method",
     "default_options",
+    "list_methods",
     "method_names",
     "with_muscle",
 ]
 
+# The one table: name of a method, which is its file's too, and its class. A new method is a file and a line here.
+_CLASSES = {
+    "supervised": "Supervised",
+    "pi_model": "PiModel",
+    "temporal_ensembling": "TemporalEnsembling",
+    "mean_teacher": "MeanTeacher",
+    "vat": "VAT",
+    "mixmatch": "MixMatch",
+    "uda": "UDA",
+    "fixmatch": "FixMatch",
+    "freematch": "FreeMatch",
+}
 METHODS: dict[str, type[Method]] = {
-    "supervised": Supervised,
-    "pi_model": PiModel,
-    "temporal_ensembling": TemporalEnsembling,
-    "mean_teacher": MeanTeacher,
-    "vat": VAT,
-    "mixmatch": MixMatch,
-    "uda": UDA,
-    "fixmatch": FixMatch,
-    "freematch": FreeMatch,
+    name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
 }
 
 MethodOptions = dict[str, dict[str, Any]]
 
 
+def list_methods() -> list[str]:
+    """The names of the base methods: each runs alone, or with MUSCLE under the name that :func:`with_muscle` gives.
+
+    Example:
+        >>> "fixmatch" in list_methods() and "muscle_fixmatch" not in list_methods()
+        True
+    """
+    return list(METHODS)
+
+
 def method_names() -> list[str]:
-    """Every method, alone and with MUSCLE."""
+    """Every method that a recipe may name: the base methods, alone and with MUSCLE."""
     return [*METHODS, *map(with_muscle, METHODS)]
 
 
@@ -109,6 +107,10 @@ def create_method(name: str, options: MethodOptions | None = None, context: RunC
 
     Raises:
         InputError: The name is unknown or an option is out of its range.
+
+    Example:
+        >>> create_method("fixmatch", {"fixmatch": {"threshold": 0.9}}).pseudo_label
+        PseudoLabelLoss(threshold=0.9)
     """
     options = options or {}
     base_name = base_of(name)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -13,10 +12,12 @@ from .supervised import Supervised
 
 
 class FixMatch(Method):
-    """``H(y, f(alpha(x))) + weight * pseudo-label loss`` (Sohn et al. 2020, arXiv 2001.07685, algorithm 1).
+    """FixMatch (Sohn et al. 2020, arXiv 2001.07685, algorithm 1).
 
-    The defaults are the paper's (section 3: threshold 0.95, weight 1). Logs ``mask``, the share of unlabeled images
-    whose pseudo-label is confident enough to count.
+    The loss is ``H(y, f(alpha(x))) + weight * 1[max q >= threshold] H(argmax q, f(A(u)))`` with ``q = f(alpha(u))``: a
+    mean over the labeled and a mean over all unlabeled images (eq. 3 and 4). The defaults are the paper's (section 3).
+    Logs ``cross_entropy``, ``pseudo_label`` (the second term without its weight), both in nats, and ``mask``, the share
+    of unlabeled images whose pseudo-label is sure enough to count.
 
     Args:
         threshold: Least probability at which a pseudo-label counts, above 0 and at most 1.
@@ -25,9 +26,15 @@ class FixMatch(Method):
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("fixmatch", {"fixmatch": {"threshold": 0.9}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_strong']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
@@ -51,6 +58,6 @@ class FixMatch(Method):
         return terms
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
-        """The classes that the weak view is given, and where they are labels."""
+        """The predicted classes of the weak view, and which of them count."""
         _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
         return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)

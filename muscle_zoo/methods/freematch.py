@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,30 +15,42 @@ from .supervised import Supervised
 
 
 class FreeMatch(Method):
-    """FixMatch with self-adaptive thresholds and a fairness term (Wang et al. 2023, arXiv 2205.07246).
+    """FreeMatch: FixMatch with self-adaptive thresholds and a fairness term (Wang et al. 2023, arXiv 2205.07246).
 
-    ``tau``, the mean confidence on unlabeled images, and ``p``, their mean prediction, are averages over the steps
-    (eq. 5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
+    ``tau``, the mean confidence on unlabeled images, and ``p``, their mean prediction, are averages over the steps (eq.
+    5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
     sign) compares the mean prediction of the strong views that count, divided by the histogram of their classes, with p
-    divided by the weak views' histogram. The defaults are the paper's: momentum 0.999, weight 1, fairness 0.05 (0.01 in
-    its runs with the fewest labels). Statistics are of the global batch; under accumulation they are brought up to date
-    with every part. Logs ``mask``, ``threshold`` (tau) and ``fairness``.
+    divided by the weak views' histogram. The defaults are the paper's. Statistics are of the global batch; under
+    accumulation they are brought up to date with every part.
+
+    Logs ``cross_entropy``, ``pseudo_label`` and ``fairness`` (both without their weights), in nats; ``mask``, the share
+    of unlabeled images that count; and ``threshold`` (tau).
 
     Args:
-        momentum: Of the averages, at least 0 and at most 1.
+        momentum: Share of an average that a step keeps, 0 to 1.
         weight: Weight of the unlabeled loss, at least 0.
-        fairness: Weight of the fairness term, at least 0.
+        fairness: Weight of the fairness term, at least 0; the paper has 0.01 in its runs with the fewest labels.
         context: Classes of the run.
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("freematch", {"freematch": {"fairness": 0.01}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_strong']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
     }
+
+    tau: Tensor
+    p: Tensor
+    histogram: Tensor
 
     def __init__(
         self,
@@ -82,8 +93,9 @@ class FreeMatch(Method):
         predictions = logits.to(self.p.dtype).softmax(dim=-1)
         confidence, classes = predictions.max(dim=-1)
         counts = F.one_hot(classes, len(self.p)).to(self.p.dtype).mean(dim=0)
-        now = mean_over_processes(torch.cat([confidence.mean().view(1), predictions.mean(dim=0), counts]))
-        tau, p, histogram = now.split([1, len(self.p), len(self.p)])
+        # One reduction for the three statistics: each would wait for the other processes.
+        means = mean_over_processes(torch.cat([confidence.mean().view(1), predictions.mean(dim=0), counts]))
+        tau, p, histogram = means.split([1, len(self.p), len(self.p)])
         self.tau.lerp_(tau[0], 1.0 - self.momentum)
         self.p.lerp_(p, 1.0 - self.momentum)
         self.histogram.lerp_(histogram, 1.0 - self.momentum)
@@ -96,12 +108,13 @@ class FreeMatch(Method):
         mean, of_class = sums.split(len(self.p))
         # A class that no counted image has gets 0 here, as in the authors' code.
         scaled = torch.where(of_class > 0, mean / of_class.detach().clamp(min=1.0), torch.zeros_like(mean))
-        now = scaled / scaled.sum().clamp(min=1e-12)
-        before = self.p / self.histogram.clamp(min=1e-12)
-        before = before / before.sum()
-        return (before * (now + 1e-12).log()).sum() * (sums.detach().sum() > 0)
+        of_batch = scaled / scaled.sum().clamp(min=1e-12)
+        of_run = self.p / self.histogram.clamp(min=1e-12)
+        of_run = of_run / of_run.sum()
+        # Where no image counts the term is 0, and not the log of 1e-12.
+        return (of_run * (of_batch + 1e-12).log()).sum() * (sums.detach().sum() > 0)
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
-        """The classes that the weak view is given, and where they are labels."""
+        """The predicted classes of the weak view, and which of them count."""
         _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], self.thresholds())
         return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from ..losses import SquaredDifference
@@ -14,13 +14,15 @@ from .supervised import Supervised
 
 
 class MeanTeacher(Method):
-    """``H(y, f(x)) + w(t) * squared difference to the teacher`` (Tarvainen and Valpola 2017, arXiv 1703.01780).
+    """Mean Teacher (Tarvainen and Valpola 2017, arXiv 1703.01780).
 
-    The teacher is the run's EMA model (the recipe's ``ema_decay``), which sees its own weak view in evaluation mode.
-    The weight rises as ``exp(-5 (1 - t)^2)``. The defaults are those of the authors' CIFAR-10 experiments
-    (github.com/CuriousAI/mean-teacher): weight 100 over 40,000 of 150,000 steps. There the cross-entropy is divided by
-    all images of a batch, labeled or not, and the weight is 100 times the share of labeled ones: so against a mean
-    over the labeled images, as here, it is 100. Logs ``consistency``.
+    The loss is ``H(y, f(x)) + w(t) * mean squared difference of f(u) and the teacher's prediction for u'``, where u and
+    u' are two weak views of an image. The teacher is the run's EMA model (the recipe's ``ema_decay``), in evaluation
+    mode. ``w(t)`` rises as ``exp(-5 (1 - t)^2)`` over the ramp. The defaults are those of the authors' CIFAR-10
+    experiments (github.com/CuriousAI/mean-teacher): weight 100, rising over 40,000 of 150,000 steps. There the
+    cross-entropy is divided by all images of a batch, labeled or not, and the weight is 100 times the share of labeled
+    ones: so against a mean over the labeled images, as here, it is 100. Logs ``cross_entropy``, in nats, and
+    ``consistency`` (the difference without its weight).
 
     Args:
         weight: Highest weight, at least 0.
@@ -29,9 +31,15 @@ class MeanTeacher(Method):
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("mean_teacher", {"mean_teacher": {"weight": 10.0}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_teacher']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak"),
         "u_teacher": View("unlabeled", "weak", 1),
@@ -48,7 +56,7 @@ class MeanTeacher(Method):
         self.ramp = ramp
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
-        """Asks the teacher; its view needs no forward of the network."""
+        """Adds the teacher's predictions; the teacher's view needs no forward of the network."""
         inputs = dict(batch.inputs)
         target = to_float32(teacher(inputs.pop("u_teacher"))).softmax(dim=-1)
         return Batch(inputs, batch.labels, batch.indices, {**batch.targets, "teacher": target})
@@ -65,4 +73,4 @@ class MeanTeacher(Method):
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The teacher's classes, all of which count."""
         classes = batch.targets["teacher"].argmax(dim=-1)
-        return PseudoLabels(classes, classes >= 0)
+        return PseudoLabels(classes, torch.ones_like(classes, dtype=torch.bool))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -25,25 +24,35 @@ from .base import (
 
 
 class MixMatch(Method):
-    """``H(p', f(x')) + w(t) * squared difference of q' and f(u')`` (Berthelot et al. 2019, arXiv 1905.02249).
+    """MixMatch (Berthelot et al. 2019, arXiv 1905.02249, algorithm 1).
 
-    Labels of unlabeled images are predicted from two weak views and sharpened; then every image is mixed with one drawn
-    from all. The defaults are the paper's (section 4): two views, temperature 0.5, alpha 0.75, weight 75 (CIFAR-10),
-    which rises linearly over 16,000 of 2^20 steps. Permutation and mixing weights are drawn in each process for its own
-    images: N processes draw others than one. Logs ``cross_entropy`` and ``consistency``.
+    The loss is ``H(p', f(x')) + w(t) * mean squared difference of q' and f(u')`` (eq. 3 to 5). The label of an
+    unlabeled image is the mean prediction for its two weak views, sharpened; then every image, with its label, is mixed
+    with one drawn from all: ``x' = b x1 + (1 - b) x2`` with ``b`` from ``Beta(alpha, alpha)`` and at least one half.
+    ``w(t)`` rises linearly over the ramp. The defaults are the paper's (section 4): two views, temperature 0.5, alpha
+    0.75, weight 75 (CIFAR-10), rising over 16,000 of 2^20 steps. Permutation and mixing weights are drawn in each
+    process for its own images: N processes draw others than one.
+
+    Logs ``cross_entropy``, in nats, and ``consistency`` (the difference without its weight).
 
     Args:
-        alpha: Both parameters of the beta distribution, above 0.
-        temperature: Of the sharpening, above 0.
+        alpha: Both parameters of the beta distribution, at least 0.001.
+        temperature: Temperature of the sharpening, at least 0.001; 1 leaves the labels as they are.
         weight: Highest weight of the unlabeled loss, at least 0.
         ramp: Share of the steps over which the weight rises, 0 to 1.
-        context: Steps and classes of the run.
+        context: Steps of the run.
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("mixmatch", {"mixmatch": {"weight": 100.0}})
+        >>> list(method.views)
+        ['x_clean', 'u_clean', 'u_clean_2']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_clean": View("labeled", "weak"),
         "u_clean": View("unlabeled", "weak"),
         "u_clean_2": View("unlabeled", "weak", 1),
@@ -68,16 +77,17 @@ class MixMatch(Method):
         self.alpha, self.temperature, self.weight, self.ramp = alpha, temperature, weight, ramp
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
-        """Guesses labels and mixes; the clean images need no forward of their own."""
+        """Predicts labels and mixes; the clean images need no forward of their own."""
         inputs = dict(batch.inputs)
         x, u, u_2 = (inputs.pop(name) for name in self.views)
+        # The running statistics belong to the mixed images, which the network is trained on.
         with frozen_statistics(model):
             both = to_float32(model(torch.cat([u, u_2]))).softmax(dim=-1)
         pseudo = sharpen((both[: len(u)] + both[len(u) :]) / 2, self.temperature)
         images = torch.cat([x, u, u_2])
         labels = torch.cat([F.one_hot(batch.labels, pseudo.shape[1]).to(pseudo.dtype), pseudo, pseudo])
         beta = torch.distributions.Beta(self.alpha, self.alpha).sample((len(images),)).to(images)
-        beta = torch.maximum(beta, 1.0 - beta)
+        beta = torch.maximum(beta, 1.0 - beta)  # so that a mixed image stays nearer to its own than to the other
         order = torch.randperm(len(images), device=images.device)
         share_of_own = beta.view(-1, 1, 1, 1)
         mixed = share_of_own * images + (1.0 - share_of_own) * images[order]
@@ -96,4 +106,4 @@ class MixMatch(Method):
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The predicted classes, all of which count."""
         classes = batch.targets["pseudo_labels"].argmax(dim=-1)
-        return PseudoLabels(classes, classes >= 0)
+        return PseudoLabels(classes, torch.ones_like(classes, dtype=torch.bool))

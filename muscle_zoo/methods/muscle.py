@@ -10,22 +10,28 @@ from .base import Batch, Method, PseudoLabels, View, check_at_least
 
 
 class Muscle(Method):
-    """``L = L_base + w(t) * L_MI``, after arXiv 2012.00150, reconstructed from its abstract.
+    """MUSCLE around any method (arXiv 2012.00150, reconstructed from its abstract).
 
-    The hyper-parameters are this project's. ``L_MI`` is minus the mutual information between the predictions for the
-    weak and the strong view of the unlabeled images. Around ``Supervised`` it is MUSCLE as a stand-alone scheme. With
-    weight 0 the gradients equal the base's bit for bit on the same set of views.
+    The loss is ``L_base + w(t) * L_MI``: ``L_MI`` is minus the mutual information between the predictions for the weak
+    and the strong view of the unlabeled images, in nats. Around ``Supervised`` it is MUSCLE as a stand-alone scheme.
+    The hyper-parameters are this project's. With weight 0 the gradients equal the base's bit for bit on the same views.
 
-    Logs ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
+    Logs what the base logs, ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
 
     Args:
         base: Any method.
         weight: Weight of the term, at least 0.
-        lambda_: Weight of the marginal entropies inside the term.
+        lambda_: Weight of the marginal entropies inside the term, above 0; 1 is mutual information.
         ramp_steps: Steps over which w(t) rises linearly from 0; 0 for none.
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("muscle_fixmatch", {"muscle": {"weight": 0.5}, "fixmatch": {"threshold": 0.9}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_strong']
     """
 
     def __init__(self, base: Method, weight: float = 1.0, lambda_: float = 1.0, ramp_steps: int = 0) -> None:
@@ -38,6 +44,7 @@ class Muscle(Method):
         self.mutual_information = MutualInformationLoss(lambda_)
         self.weight = weight
         self.ramp_steps = ramp_steps
+        # A base that has these views too shares them: no image is augmented or sent through the network twice.
         self.views = {
             **base.views,
             "u_weak": View("unlabeled", "weak"),
@@ -49,11 +56,11 @@ class Muscle(Method):
         return self.weight * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.weight
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
-        """Leaves it to the base."""
+        """What the base prepares."""
         return self.base.prepare(batch, model, teacher, step)
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels | None:
-        """Leaves it to the base."""
+        """The base's pseudo-labels."""
         return self.base.pseudo_labels(outputs, batch)
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:

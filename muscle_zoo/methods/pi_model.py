@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,12 +13,14 @@ from .supervised import Supervised
 
 
 class PiModel(Method):
-    """``H(y, f(x)) + w(t) * squared difference of two passes`` (Laine and Aila 2017, arXiv 1610.02242, algorithm 1).
+    """The Pi-model (Laine and Aila 2017, arXiv 1610.02242, algorithm 1).
 
-    Both passes carry gradients; each has its own weak view (and its own dropout). The weight rises as ``exp(-5 (1 -
-    t)^2)``. The defaults are the paper's (section 3): weight 100 over 80 of 300 epochs. In the paper the cross-entropy
-    is divided by all images of a batch, labeled or not, and the weight is 100 times the share of labeled ones: so
-    against a mean over the labeled images, as here, it is 100. Logs ``consistency``.
+    The loss is ``H(y, f(x)) + w(t) * mean squared difference of f(u) and f(u')``, where u and u' are two weak views of
+    an image. Both passes carry gradients, each with its own dropout. ``w(t)`` rises as ``exp(-5 (1 - t)^2)`` over the
+    ramp. The defaults are the paper's (section 3): weight 100 over 80 of 300 epochs. In the paper the cross-entropy is
+    divided by all images of a batch, labeled or not, and the weight is 100 times the share of labeled ones: so against
+    a mean over the labeled images, as here, it is 100. Logs ``cross_entropy``, in nats, and ``consistency`` (the
+    difference without its weight).
 
     Args:
         weight: Highest weight, at least 0.
@@ -28,9 +29,15 @@ class PiModel(Method):
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("pi_model", {"pi_model": {"ramp": 0.0}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_second']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak"),
         "u_second": View("unlabeled", "weak", 1),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -14,23 +13,31 @@ from .supervised import Supervised
 
 
 class UDA(Method):
-    """``H(y, f(alpha(x))) + weight * KL(sharpened f(alpha(u)) || f(A(u)))`` (Xie et al. 2020, arXiv 1904.12848).
+    """Unsupervised data augmentation (Xie et al. 2020, arXiv 1904.12848).
 
-    The defaults are the paper's for CIFAR-10 (section 2.2 and appendix): weight 1, temperature 0.4, confidence above
-    0.8. Training signal annealing, which the paper uses for some sets, is left out. Logs ``consistency`` and ``mask``,
-    the share of unlabeled images that count.
+    The loss is ``H(y, f(alpha(x))) + weight * 1[max q > threshold] KL(sharpened q || f(A(u)))`` with ``q =
+    f(alpha(u))`` and ``sharpened q = softmax(logits / temperature)``: a mean over the labeled and a mean over all
+    unlabeled images. The defaults are the paper's for CIFAR-10 (section 2.2 and appendix). Training signal annealing,
+    which the paper uses for some sets, is left out. Logs ``cross_entropy``, ``consistency`` (the divergence without its
+    weight), both in nats, and ``mask``, the share of unlabeled images that count.
 
     Args:
-        threshold: Least probability at which an image counts, 0 to 1.
-        temperature: Of the softmax that sharpens, above 0.
+        threshold: Probability above which an image counts, 0 to 1.
+        temperature: Divides the logits of the target, at least 0.001; below 1 it sharpens.
         weight: Weight of the unlabeled loss, at least 0.
         context: Not used.
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("uda", {"uda": {"temperature": 0.5}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak', 'u_strong']
     """
 
-    views: ClassVar[Mapping[str, View]] = {
+    views: Mapping[str, View] = {
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
@@ -62,6 +69,6 @@ class UDA(Method):
         return (logits.softmax(dim=-1).amax(dim=-1) > self.threshold).to(logits.dtype)
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
-        """The classes of the weak view, and where they count."""
+        """The predicted classes of the weak view, and which of them count."""
         logits = to_float32(outputs["u_weak"].detach())
         return PseudoLabels(logits.argmax(dim=-1), self._mask(logits) > 0)

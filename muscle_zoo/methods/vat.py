@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,28 +14,36 @@ from .supervised import Supervised
 
 
 class VAT(Method):
-    """``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (Miyato et al. 2018, arXiv 1704.03976).
+    """Virtual adversarial training with entropy minimization (Miyato et al. 2018, arXiv 1704.03976).
 
-    ``r`` has length ``epsilon`` (of the normalized image) and the direction that power iteration finds (section 3.3),
-    with entropy minimization (eq. 10). Weights 1 and one iteration are the paper's (section 4); its xi of 1e-6 is lost
-    in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018 (arXiv 1804.09170) found for CIFAR-10 after
-    whitening, which is another scale than mean and deviation. The direction is found with the BatchNorm statistics of
-    these images, the loss is part of the one forward. The first direction is drawn in each process for its own images:
-    N processes draw others than one. Logs ``consistency`` and ``entropy``, in nats.
+    The loss is ``H(y, f(x)) + weight * KL(f(u) || f(u + r)) + entropy_weight * H(f(u))`` (eq. 10 adds the last term).
+    ``r`` has length ``epsilon``, in units of the normalized image, and the direction that power iteration gives
+    (section 3.3, algorithm 1), with the BatchNorm statistics of these images. Weights 1 and one iteration are the
+    paper's (section 4); its xi of 1e-6 is lost in float32, so xi is 1e-3 here; epsilon 6 is what Oliver et al. 2018
+    (arXiv 1804.09170) give for CIFAR-10 after whitening, which is another scale than mean and deviation. The first
+    direction is drawn in each process for its own images: N processes draw others than one.
+
+    Logs ``cross_entropy``, ``consistency`` (the divergence) and ``entropy``, both without their weights, in nats.
 
     Args:
         epsilon: Length of the perturbation, at least 0.
-        weight: Of the divergence, at least 0.
-        entropy_weight: Of the entropy, at least 0; 0 is VAT without it.
+        weight: Weight of the divergence, at least 0.
+        entropy_weight: Weight of the entropy, at least 0; 0 is VAT without it.
         xi: Length of the step from which the direction is estimated, above 0.
-        iterations: Of the power method, at least 1.
+        iterations: Iterations of the power method, at least 1.
         context: Not used.
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> from muscle_zoo.methods import create_method
+        >>> method = create_method("vat", {"vat": {"epsilon": 2.0}})
+        >>> list(method.views)
+        ['x_weak', 'u_weak']
     """
 
-    views: ClassVar[Mapping[str, View]] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
+    views: Mapping[str, View] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
 
     def __init__(
         self,
@@ -74,7 +81,7 @@ class VAT(Method):
         )
 
     def direction(self, images: Tensor, model: nn.Module) -> Tensor:
-        """The direction, of length 1 for each image, in which the prediction changes most (algorithm 1)."""
+        """The direction in which the prediction changes most, of length 1 for each image (algorithm 1)."""
         target = model(images).softmax(dim=-1).detach()
         direction = _of_length_1(torch.randn_like(images))
         for _ in range(self.iterations):

@@ -188,7 +188,7 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     ours = {"paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
     ours["license"] = model_card.license_of(recipe.init)
     config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
-    save_config_for_hf(model, folder / CONFIG_FILE, model_config=config)
+    save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config)
 
 
 def _row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Split, weights: str) -> Row:

@@ -188,7 +188,7 @@ def _limits(info: DataSetInfo, init: str) -> list[str]:
     return [
         "## Data, licence, limits",
         "",
-        f"{info.title}, {info.license}, {info.source}. "
+        f"{info.title}, {info.license}, {info.homepage}. "
         + (f"Training began with `{init}`, whose licence, data and limits hold too." if init else _OURS),
         "",
         "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "

@@ -1,10 +1,10 @@
-"""A checkpoint's, a recipe's and a ledger row's name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``."""
+"""The one grammar of names, ``{arch}.{method}_{dataset}_{labels}[_{variant}]``: of recipes, checkpoints, rows."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 import timm
 
@@ -16,7 +16,15 @@ __all__ = ["budget_order", "make_name", "parse_name", "recipe_names", "with_meth
 
 
 def make_name(arch: str, method: str, dataset: str, labels: int | str, variant: str = "") -> str:
-    """The name of these parts, which are not checked."""
+    """Joins the parts of a name; they are not checked, see :func:`parse_name`.
+
+    Args:
+        arch: A timm architecture, such as ``cnn4``.
+        method: Such as ``muscle_fixmatch``.
+        dataset: Such as ``digits``.
+        labels: Label budget: a number, or a share such as ``10pct``.
+        variant: Such as ``long``; empty for none.
+    """
     return f"{arch}.{method}_{dataset}_{labels}" + (f"_{variant}" if variant else "")
 
 
@@ -29,8 +37,22 @@ _NAMED = [
 
 
 def recipe_names() -> list[str]:
-    """The recipes that are named; any other name of the grammar is a recipe's too."""
+    """The names that ``list`` shows: those of :data:`muscle_zoo.recipes.defaults.ZOO`. Others compose just as well."""
     return list(_NAMED)
+
+
+def _one_of(patterns: Iterable[str]) -> str:
+    """A regular expression for one of these, the longest that fits: ``cifar10_jpeg`` before ``cifar10``."""
+    return "|".join(sorted(patterns, key=len, reverse=True))
+
+
+MAX_DIGITS = 18  # of a label budget; Python refuses to read numbers of thousands of digits
+_SYNTHETIC = "synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+"  # the one data set whose name has parts of its own
+_DATASET = _one_of([_SYNTHETIC, *(re.escape(name) for name in DATASETS if name != "synthetic")])
+_METHOD = re.compile(f"({_one_of(method_names())})_")
+_LABELS = re.compile(f"[0-9]{{1,{MAX_DIGITS}}}(pct)?")
+# Methods and data sets have underscores themselves, so the known data set is what divides a tag.
+_TAG = re.compile(f"(?P<method>.+?)_(?P<dataset>{_DATASET})(_(?P<labels>[^_]*)(_(?P<variant>.*))?)?", re.DOTALL)
 
 
 def parse_name(name: str) -> dict[str, Any]:
@@ -38,40 +60,60 @@ def parse_name(name: str) -> dict[str, Any]:
 
     Raises:
         InputError: The name does not follow the grammar, or a part of it is unknown; near names are given.
+
+    Example:
+        >>> parse_name("cnn4.muscle_digits_10")
+        {'arch': 'cnn4', 'method': 'muscle', 'dataset': 'digits', 'labels': 10, 'variant': ''}
     """
-
-    def wrong(what: str) -> NoReturn:
-        raise InputError(f"recipe {name!r} is unknown: {what} (a name is ARCH.METHOD_DATASET_LABELS[_VARIANT])")
-
     arch, _, tag = name.partition(".")
     if not tag:
-        wrong(_no_tag(arch))
+        raise _unknown(name, _without_tag(arch))
     if not timm.is_model(arch):
-        wrong(f"arch {arch!r}; {suggest(arch, timm.list_models())}")
-    method = _first(tag, method_names())
-    longest = max((name for name in DATASETS if f"_{name}_" in tag), key=len, default="")
-    meant = tag.partition(f"_{longest}_")[0] if longest else method
-    if not method or meant != method:
-        word = meant or tag.partition("_")[0]
-        wrong(f"method {word!r}; {suggest(word, method_names())}")
-    rest = tag.removeprefix(f"{method}_")
-    made = re.match(r"synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+", rest)  # the one data set that has parts itself
-    datasets = [*(name for name in DATASETS if name != "synthetic"), *([made[0]] if made else [])]
-    if rest in datasets:
-        wrong("the label budget is missing, such as _10")
-    dataset = _first(rest, datasets)
-    labels, _, variant = rest.removeprefix(f"{dataset}_").partition("_")
-    budget = re.fullmatch(r"[0-9]+(pct)?", labels)
-    word = rest.rpartition("_")[0] or rest
-    if not dataset or not (budget or word in datasets):
-        wrong(f"data set {word!r}; {suggest(word, DATASETS)}")
-    if not budget:
-        wrong(f"labels {labels!r}; give a number")
-    if f"{dataset}_{labels}" != rest and (arch, dataset, variant) not in VARIANTS:
-        known = [name for *place, name in VARIANTS if place == [arch, dataset]]
-        wrong(f"variant {variant!r}; {suggest(variant, known) if known else 'there is none'}")
+        raise _unknown(name, f"arch {arch!r}; {suggest(arch, timm.list_models())}")
+    match = _TAG.fullmatch(tag)
+    if match is None:
+        raise _unknown(name, _without_dataset(tag))
+    method, dataset, labels, variant = match["method"], match["dataset"], match["labels"], match["variant"]
+    if method not in method_names():
+        raise _unknown(name, f"method {method!r}; {suggest(method, method_names())}")
+    if labels is None:
+        raise _unknown(name, "the label budget is missing, such as _10")
+    budget = _LABELS.fullmatch(labels)
+    if budget is None and variant is None:
+        raise _unknown(name, f"labels {labels!r}; give a number")
+    if budget is None:  # as in cifar10_jpg_40: more of the data set's name rather than a budget
+        word = tag.removeprefix(f"{method}_").rpartition("_")[0]
+        raise _unknown(name, f"data set {word!r}; {suggest(word, DATASETS)}")
+    if variant is not None and (arch, dataset, variant) not in VARIANTS:
+        variants = [known for *place, known in VARIANTS if place == [arch, dataset]]
+        raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants) if variants else 'there is none'}")
     number = labels if budget[1] else int(labels)
-    return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant}
+    return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant or ""}
+
+
+def _unknown(name: str, problem: str) -> InputError:
+    return InputError(f"recipe {name!r} is unknown: {problem} (a name is ARCH.METHOD_DATASET_LABELS[_VARIANT])")
+
+
+def _without_tag(arch: str) -> str:
+    """What is wrong with a name that has nothing after a dot."""
+    if not timm.is_model(arch):
+        return suggest(arch, (*(zoo_arch for zoo_arch, *_ in ZOO), *_NAMED))
+    example = next((name for name in _NAMED if name.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
+    return f"it is an architecture; name a recipe of it, such as {example}"
+
+
+def _without_dataset(tag: str) -> str:
+    """What is wrong with a tag in which no known data set follows anything: the method is, or else the data set."""
+    method = _METHOD.match(tag)
+    if method is None and tag in method_names():
+        return "the data set and the label budget are missing, such as _digits_10"
+    if method is None:
+        word = tag.partition("_")[0]
+        return f"method {word!r}; {suggest(word, method_names())}"
+    rest = tag[method.end() :]
+    word = rest.rpartition("_")[0] or rest
+    return f"data set {word!r}; {suggest(word, DATASETS)}"
 
 
 def with_method(name: str, method: str) -> str:
@@ -82,16 +124,3 @@ def with_method(name: str, method: str) -> str:
 def budget_order(labels: int | str) -> tuple[bool, int]:
     """Sorts label budgets: numbers first, then shares such as ``10pct``, each by size."""
     return isinstance(labels, str), int(str(labels).removesuffix("pct"))
-
-
-def _first(text: str, known: Iterable[str]) -> str:
-    """The longest of these that the text begins with, up to a ``_``; empty if there is none."""
-    return max((word for word in known if text.startswith(f"{word}_")), key=len, default="")
-
-
-def _no_tag(arch: str) -> str:
-    """What is wrong with a name that has no part after a dot."""
-    if not timm.is_model(arch):
-        return suggest(arch, (*(known for known, *_ in ZOO), *_NAMED))
-    example = next((name for name in _NAMED if name.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
-    return f"it is an architecture; name a recipe of it, such as {example}"

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import InputError, suggest
 from ..methods import default_options
 from .defaults import DATASETS, ON, VARIANTS
-from .names import make_name, parse_name
+from .names import MAX_DIGITS, make_name, parse_name
 
 __all__ = ["Recipe", "changes", "get_recipe"]
 
@@ -25,42 +25,45 @@ class Recipe:
     Batch sizes are global: over all processes together. Training is counted in steps (optimizer updates), never epochs.
 
     Attributes:
-        arch: A timm architecture.
+        arch: A timm architecture, ours included.
         method: One of :func:`muscle_zoo.methods.method_names`.
-        dataset: A data set's name.
-        labels: Label budget: how many labeled images the method may see; or a share of them all, such as ``10pct``.
+        dataset: One of :func:`muscle_zoo.data.dataset_names`.
+        labels: Label budget: how many labeled images the method may see, or a share of all labeled ones (``10pct``).
         variant: Last part of the name; empty for the main recipe.
-        seed: Draws the split, the initial weights, the batches and the views.
-        fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``.
+        seed: Draws the split, the initial weights, the batches and the views; 0 to 2**63 - 1.
+        fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``,
+            on held-out labeled images.
         steps: Optimizer updates.
         batch_size: Labeled images a step (B).
-        mu: Unlabeled images a step, per labeled one.
+        mu: Unlabeled images a step for each labeled one: mu B in all.
         weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
         strong: Strong augmentation policy.
-        optimizer: timm's name; ``sgd`` is Nesterov's.
-        lr: Highest learning rate.
+        optimizer: timm's name of it; ``sgd`` is Nesterov's.
+        lr: Highest learning rate, above 0.
         momentum: Momentum of the optimizer.
-        weight_decay: Decay of weights that are neither biases nor norms.
+        weight_decay: Decay of weights that are neither biases nor of norms, as the optimizer takes it.
         schedule: ``cosine`` (FixMatch's, ``lr cos(7 pi k / 16 K)`` at step k of K) or ``constant``.
         warmup_steps: Steps over which the learning rate rises linearly.
-        ema_decay: Decay of the averaged weights, warmed up as timm's ModelEmaV3 does.
-        bn_momentum: PyTorch's BatchNorm momentum.
-        drop_rate: Dropout before the classifier.
+        ema_decay: Share of the averaged weights (EMA) that a step keeps, below 1; warmed up as timm's ModelEmaV3 does.
+        bn_momentum: PyTorch's BatchNorm momentum: share of the running statistics that a step replaces.
+        drop_rate: Probability of dropout before the classifier, below 1.
         eval_every: Steps between two evaluations.
         cpu_threads: CPU threads of each process; 0 leaves it to torch. One thread count gives one result, bit for bit,
             on machines of the same kind, and small networks gain little from more.
         version: Goes up when a change of code changes the training.
         bias: ``none`` for as many labels of each class, or ``imbalance:R``, see :class:`muscle_zoo.data.Budget`.
-        unlabeled_bias: The same of the unlabeled images.
+        unlabeled_bias: The same for the unlabeled images.
         classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
-        mismatch: Share of the unlabeled images that is of classes outside the task.
-        validation: Share of the labeled images that is held out of training.
-        split: A file that lists the labeled images, see :func:`muscle_zoo.data.given.parse_given`; empty to draw them.
+        mismatch: Share of the unlabeled images that is of classes outside the task, 0 to 1.
+        validation: Share of the labeled images that is held out of training, below 1.
+        split: A file that lists the labeled images, see :func:`muscle_zoo.data.published_splits.parse_given`; empty to
+            draw them. It is published as it was given, in config.json and in the command that repeats the run.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.
         init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
-            ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where the classes are as many.
-        image_size: Side of the images that pictures of mixed sizes become; 0 for the data set's own.
+            ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
+            classes. It is published as it was given.
+        image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
 
@@ -102,8 +105,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "eval_every", "version", "accumulate"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
-        good = self.labels >= 1 if isinstance(self.labels, int) else re.fullmatch(r"(100|[1-9]\d?)pct", self.labels)
-        _require(bool(good), "labels", self.labels, "give 1 or more, or 1pct to 100pct")
+        share = re.compile(r"(100|[1-9]\d?)pct")
+        fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
+        _require(fits, "labels", self.labels, "give 1 or more, or 1pct to 100pct")
         for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads", "image_size"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
@@ -158,8 +162,9 @@ class Recipe:
                 if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
                     raise InputError(f"recipe field options={value!r} is not an object of options by part")
                 continue
-            if type(value) is not _TYPES[fields[key].type]:
-                raise InputError(f"recipe field {key}={value!r} is not {_ARTICLE[fields[key].type]}")
+            kind = str(fields[key].type)  # text, as annotations are not evaluated here
+            if type(value) is not _TYPES[kind]:
+                raise InputError(f"recipe field {key}={value!r} is not {_IN_WORDS[kind]}")
         missing = [
             name
             for name, f in fields.items()
@@ -172,9 +177,10 @@ class Recipe:
 
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
+# Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
-_TYPES: dict[Any, type] = {"int": int, "float": float, "str": str, "bool": bool}
-_ARTICLE = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
+_TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
+_IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
 _IDENTITY = ("arch", "method", "dataset", "labels", "variant")
 
@@ -213,19 +219,24 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
         VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
         overrides,
     )
-    for changes in layers:
-        for key, value in changes.items():
+    for layer in layers:
+        for key, value in layer.items():
             _set(values, key, value)
     return Recipe(**values)
 
 
 def changes(recipe: Recipe) -> list[str]:
-    """The overrides that lead from the named recipe to this one, as ``train`` takes them; the seed apart."""
+    """The overrides that lead from the recipe of this name to this recipe, as ``train`` takes them, without the seed.
+
+    Example:
+        >>> changes(get_recipe("cnn4.muscle_digits_10", {"seed": 1, "muscle.weight": 0.5}))
+        ['muscle.weight=0.5']
+    """
     named, own = get_recipe(recipe.name).to_dict(), recipe.to_dict()
-    words = [f"{k}={v}" for k, v in own.items() if k not in ("seed", "options", "version") and named[k] != v]
+    overrides = [f"{k}={v}" for k, v in own.items() if k not in ("seed", "options", "version") and named[k] != v]
     for part, options in recipe.options.items():
-        words += [f"{part}.{k}={v}" for k, v in options.items() if named["options"].get(part, {}).get(k) != v]
-    return words
+        overrides += [f"{part}.{k}={v}" for k, v in options.items() if named["options"].get(part, {}).get(k) != v]
+    return overrides
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:
@@ -240,7 +251,8 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 def _convert(key: str, value: Any, old: Any) -> Any:
     kind = type(old)
     if key == "labels":  # a number or a share
-        return int(value) if str(value).isdecimal() else str(value)
+        text = str(value)
+        return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else text
     try:
         if kind is bool:
             return {"true": True, "false": False}[str(value).lower()]
@@ -252,7 +264,7 @@ def _convert(key: str, value: Any, old: Any) -> Any:
             return value
     except (ValueError, KeyError):
         pass
-    raise InputError(f"override {key}={value}: {str(value)!r} is not {_ARTICLE[kind.__name__]} (it is {old!r} now)")
+    raise InputError(f"override {key}={value}: {str(value)!r} is not {_IN_WORDS[kind.__name__]} (it is {old!r} now)")
 
 
 def _require(condition: bool, name: str, value: object, remedy: str) -> None:
