@@ -43,7 +43,8 @@ def commands(page: Path) -> list[str]:
     return [line.strip() for line in lines if re.search(r"(^|\s)(muscle-zoo|\S*(train|eval)\.py)\b", line)]
 
 
-LINES = sorted({line for page in PAGES for line in commands(page)})
+# methods/README.md shows how to write this method, which is therefore not one of the zoo's.
+LINES = sorted({line for page in PAGES for line in commands(page) if "entropy_minimization" not in line})
 
 
 @pytest.mark.parametrize("line", LINES)
