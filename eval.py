@@ -2,7 +2,8 @@
 
     python eval.py TARGET [--json]        TARGET: a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]
 
-The same as `python -m muscle_zoo eval`: weights (weights.py) -> model (factory.py) -> metrics (engine/evaluate.py).
+The same as `muscle-zoo eval`: weights (checkpoints/weights.py) -> model (checkpoints/factory.py) -> metrics
+(engine/evaluate.py).
 """
 
 import sys

@@ -4,7 +4,7 @@
     python train.py NAME [key=value ...] [--out DIR]
     accelerate launch --num_processes N train.py NAME ...
 
-The same as `python -m muscle_zoo train`: recipe (recipes.py) -> training (engine/fit.py) -> export (export.py).
+The same as `muscle-zoo train`: recipe (recipes/recipe.py) -> training (engine/fit.py) -> export (publishing/export.py).
 """
 
 import sys

@@ -20,18 +20,22 @@ Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argpar
 
 COMMANDS: dict[str, Command] = {
     "train": ("train a recipe; without one, the quickstart", train.add_arguments, train.run),
-    "eval": ("evaluate a checkpoint", eval_command.add_arguments, eval_command.run),
-    "list": ("list checkpoints and recipes", list_command.add_arguments, list_command.run),
-    "info": ("show details of a model", info.add_arguments, info.run),
-    "predict": ("classify pictures", predict.add_arguments, predict.run),
+    "eval": (
+        "evaluate a checkpoint or a run, against its published figure",
+        eval_command.add_arguments,
+        eval_command.run,
+    ),
+    "list": ("list checkpoints and recipes, with their accuracy", list_command.add_arguments, list_command.run),
+    "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
+    "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
     "data": ("show a data set's split and its views", data.add_arguments, data.run),
-    "study": ("run methods with and without MUSCLE, compare", study.add_arguments, study.run),
-    "bench": ("measure speed", bench.add_arguments, bench.run),
-    "export": ("add finished runs to the ledger and hub_cards/; or ONNX", export.add_arguments, export.run),
+    "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
+    "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
+    "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),
     "download": ("fetch checkpoints into the cache, and check them", download.add_arguments, download.run),
-    "publish": ("put cards on the Hugging Face Hub", publish.add_arguments, publish.run),
+    "publish": ("publish checkpoints of hub_cards/ to the Hugging Face Hub", publish.add_arguments, publish.run),
     "verify": ("check that checkpoints are what their cards say", verify.add_arguments, verify.run),
-    "cards": ("render cards and README tables from the ledger", cards.add_arguments, cards.run),
+    "cards": ("render cards, tables and figures from the ledger", cards.add_arguments, cards.run),
 }
 
 

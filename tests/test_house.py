@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from muscle_zoo.cli import COMMANDS
+from muscle_zoo.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "muscle_zoo"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -54,21 +57,32 @@ def test_files_are_short() -> None:
     assert {path: lines for path, lines in long.items() if lines > 400} == {}
 
 
-def test_the_readme_shows_the_house_as_it_is() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    house = text[text.index("## The house") : text.index("A run folder holds")]
-    shown = set(re.findall(r"[\w/]+\.py|\w+/", house))
-    for path in PACKAGE.iterdir():
-        if path.suffix == ".py" and not path.name.startswith("_"):
-            assert path.name in shown, f"{path.name} is not in the README's picture"
-        if path.is_dir() and not path.name.startswith("_") and path.name != "hub_cards":
-            assert f"{path.name}/" in shown, f"{path.name}/ is not in the README's picture"
-    for room in ("backbones", "data", "engine", "losses"):
-        for path in (PACKAGE / room).glob("[!_]*.py"):
-            assert path.name in shown, f"{room}/{path.name} is not in the README's picture"
-    for word in shown:
-        if word.endswith(".py"):
-            assert (ROOT / word).exists() or list(PACKAGE.rglob(word)), f"{word} of the README's picture does not exist"
+def picture() -> dict[str, str]:
+    """What CONTRIBUTING.md's picture of the house says of each room and each file beside the rooms."""
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    inside = text[text.index("    muscle_zoo/\n") : text.index("    tests/\n")]
+    lines: dict[str, str] = {}
+    name = ""
+    for line in inside.splitlines()[1:]:
+        if match := re.match(r" {6}(\S+)(.*)", line):
+            name, line = match[1], match[2]
+        lines[name] = lines.get(name, "") + line
+    return lines
+
+
+def test_the_picture_shows_the_house_as_it_is() -> None:
+    inside = [path for path in PACKAGE.iterdir() if not path.name.startswith("_") and path.name != "hub_cards"]
+    rooms = {f"{path.name}/" for path in inside if path.is_dir() and any(path.glob("*.py"))}
+    shown = picture()
+    assert set(shown) == rooms | {path.name for path in inside if path.suffix == ".py"}
+    one_each = {"method": set(METHODS), "command": set(COMMANDS)}  # rooms whose files need not be named one by one
+    for name in rooms:
+        files = {path.name for path in (PACKAGE / name).glob("[!_]*.py")}
+        named = set(re.findall(r"\w+\.py", shown[name]))
+        assert named <= files, f".github/CONTRIBUTING.md: {name} does not hold {sorted(named - files)}"
+        if match := re.search(r"one file for each (\w+)", shown[name]):
+            named |= {f"{word}.py" for word in one_each[match[1]]}
+        assert files <= named, f".github/CONTRIBUTING.md: {name} holds {sorted(files - named)} too"
 
 
 def test_the_top_level_is_fixed() -> None:
@@ -76,28 +90,3 @@ def test_the_top_level_is_fixed() -> None:
     ignored = {"runs", "data", "dist", "build"}
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert {name for name in found - allowed - ignored if not name.endswith(".egg-info")} == set()
-
-
-def test_the_readmes_python_runs() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    import numpy as np
-    import torch
-    from PIL import Image
-    from torch.nn.functional import cross_entropy
-
-    x = torch.randn(4, 1, 8, 8)
-    names = {
-        "picture": Image.fromarray(np.zeros((8, 8), dtype=np.uint8)),
-        "cross_entropy": cross_entropy,
-        "x": x,
-        "u": x,
-        "y": torch.tensor([0, 1, 2, 3]),
-        "weak": lambda images: images,
-        "strong": lambda images: images.flip(3),
-    }
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert len(blocks) == 2
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["probabilities"].shape == (1, 10)
-    assert names["loss"].requires_grad

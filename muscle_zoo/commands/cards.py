@@ -13,7 +13,7 @@ from ..results.ledger import read_ledger
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `cards`."""
     parser.add_argument(
-        "action", choices=("render", "check"), help="write cards and README tables, or say whether they drifted"
+        "action", choices=("render", "check"), help="write cards, tables and figures, or say whether they drifted"
     )
     parser.add_argument("--root", type=Path, help="the checkout (default: the one muscle_zoo runs from)")
 
