@@ -16,7 +16,7 @@ from .checkpoints.factory import create_model
 from .checkpoints.target import checkpoint_name
 from .data import DataConfig
 from .errors import InputError
-from .methods import METHODS
+from .methods import list_methods
 from .recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "list_methods", "predict", "train"]
 
 AnyPath = str | PathLike[str]
-
-
-def list_methods() -> list[str]:
-    """Names of the base methods; each is also there with MUSCLE: ``muscle`` around ``supervised``, else ``muscle_X``.
-
-    Example:
-        >>> list_methods()[:3]
-        ['supervised', 'pi_model', 'temporal_ensembling']
-    """
-    return list(METHODS)
 
 
 def train(

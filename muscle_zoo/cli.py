@@ -14,7 +14,7 @@ from .commands import bench, cards, data, download, export, info, predict, publi
 from .commands import eval as eval_command
 from .commands import list as list_command
 from .engine.processes import is_main_process
-from .errors import InputError, MuscleZooError
+from .errors import ExitCode, InputError, MuscleZooError
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
         prog, words = f"muscle-zoo {command}", words[1:]
     if strange := next((word for word in words if not _is_utf8(word)), None):
         shown = os.fsencode(strange).decode("utf-8", "replace")
-        return _fail(2, f"{shown!r} is not UTF-8, so it could not be written into a card; rename it")
+        return _fail(ExitCode.WRONG_INPUT, f"{shown!r} is not UTF-8, so it could not be written into a card; rename it")
     text, add_arguments, run = COMMANDS[command]
     parser = _Parser(prog=prog, description=text)
     add_arguments(parser)
@@ -79,16 +79,16 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
             warnings.showwarning = _show_warning
             return run(args)
     except InputError as error:
-        return _fail(2, str(error))
+        return _fail(ExitCode.WRONG_INPUT, str(error))
     except MuscleZooError as error:
-        return _fail(1, str(error))
+        return _fail(ExitCode.FAILED, str(error))
     except BrokenPipeError:  # `... | head`: nobody reads on
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return ExitCode.FAILED
     except OSError as error:
-        return _fail(1, f"{error}; free space, or check the path and its permissions")
+        return _fail(ExitCode.FAILED, f"{error}; free space, or check the path and its permissions")
     except KeyboardInterrupt:
-        return _fail(1, "interrupted")
+        return _fail(ExitCode.FAILED, "interrupted")
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
@@ -101,7 +101,7 @@ def _is_utf8(word: str) -> bool:
     return word.encode("utf-8", "replace").decode() == word
 
 
-def _fail(code: int, message: str) -> int:
+def _fail(code: ExitCode, message: str) -> ExitCode:
     if is_main_process():
         print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return code

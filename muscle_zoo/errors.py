@@ -4,6 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """How a command ends. A launcher replaces these by its own; there, ``status.json`` tells."""
+
+    DONE = 0
+    FAILED = 1  # it ran, and a check, some items or the training failed
+    WRONG_INPUT = 2  # one line says what to change
+    STOPPED = 75  # before its end, with the state saved; sysexits.h calls it EX_TEMPFAIL: try again
 
 
 class MuscleZooError(Exception):

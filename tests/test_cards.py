@@ -16,7 +16,8 @@ from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
 from muscle_zoo.files import file_sha256
 from muscle_zoo.publishing.model_card import render_card
-from muscle_zoo.results.ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
+from muscle_zoo.publishing.release import median_run
+from muscle_zoo.results.ledger import Row, merge, read_ledger, runs_of, write_ledger
 from muscle_zoo.results.pages import page_figures, render_page
 from muscle_zoo.results.stats import percent
 

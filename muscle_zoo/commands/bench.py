@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..data import DataSet, dataset_info, load_dataset
-from ..errors import MissingDataError
+from ..errors import ExitCode, MissingDataError
 from ..recipes import Recipe, get_recipe
 from ..results.tables import markdown_table
 from .arguments import add_device_arguments, add_source_arguments, parse_overrides, source_of
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     finally:
         torch.set_num_threads(before)
     print(json.dumps(result, indent=2) if args.json else render(result))
-    return 0
+    return ExitCode.DONE
 
 
 def _measure(args: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..checkpoints import registry
 from ..checkpoints.card import read_config
+from ..errors import ExitCode
 from ..results.ledger import read_ledger
 
 
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{'rendered' if args.action == 'render' else 'drifted'}: {path}")
     if args.action == "check" and (drifted or stale):
         print("run `muscle-zoo cards render` to update them")
-        return 1
+        return ExitCode.FAILED
     if not drifted and not stale:
         print("everything matches the ledger")
-    return 0
+    return ExitCode.DONE

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..data import DataConfig, DataSet, load_dataset
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from ..recipes import Recipe, get_recipe
 from .arguments import add_source_arguments, parse_overrides, source_of
 
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         draw_sheet(recipe, data.dataset, data.split, args.out)
         print(f"contact sheet: {args.out}")
-    return 0
+    return ExitCode.DONE
 
 
 def _recipe(args: argparse.Namespace, config: DataConfig) -> tuple[Recipe, DataSet | None]:

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from ..checkpoints import registry, weights
-from ..errors import InputError, MuscleZooError
+from ..errors import ExitCode, InputError, MuscleZooError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,4 +35,4 @@ def run(args: argparse.Namespace) -> int:
                 raise
             failed += 1
             print(f"error: {error}", file=sys.stderr, flush=True)
-    return 1 if failed else 0
+    return ExitCode.FAILED if failed else ExitCode.DONE

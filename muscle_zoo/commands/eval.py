@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from ..errors import ExitCode
 from .arguments import add_source_arguments, source_of
 
 
@@ -25,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate_checkpoint(args.target, source_of(args), args.source, args.cpu)
     report = evaluation.to_dict()
     print(json.dumps(report, indent=2) if args.json else render(report))
-    return 1 if evaluation.reproduced is False else 0
+    return ExitCode.FAILED if evaluation.reproduced is False else ExitCode.DONE
 
 
 def render(report: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..checkpoints import registry
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     to = args.to or registry.checkout() / "hub_cards"
     for line in release([read_finished_run(Path(target)) for target in args.targets], to, args.card):
         print(line)
-    return 0
+    return ExitCode.DONE
 
 
 def _onnx(args: argparse.Namespace) -> int:
@@ -51,4 +51,4 @@ def _onnx(args: argparse.Namespace) -> int:
     written, difference = export_onnx(args.targets[0], file)
     size = written.stat().st_size / 2**20
     print(f"{written}: {size:.1f} MiB, its logits differ from torch's by {difference:.1e} at most")
-    return 0
+    return ExitCode.DONE

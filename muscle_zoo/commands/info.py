@@ -16,7 +16,7 @@ from ..checkpoints.card import BLOCK, timm_cfg
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
 from ..data import dataset_info
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import merge, read_ledger, runs_of
 from ..results.stats import mean_std
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
         say(render(name, info, recipe, config))
-    return 0
+    return ExitCode.DONE
 
 
 def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> str:

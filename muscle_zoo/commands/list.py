@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 from typing import Any
 
 from ..checkpoints.listing import ModelInfo, list_models, model_info
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from .terminal import is_terminal, say
 
 _OFFERED = 3
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         say("\n".join(table(infos, header=is_terminal())))
     for message in damaged:
         print(f"error: {message}", file=sys.stderr)
-    return 1 if damaged else 0
+    return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
 def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:

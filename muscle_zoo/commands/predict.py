@@ -9,7 +9,7 @@ import sys
 from ..checkpoints.factory import create_model
 from ..checkpoints.target import checkpoint_name
 from ..engine.processes import device_for
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from .terminal import printable, say
 
 
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             say(render(file, classes))
     if args.json:
         print("\n]" if printed else "[]")
-    return 1 if unreadable else 0
+    return ExitCode.FAILED if unreadable else ExitCode.DONE
 
 
 def render(file: str, classes: tuple[tuple[str, float], ...]) -> str:

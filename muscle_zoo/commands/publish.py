@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from ..errors import InputError, MuscleZooError, one_line, suggest
+from ..errors import ExitCode, InputError, MuscleZooError, one_line, suggest
 from ..results.ledger import Row, read_ledger
 from .verify import render
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if len(cards) > 1:
         done = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
         print(f"{len(cards) - failed} of {len(cards)} {done}")
-    return 1 if failed else 0
+    return ExitCode.FAILED if failed else ExitCode.DONE
 
 
 def _require_that_go_together(args: argparse.Namespace) -> None:

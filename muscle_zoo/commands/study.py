@@ -7,14 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from ..recipes.names import parse_name
 from ..results.figures import plot_study
 from ..results.ledger import Row, write_ledger
 from ..results.study import plan
 from ..results.tables import study_table
 from .arguments import add_run_arguments, parse_overrides, run_options
-from .terminal import STOPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"failed: {line}", file=sys.stderr)
     if result.stopped:
         print(f"stopped with {len(result.rows)} of {len(recipes)} runs done; run the same command again to continue")
-        return STOPPED
-    return 1 if result.failed else 0
+        return ExitCode.STOPPED
+    return ExitCode.FAILED if result.failed else ExitCode.DONE
 
 
 def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:

@@ -1,10 +1,8 @@
-"""What the commands print for people, and exit codes for programs."""
+"""What the commands print for people."""
 
 from __future__ import annotations
 
 import sys
-
-STOPPED = 75  # exit code: stopped with the state saved
 
 
 def is_terminal() -> bool:

@@ -11,10 +11,9 @@ import psutil
 import torch
 
 from ..engine.processes import is_main_process
-from ..errors import InputError
+from ..errors import ExitCode, InputError
 from ..recipes import get_recipe
 from .arguments import add_run_arguments, parse_overrides, run_options
-from .terminal import STOPPED
 
 if TYPE_CHECKING:
     from ..sessions.train import RunResult
@@ -56,7 +55,7 @@ def _train(args: argparse.Namespace) -> int:
     result = train_run(recipe, out, run_options(args), began=time.monotonic() - process_age)
     if is_main_process():
         print(summary(result) if result.finished else stopped(out))
-    return 0 if result.finished else STOPPED
+    return ExitCode.DONE if result.finished else ExitCode.STOPPED
 
 
 def _quickstart(args: argparse.Namespace) -> int:
@@ -69,7 +68,7 @@ def _quickstart(args: argparse.Namespace) -> int:
     figures = quickstart(out, options)
     if is_main_process():
         print(stopped(out) if figures is None else quickstart_table(figures, out))
-    return STOPPED if figures is None else 0
+    return ExitCode.STOPPED if figures is None else ExitCode.DONE
 
 
 def stopped(out: Path) -> str:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..checkpoints import registry, weights
-from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError
+from ..errors import DownloadError, ExitCode, InputError, MissingDataError, MuscleZooError
 from ..results.ledger import read_ledger
 from .arguments import add_source_arguments, source_of
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     failed = [name for name in checks if not all(check.passed for check in checks[name])]
     if len(checks) > 1 and not args.json:
         print(f"{len(checks) - len(failed)} of {len(checks)} are what their cards say")
-    return 1 if failed else 0
+    return ExitCode.FAILED if failed else ExitCode.DONE
 
 
 def _accuracy(name: str, args: argparse.Namespace) -> Check:

@@ -11,7 +11,7 @@ from ..checkpoints import registry
 from ..errors import InputError
 from ..files import read_json
 from ..recipes import get_recipe
-from ..results.ledger import Row, median_run, merge, read_ledger, runs_of, write_ledger
+from ..results.ledger import Row, merge, read_ledger, runs_of, write_ledger
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,13 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         registry.register(to / registry.REGISTRY_FILE, name, run.row.weights_sha256)
         lines.append(f"{to / name}: seed {run.row.seed}, {100 * run.row.top1_ema:.2f} %")
     return lines
+
+
+def median_run(rows: Sequence[Row]) -> Row:
+    """The run with the median accuracy, the lower one of two; the first seed among equals."""
+    ranked = sorted(rows, key=lambda row: (row.top1_ema, row.seed))
+    accuracy = ranked[(len(ranked) - 1) // 2].top1_ema
+    return min((row for row in rows if row.top1_ema == accuracy), key=lambda row: row.seed)
 
 
 def _median_runs(runs: Sequence[FinishedRun], rows: Sequence[Row]) -> list[FinishedRun]:

@@ -51,19 +51,3 @@ ON: dict[tuple[str, str], dict[str, Any]] = {
 VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20
 }
-
-ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
-# The named recipes: what `list` shows. Any other name of the grammar composes just as well.
-ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
-    ("cnn4", "digits", (10, 20, 40, 100)),
-    ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
-    ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
-    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
-    ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
-    ("wrn_28_2", "cifar10", (40, 250, 4000)),
-    ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
-    ("wrn_28_2", "svhn", (40, 250, 1000)),
-    ("wrn_28_2", "stl10", (40, 250, 1000)),
-    ("resnet18", "mini_imagenet", (4000, 10000)),
-    ("resnet50", "imagenet", ("1pct", "10pct")),
-)

@@ -10,9 +10,25 @@ import timm
 
 from ..errors import InputError, suggest
 from ..methods import method_names
-from .defaults import DATASETS, VARIANTS, ZOO, ZOO_METHODS
+from .defaults import DATASETS, VARIANTS
 
-__all__ = ["budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
+__all__ = ["ZOO", "ZOO_METHODS", "budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
+
+ZOO_METHODS = ("supervised", "muscle", "fixmatch", "muscle_fixmatch")  # two that are published, each with its control
+# The named recipes: what `list` shows. Any other name of the grammar composes just as well.
+ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
+    ("cnn4", "digits", (10, 20, 40, 100)),
+    ("wrn_16_2", "fashion_mnist", (40, 250, 1000)),
+    ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
+    ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
+    ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("wrn_28_2", "cifar10", (40, 250, 4000)),
+    ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
+    ("wrn_28_2", "svhn", (40, 250, 1000)),
+    ("wrn_28_2", "stl10", (40, 250, 1000)),
+    ("resnet18", "mini_imagenet", (4000, 10000)),
+    ("resnet50", "imagenet", ("1pct", "10pct")),
+)
 
 
 def make_name(arch: str, method: str, dataset: str, labels: int | str, variant: str = "") -> str:
@@ -37,7 +53,7 @@ _NAMED = [
 
 
 def recipe_names() -> list[str]:
-    """The names that ``list`` shows: those of :data:`muscle_zoo.recipes.defaults.ZOO`. Others compose just as well."""
+    """The names that ``list`` shows: those of :data:`ZOO`. Others compose just as well."""
     return list(_NAMED)
 
 

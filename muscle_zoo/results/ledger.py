@@ -139,10 +139,3 @@ def merge(rows: Iterable[Row], new: Iterable[Row]) -> list[Row]:
 def runs_of(rows: Iterable[Row], name: str, recipe_sha256: str) -> list[Row]:
     """The runs of one recipe, by seed: the rows a card may quote."""
     return sorted((r for r in rows if r.name == name and r.recipe_sha256 == recipe_sha256), key=lambda row: row.seed)
-
-
-def median_run(rows: Sequence[Row]) -> Row:
-    """The run with the median accuracy, the lower one of two; the first seed among equals."""
-    ranked = sorted(rows, key=lambda row: (row.top1_ema, row.seed))
-    accuracy = ranked[(len(ranked) - 1) // 2].top1_ema
-    return min((row for row in rows if row.top1_ema == accuracy), key=lambda row: row.seed)

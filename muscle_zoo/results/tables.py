@@ -8,8 +8,7 @@ from typing import Any
 
 from ..methods import base_of, default_options
 from ..recipes import get_recipe
-from ..recipes.defaults import ZOO_METHODS
-from ..recipes.names import budget_order, make_name, parse_name, with_method
+from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
 from .ledger import Row, runs_of
 from .stats import cells, gain_text, percent
 
