@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from muscle_zoo import InputError
-from muscle_zoo.engine import run as engine_run
+from muscle_zoo.engine.run import Run
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.sessions import evaluate as evaluation
 from muscle_zoo.sessions import study
@@ -83,7 +83,7 @@ def test_a_run_that_an_error_ends_is_failed(
         raise error
 
     words = ["train", *SHORT, "--cpu", "--out", str(tmp_path / "run")]
-    monkeypatch.setattr(engine_run, "evaluate", fails)
+    monkeypatch.setattr(Run, "measure", fails)
     if type(error) is ValueError:
         with pytest.raises(ValueError, match="a bug"):
             run(words, capsys)

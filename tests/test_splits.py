@@ -6,7 +6,7 @@ import pytest
 
 from muscle_zoo import InputError
 from muscle_zoo.data import Budget, Split, load_dataset, make_split, restrict
-from muscle_zoo.data.published_splits import parse_given
+from muscle_zoo.data.split_files import parse_given
 from muscle_zoo.data.splits import apportion, dev_fold, geometric, indices_sha256
 
 GOLDEN_SPLITS = {

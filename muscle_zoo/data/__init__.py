@@ -1,10 +1,10 @@
 """Images, splits, views and batches."""
 
-from .augment import normalize
 from .batches import Batches
 from .catalog import DataSetInfo, dataset_info, dataset_names
 from .datasets import DataConfig, DataSet, load_dataset, restrict
 from .images import ImageFiles, ImageSource, LabeledImages
+from .normalization import normalize
 from .splits import Budget, Split, make_split
 
 __all__ = [

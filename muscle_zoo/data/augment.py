@@ -12,7 +12,6 @@ import inspect
 import math
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import ClassVar, Protocol
 
 import torch
@@ -20,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError, suggest
-from .catalog import DataSetInfo
 from .randaugment import RandAugment
 
 
@@ -46,20 +44,6 @@ class Operation(Protocol):
 def to_unit(images: Tensor) -> Tensor:
     """Bytes as floats in 0..1; floats as they are."""
     return images.float() / 255.0 if images.dtype == torch.uint8 else images
-
-
-def normalize(images: Tensor, info: DataSetInfo) -> Tensor:
-    """Turns uint8 images, or images in 0..1, into what a network takes: zero mean, unit variance per channel."""
-    mean, std = (_per_channel(values, images.device) for values in (info.mean, info.std))
-    if images.dtype == torch.uint8:
-        return images.float().div_(255.0).sub_(mean).div_(std)  # in place: its cost is the memory it moves
-    return (images - mean).div_(std)
-
-
-@lru_cache(maxsize=16)
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    # Cached: a copy to a GPU would wait for it, each time.
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from torch import Tensor
 from ..errors import InputError
 from ..methods.base import Batch, View
 from ..recipes import Recipe
-from .augment import normalize, parse_policy
+from .augment import parse_policy
 from .catalog import DataSetInfo
 from .images import ImageSource
+from .normalization import normalize
 from .splits import Split
 
 # These words are hashed into the seeds of the generators. The published runs were drawn with the British spelling: with

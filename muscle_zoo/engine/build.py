@@ -28,7 +28,7 @@ from ..data import (
     restrict,
 )
 from ..data.catalog import FOLDER
-from ..data.published_splits import parse_given
+from ..data.split_files import parse_given
 from ..errors import InputError, MuscleZooError, one_line, suggest
 from ..recipes import Recipe
 from .state import optimizer_state

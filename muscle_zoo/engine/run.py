@@ -60,7 +60,7 @@ class Run:
             Steps done.
         """
         if self._state is not None:
-            self._restore(*self._state)
+            self._resume(*self._state)
             self._state = None
         on_main_process(self._open_folder)
         if (tracker := self.options.tracker) != "none":
@@ -116,7 +116,8 @@ class Run:
                 f"({_changes(before, self.split)}); restore them, or give --fresh"
             )
 
-    def _restore(self, parts: Parts, values: dict[str, Any]) -> None:
+    def _resume(self, parts: Parts, values: dict[str, Any]) -> None:
+        """Goes on where the state was saved: weights, EMA, the method's buffers, the optimizer, fp16's scaler."""
         self.network.load_state_dict(parts["model"])
         self.ema.load_state_dict(parts["ema"])
         self.trainer.method.load_state_dict(parts["method"])

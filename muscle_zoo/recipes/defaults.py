@@ -1,4 +1,4 @@
-"""What a data set, an architecture on it and a variant change of a recipe's defaults, and which recipes are named."""
+"""What a data set, an architecture on it, and a variant change of a recipe's defaults."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Recipe:
         classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
         mismatch: Share of the unlabeled images that is of classes outside the task, 0 to 1.
         validation: Share of the labeled images that is held out of training, below 1.
-        split: A file that lists the labeled images, see :func:`muscle_zoo.data.published_splits.parse_given`; empty to
+        split: A file that lists the labeled images, see :func:`muscle_zoo.data.split_files.parse_given`; empty to
             draw them. It is published as it was given, in config.json and in the command that repeats the run.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.

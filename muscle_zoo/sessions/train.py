@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, read_config
 from ..checkpoints.factory import create_model
 from ..engine.build import own_folder, prepare_data
+from ..engine.collectives import on_main_process, shared_errors
 from ..engine.evaluate import Metrics
 from ..engine.fit import fit
 from ..engine.options import RunOptions, process_state
@@ -90,18 +91,27 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
     began = time.monotonic() if began is None else began
     options = options or RunOptions()
     folder = RunFolder(out)
-    with _own_accelerate_state():
-        if options.fresh:
-            folder.check_kind()
-        else:
-            folder.check(recipe)
-            row = finished_row(folder, own_folder(recipe, options.data))
-            process_state(options.cpu).wait_for_everyone()  # every process has looked before the first one writes
-            if row is not None:
-                return RunResult(recipe, out, True, row)
-        with folder.locked() if is_main_process() else nullcontext():
-            finished = _train(recipe, folder, options, began)
-    return RunResult(recipe, out, finished, _read_row(folder) if finished else None)
+    with _own_accelerate_state(), ExitStack() as stack:
+        process_state(options.cpu)
+        # The folder is the first process's: the others may be on machines that do not see its disk.
+        row = on_main_process(lambda: _look(recipe, folder, options))
+        if row is not None:
+            return RunResult(recipe, out, True, row)
+        with shared_errors():
+            if is_main_process():
+                stack.enter_context(folder.locked())
+        finished = _train(recipe, folder, options, began)
+        row = on_main_process(lambda: _read_row(folder) if finished else None)
+    return RunResult(recipe, out, finished, row)
+
+
+def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Row | None:
+    """Makes sure that the folder may be used for the recipe; its row, if it is finished."""
+    if options.fresh:
+        folder.check_kind()
+        return None
+    folder.check(recipe)
+    return finished_row(folder, own_folder(recipe, options.data))
 
 
 def finished_row(folder: RunFolder, data: str) -> Row | None:
@@ -134,14 +144,15 @@ def _read_row(folder: RunFolder) -> Row | None:
 def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
     written = _time_written(folder)
     try:
-        data = prepare_data(recipe, options.data)
+        with shared_errors():
+            data = prepare_data(recipe, options.data)
         if options.time_limit is not None:  # it counts from the start of the command
             left = options.time_limit - (time.monotonic() - began)
             options = replace(options, time_limit=max(left, 1e-6))
         trained = fit(recipe, folder, options, data)
-        if trained.finished and is_main_process():
-            export_run(recipe, folder, trained, data, process_state(options.cpu).device)
-        process_state(options.cpu).wait_for_everyone()  # one that ends early would have its launcher end the others
+        with shared_errors():  # where the others wait: one that ends early would have its launcher end this one
+            if trained.finished and is_main_process():
+                export_run(recipe, folder, trained, data, process_state(options.cpu).device)
     except BaseException as error:
         # Only what this attempt began: an older run's status, which wrong input never touches, is left as it is.
         if is_main_process() and _time_written(folder) != written:
