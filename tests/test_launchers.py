@@ -26,6 +26,9 @@ TWO = [*TORCHRUN, "--standalone", "--nproc_per_node", "2"]
 LAUNCHERS = {1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"], 2: TWO}
 WORDS = ["cnn4.muscle_fixmatch_digits_10", "steps=14", "eval_every=7", "batch_size=8", "mu=2", "fixmatch.threshold=0.2"]
 WEIGHTS = "export/model.safetensors"
+# torchrun keeps its store when it starts the processes anew, and one of them may read the address of a dead one there
+# (pytorch issue 135712); a store of each attempt's own is the remedy.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
 # The command, in a process that sends itself a signal once, before a step.
 SIGNALED = """
@@ -53,20 +56,19 @@ def train_words(*more: str) -> list[str]:
 
 
 def launch(launcher: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command, environment = [sys.executable, *launcher], {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    command = [sys.executable, *launcher]
+    return subprocess.run(command, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
 def launch_beside(launchers: list[list[str]], folders: list[Path]) -> tuple[list[int], list[str]]:
     """Runs launchers beside each other, each in a folder of its own: exit codes, and what they wrote to stderr."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     started: list[subprocess.Popen[bytes]] = []
     try:
         for words, folder in zip(launchers, folders, strict=True):
             folder.mkdir(exist_ok=True)
             with folder.with_suffix(".err").open("wb") as errors:
                 command = [sys.executable, *words]
-                started.append(subprocess.Popen(command, cwd=folder, env=environment, stderr=errors))
+                started.append(subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, stderr=errors))
         codes = [child.wait() for child in started]
     finally:
         for child in started:
