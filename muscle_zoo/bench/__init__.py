@@ -3,6 +3,7 @@
 from .cost import bench_methods
 from .data import bench_data
 from .evaluation import bench_eval
+from .measure import measure
 from .step import bench_step
 
-__all__ = ["bench_data", "bench_eval", "bench_methods", "bench_step"]
+__all__ = ["bench_data", "bench_eval", "bench_methods", "bench_step", "measure"]

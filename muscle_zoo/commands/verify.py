@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ..checkpoints import registry, weights
-from ..errors import DownloadError, ExitCode, InputError, MissingDataError, MuscleZooError
+from ..errors import ExitCode, InputError
 from ..results.ledger import read_ledger
 from .arguments import add_source_arguments, source_of
 
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks one after the other, and says what became of each; 1 if anything is not as promised."""
     from ..publishing.verify import verify
+    from ..sessions.evaluate import check_accuracy
 
     if bool(args.names) == args.all:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     for name in names:
         checks[name] = verify(name, rows, args.source)
         if args.accuracy and all(check.passed for check in checks[name]):
-            checks[name].append(_accuracy(name, args))
+            checks[name].append(check_accuracy(name, source_of(args), args.source, args.cpu))
         if not args.json:
             print(render(name, checks[name]), flush=True)
     if args.json:
@@ -52,22 +53,6 @@ def run(args: argparse.Namespace) -> int:
     if len(checks) > 1 and not args.json:
         print(f"{len(checks) - len(failed)} of {len(checks)} are what their cards say")
     return ExitCode.FAILED if failed else ExitCode.DONE
-
-
-def _accuracy(name: str, args: argparse.Namespace) -> Check:
-    from ..publishing.verify import Check
-    from ..sessions.evaluate import evaluate_checkpoint
-
-    try:
-        report = evaluate_checkpoint(name, source_of(args), args.source, args.cpu).to_dict()
-    except (MissingDataError, DownloadError) as error:
-        return Check("accuracy", None, str(error))
-    except MuscleZooError as error:
-        return Check("accuracy", False, str(error))
-    figure = report["published"]
-    same = f"top-1 {100 * report['top1']:.2f} % of {report['n']} images"
-    text = same if figure["reproduced"] else f"{same}, {100 * figure['top1']:.2f} % of {figure['n']} was promised"
-    return Check("accuracy", figure["reproduced"] is True, text)
 
 
 def render(name: str, checks: list[Check]) -> str:

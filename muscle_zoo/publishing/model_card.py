@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoints.card import BLOCK, CONFIG_FILE
-from ..data import DataSetInfo, dataset_info
+from ..checkpoints.card import BLOCK
+from ..data import DataSetInfo
 from ..errors import InputError
-from ..files import read_untrusted_json
 from ..methods import base_of
 from ..recipes import Recipe, changes, get_recipe
 from ..recipes.names import parse_name
 from ..results.ledger import Row, runs_of
-from ..results.pages import pages, render_page
 from ..results.stats import cells, gain_text, mean_std, percent
 from ..results.tables import zoo_rows
 
@@ -242,21 +239,3 @@ def _count(number: int, what: str, plural: str = "s") -> str:
 
 def _duration(hours: float) -> str:
     return f"{3600 * hours:.0f} s" if hours < 0.1 else f"{hours:.1f} h"
-
-
-def render_all(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[Path, str]:
-    """What every card and page should say, by path.
-
-    Args:
-        root: The checkout.
-        rows: The ledger, that of the dev fold included.
-        parameters: The checkpoints of hub_cards/, and how many parameters each has.
-    """
-    rendered = {}
-    for name in parameters:
-        card = root / "hub_cards" / name
-        config = read_untrusted_json(card / CONFIG_FILE)
-        rendered[card / "README.md"] = render_card(config, dataset_info(config[BLOCK]["dataset"]), rows)
-    for page in pages(root):
-        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, parameters)
-    return rendered

@@ -14,7 +14,8 @@ from ..data import DataConfig, dataset_info
 from ..engine.build import prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.processes import device_for
-from ..errors import InputError, MuscleZooError, WeightsError, one_line
+from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError, WeightsError, one_line
+from ..publishing.verify import Check
 from ..recipes import Recipe
 from ..recipes.names import parse_name
 
@@ -115,6 +116,24 @@ def evaluate_checkpoint(
     return Evaluation(
         target, recipe.name, checkpoint.origin, info.name, recipe.fold, info.class_names, metrics, published, n
     )
+
+
+def check_accuracy(target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False) -> Check:
+    """Whether a checkpoint reaches its published figure; arguments as in :func:`evaluate_checkpoint`.
+
+    Returns:
+        Passed, failed, or not checked where the data are not to be had: that is no fault of the checkpoint's.
+    """
+    try:
+        evaluation = evaluate_checkpoint(target, data, source, cpu)
+    except (MissingDataError, DownloadError) as error:
+        return Check("accuracy", None, str(error))
+    except MuscleZooError as error:
+        return Check("accuracy", False, str(error))
+    text = f"top-1 {100 * evaluation.metrics.top1:.2f} % of {evaluation.metrics.n} images"
+    if not evaluation.reproduced:
+        text += f", {100 * evaluation.published_top1:.2f} % of {evaluation.published_n} was promised"
+    return Check("accuracy", evaluation.reproduced is True, text)
 
 
 def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]:
