@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -179,6 +180,20 @@ def test_a_killed_process_is_restarted_and_loses_nothing(victim: int, tmp_path: 
     assert folder.read_status()["status"] == "finished"
     assert [row["step"] for row in folder.read_log() if "loss" in row] == list(range(1, 15))
     assert file_sha256(folder.path / WEIGHTS) == file_sha256(undisturbed / WEIGHTS)
+
+
+@pytest.mark.slow
+def test_what_is_finished_or_wrong_on_the_first_machine_ends_both(tmp_path: Path, undisturbed: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    folders[0].mkdir()
+    shutil.copytree(undisturbed, folders[0] / "run")
+    codes, errors = launch_beside(nodes((0, 1), "-m", "muscle_zoo"), folders)
+    assert codes == [0, 0], "".join(errors)
+    assert list((tmp_path / "b").iterdir()) == []
+    (folders[0] / "run" / "recipe.json").write_text("[]")
+    codes, errors = launch_beside(nodes((0, 1), "-m", "muscle_zoo"), folders)
+    assert all(codes) and errors[0].count("recipe.json holds a list") == 1
+    assert list((tmp_path / "b").iterdir()) == []
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..engine.collectives import on_main_process
 from ..engine.options import RunOptions, process_state
 from ..engine.processes import is_main_process
 from ..engine.run_folder import RunFolder
 from ..errors import InputError
 from ..files import read_json, write_json
-from ..recipes import get_recipe
+from ..recipes import Recipe, get_recipe
 from ..results.ledger import Row
 from .train import train_run
 
@@ -34,18 +36,11 @@ def quickstart(out: Path, options: RunOptions) -> dict[str, Any] | None:
     Raises:
         InputError: The folder holds something else, or runs of older recipes.
     """
-    if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
-        raise InputError(f"--out {out} exists and holds no quickstart; give another --out")
-    if options.fresh:
-        _set_aside(out, options)
-        options = replace(options, fresh=False)  # the two runs inside are new with their folder
-    summary_file = out / "summary.json"
+    process_state(options.cpu)
     recipes = {folder: get_recipe(name) for folder, name in RECIPES.items()}
-    for folder, recipe in recipes.items():
-        RunFolder(out / folder).check(recipe)  # figures of an older recipe are not shown as this one's
-    if summary_file.is_file():
-        summary: dict[str, Any] = read_json(summary_file)
+    if (summary := on_main_process(lambda: _look(out, recipes, options))) is not None:
         return summary
+    options = replace(options, fresh=False)  # the old folder is renamed, so that the two runs inside are new with it
     if is_main_process():
         print("Ten labeled digits, one of each, and 1,437 unlabeled ones: with and without MUSCLE.", flush=True)
     began, rows = time.monotonic(), {}
@@ -57,7 +52,7 @@ def quickstart(out: Path, options: RunOptions) -> dict[str, Any] | None:
         rows[folder] = result.row
     summary = _compare(rows["supervised"], rows["muscle"], time.monotonic() - began)
     if is_main_process():
-        write_json(summary_file, summary)
+        write_json(out / "summary.json", summary)
     return summary
 
 
@@ -73,8 +68,12 @@ def _compare(control: Row, muscle: Row, seconds: float) -> dict[str, Any]:
     }
 
 
-def _set_aside(out: Path, options: RunOptions) -> None:
-    """Renames the old folder, once for all processes."""
-    if is_main_process() and (old := RunFolder(out).set_aside()) is not None:
+def _look(out: Path, recipes: Mapping[str, Recipe], options: RunOptions) -> dict[str, Any] | None:
+    """Makes sure that the folder is a quickstart's, or a new one; the summary of one that is finished."""
+    if out.is_file() or (out.is_dir() and not (out / "supervised").is_dir() and any(out.iterdir())):
+        raise InputError(f"--out {out} exists and holds no quickstart; give another --out")
+    if options.fresh and (old := RunFolder(out).set_aside()) is not None:
         print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
-    process_state(options.cpu).wait_for_everyone()
+    for folder, recipe in recipes.items():
+        RunFolder(out / folder).check(recipe)  # figures of an older recipe are not shown as this one's
+    return read_json(out / "summary.json") if (out / "summary.json").is_file() else None

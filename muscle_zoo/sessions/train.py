@@ -155,8 +155,8 @@ def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float)
                 export_run(recipe, folder, trained, data, process_state(options.cpu).device)
     except BaseException as error:
         # Only what this attempt began: an older run's status, which wrong input never touches, is left as it is.
-        if is_main_process() and _time_written(folder) != written:
-            status = folder.read_status()
+        status = folder.read_status() if is_main_process() and _time_written(folder) != written else {}
+        if status.get("status") == "running":  # one that is stopped or finished stays so, whatever comes after
             with suppress(OSError):  # the disk may be full
                 folder.write_status("failed", status["step"], recipe.steps, why=f"{type(error).__name__}: {error}")
         if remedy := _memory_error(error):
