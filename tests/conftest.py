@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores would 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from accelerate.state import AcceleratorState
+from filelock import FileLock
 from torch import Tensor, nn
 
 from muscle_zoo.cli import main
@@ -29,6 +30,19 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished") / "run"
     assert main(["train", *SHORT, "--cpu", "--out", str(out)]) == 0
     return out
+
+
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
+    """A folder that is filled once for all of pytest-xdist's workers, each of which has fixtures of its own."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, done = root / name, root / f"{name}.done"
+    with FileLock(root / f"{name}.lock"):
+        if not done.exists():
+            folder.mkdir()
+            fill(folder)
+            done.touch()
+    return folder
 
 
 def forget_accelerate() -> None:

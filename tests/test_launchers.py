@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from muscle_zoo import get_recipe
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.files import file_sha256
+from tests.conftest import once
 from tests.test_engine import run
 
 # On a CPU accelerate starts one process; torchrun starts several, which Accelerate then joins.
@@ -92,10 +93,12 @@ def nodes(ranks: tuple[int, int], *words: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of two processes that nothing happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    done = launch([*TWO, "-m", "muscle_zoo", *train_words()], folder)
-    assert done.returncode == 0, done.stderr
-    return folder / "run"
+
+    def train(folder: Path) -> None:
+        done = launch([*TWO, "-m", "muscle_zoo", *train_words()], folder)
+        assert done.returncode == 0, done.stderr
+
+    return once(tmp_path_factory, "undisturbed", train) / "run"
 
 
 @pytest.mark.slow

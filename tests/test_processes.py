@@ -29,7 +29,7 @@ from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
-from tests.conftest import train_step
+from tests.conftest import once, train_step
 
 STEPS = 20
 OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one
@@ -139,9 +139,7 @@ def worker(rank: int, world: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("processes")
-    mp.spawn(worker, args=(2, str(folder)), nprocs=2)
-    return folder
+    return once(tmp_path_factory, "processes", lambda folder: mp.spawn(worker, args=(2, str(folder)), nprocs=2))
 
 
 @pytest.mark.slow
