@@ -16,7 +16,7 @@ from PIL import Image
 
 from muscle_zoo import InputError
 from muscle_zoo.data import DataConfig, load_dataset
-from muscle_zoo.data.folder import list_folder, survey
+from muscle_zoo.data.picture_folder import list_folder, survey
 
 Listed = list[tuple[str, str | None]]
 

@@ -21,8 +21,8 @@ from timm.data import create_transform
 
 from muscle_zoo import InputError
 from muscle_zoo.data import DataConfig, DataSet, ImageFiles, LabeledImages, load_dataset, restrict
-from muscle_zoo.data.folder import Survey, survey
 from muscle_zoo.data.images import UNKNOWN, report_unreadable, to_image
+from muscle_zoo.data.picture_folder import Survey, survey
 from muscle_zoo.errors import TrainingError
 
 Array = NDArray[Any]

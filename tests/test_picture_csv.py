@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from muscle_zoo.data import DataConfig, load_dataset
-from muscle_zoo.data.folder import list_folder
+from muscle_zoo.data.picture_folder import list_folder
 from tests.test_folder import copy_to, listed, put, refusal, write
 
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, DataConfig, ImageFiles
-from muscle_zoo.data.folder import list_folder
 from muscle_zoo.data.images import upright
+from muscle_zoo.data.picture_folder import list_folder
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.recipes import get_recipe

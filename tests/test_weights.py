@@ -19,7 +19,7 @@ from muscle_zoo import InputError, WeightsError
 from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import read_config
 from muscle_zoo.data import load_dataset, normalize
-from muscle_zoo.publishing import export
+from muscle_zoo.publishing import ledger_row
 from muscle_zoo.publishing.export import pack_safetensors, probe
 
 NAME = "cnn4.muscle_digits_10"
@@ -330,23 +330,23 @@ def test_the_code_of_a_run_is_named_by_its_commit(tmp_path: Path, monkeypatch: p
         who = ("-c", "user.name=x", "-c", "user.email=x@x", "-c", "commit.gpgsign=false")
         return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
 
-    code = tmp_path / "muscle_zoo" / "publishing" / "export.py"
+    code = tmp_path / "muscle_zoo" / "publishing" / "ledger_row.py"
     code.parent.mkdir(parents=True)
     for path in (code, tmp_path / "README.md"):
         path.write_text("one")
-    monkeypatch.setattr(export, "__file__", str(code))
+    monkeypatch.setattr(ledger_row, "__file__", str(code))
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "one")
     commit = git("rev-parse", "HEAD").strip()
     (tmp_path / "README.md").write_text("two")  # no code
     (code.parent / "new.py").write_text("")  # not committed, but nothing that was is another
-    assert export.git_sha() == commit
+    assert ledger_row.git_sha() == commit
     code.write_text("two")
-    assert export.git_sha() == f"{commit}-dirty"
-    monkeypatch.setattr(export, "__file__", str(tmp_path / "site" / "muscle_zoo" / "publishing" / "export.py"))
+    assert ledger_row.git_sha() == f"{commit}-dirty"
+    monkeypatch.setattr(ledger_row, "__file__", str(tmp_path / "site" / "muscle_zoo" / "publishing" / "ledger_row.py"))
     (tmp_path / "site" / "muscle_zoo" / "publishing").mkdir(parents=True)
-    assert export.git_sha() == ""  # installed below some other repository
+    assert ledger_row.git_sha() == ""  # installed below some other repository
 
 
 def test_importing_brings_nothing_slow() -> None:

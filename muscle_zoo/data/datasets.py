@@ -20,10 +20,11 @@ from torch import Tensor
 from ..errors import DownloadError, InputError, suggest
 from .archives import ARCHIVES, load_archive, through_jpeg
 from .catalog import FOLDER, SYNTHETIC, DataSetInfo, dataset_info, dataset_names
-from .folder import Survey, class_folders, list_folder, survey
+from .data_root import DataConfig, data_root
 from .images import OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
 from .memory import free_memory
 from .picture_csv import Listing
+from .picture_folder import Survey, class_folders, list_folder, survey
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
@@ -39,26 +40,6 @@ class DataSet:
     info: DataSetInfo
     train: ImageSource
     test: ImageSource
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Where data come from and how they are read. The images are the same whatever it says, if they are there.
-
-    Attributes:
-        root: Where data sets are; for ``folder`` the user's own folder or CSV. None: see :func:`data_root`.
-        stream: True to read pictures from their files whenever they are needed, False to hold them in memory, None for
-            memory if they take at most half of what is free.
-        workers: Processes that read pictures.
-        progress: Show progress on a terminal.
-        download: Download what is not there and can be.
-    """
-
-    root: Path | None = None
-    stream: bool | None = None
-    workers: int = 0
-    progress: bool = False
-    download: bool = True
 
 
 def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 0) -> DataSet:
@@ -86,25 +67,6 @@ def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 
     if loader is None:
         raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
     return loader(name, data_root(name, config), config, image_size)
-
-
-def data_root(name: str, config: DataConfig) -> Path:
-    """Where a data set is looked for.
-
-    Args:
-        name: A data set.
-        config: Its ``root`` comes first.
-
-    Returns:
-        ``root`` (``--data``), else the environment variable MUSCLE_ZOO_DATA, else ``data``; of ``folder``, ``root``
-        alone: the user's own pictures are nowhere by default.
-
-    Raises:
-        InputError: The set is ``folder`` and there is no root.
-    """
-    if name == FOLDER and config.root is None:
-        raise InputError("dataset=folder: say which folder (--data my_data)")
-    return Path(config.root or os.environ.get("MUSCLE_ZOO_DATA") or "data").expanduser()
 
 
 def images_sha256(images: Tensor) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError, MissingDataError
 from .catalog import DataSetInfo
-from .folder import class_folders, pictures_of_classes
+from .picture_folder import class_folders, pictures_of_classes
 from .splits import hash_order
 
 Pictures = list[tuple[str, int]]  # name below a folder, and class

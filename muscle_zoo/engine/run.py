@@ -9,19 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
 from accelerate.utils import reduce as reduce_over_processes
 from torch import Tensor
 
-from ..errors import InputError, TrainingError
+from ..errors import TrainingError
 from ..files import write_json
 from ..recipes import Recipe
 from .build import Data, to_device
-from .collectives import Parts, on_main_process, require_the_same, share_tensors, shared_errors
+from .collectives import on_main_process, require_the_same, shared_errors
 from .evaluate import Metrics, count_images, summarize
 from .options import RunOptions, TrainResult
+from .resume import find_state, resume
 from .run_folder import RunFolder
-from .state import load_optimizer_state, load_state, optimizer_state, save_state, saved_step
+from .state import optimizer_state, save_state
 from .trainer import Trainer
 
 __all__ = ["Run"]
@@ -42,7 +42,7 @@ class Run:
         self.split = data.split.to_dict(data.dataset.train.names, data.dataset.test.names)
         facts = {"recipe": recipe.to_dict(), "split of the data": self.split, "--mixed-precision": self.dtype}
         require_the_same(facts | {"--save-every": options.save_every, "--fresh": options.fresh})
-        self._state = self._shared_state()
+        self._state = None if options.fresh else find_state(folder, self.dtype, self.split, self.accelerator)
         self.seconds_before = 0.0 if self._state is None else self._state[1]["seconds"]
         self.saved = 0 if self._state is None else self._state[1]["step"]
         built = recipe if self._state is None else replace(recipe, init="")  # the state has the weights
@@ -60,7 +60,7 @@ class Run:
             Steps done.
         """
         if self._state is not None:
-            self._resume(*self._state)
+            resume(self.trainer, *self._state)
             self._state = None
         on_main_process(self._open_folder)
         if (tracker := self.options.tracker) != "none":
@@ -77,53 +77,6 @@ class Run:
         write_json(self.folder.split_file, self.split)
         self.folder.rewind_log(self.saved)
         self.folder.write_status("running", self.saved, self.recipe.steps)
-
-    def _shared_state(self) -> tuple[Parts, dict[str, Any]] | None:
-        """What the first process's folder has of the run; None for a new one."""
-        if self.options.fresh:
-            return None
-        steps = gather_object([saved_step(self.folder.state_dir)])
-        if ahead := [rank for rank, step in enumerate(steps) if step > steps[0]]:  # a launcher may renumber machines
-            raise InputError(
-                f"--out {self.folder.path}: process {ahead[0]} has the state of step {steps[ahead[0]]} on its disk, "
-                f"process 0 that of step {steps[0]}; let that machine be the first (--node_rank 0), or give --fresh"
-            )
-        with shared_errors():
-            saved = self._load_state() if self.main else None
-        parts, own_values = saved if saved is not None else ({}, None)
-        values = on_main_process(lambda: own_values)
-        return None if values is None else (share_tensors(parts, self.accelerator.device), values)
-
-    def _load_state(self) -> tuple[Parts, dict[str, Any]] | None:
-        saved = load_state(self.folder.state_dir)
-        if saved is not None:
-            self._require_fit(saved[1])
-        elif done := self.folder.read_status().get("step", 0):
-            raise InputError(f"{self.folder.state_dir} is gone, and {done} steps were done; restore it or give --fresh")
-        return saved
-
-    def _require_fit(self, values: dict[str, Any]) -> None:
-        """Refuses to go on in another precision or with other data than the run was begun with."""
-        if values["dtype"] != self.dtype:
-            raise InputError(
-                f"--mixed-precision: the run was begun in {values['dtype']}, not {self.dtype}; give the same, or "
-                "--fresh"
-            )
-        before = self.folder.read_split()
-        if before is not None and before != self.split:
-            raise InputError(
-                f"{self.folder.split_file}: the data are not those the run was begun with "
-                f"({_changes(before, self.split)}); restore them, or give --fresh"
-            )
-
-    def _resume(self, parts: Parts, values: dict[str, Any]) -> None:
-        """Goes on where the state was saved: weights, EMA, the method's buffers, the optimizer, fp16's scaler."""
-        self.network.load_state_dict(parts["model"])
-        self.ema.load_state_dict(parts["ema"])
-        self.trainer.method.load_state_dict(parts["method"])
-        load_optimizer_state(self.optimizer, parts["optimizer"], values.get("optimizer", {}))
-        if "scaler" in values:
-            self.accelerator.scaler.load_state_dict(values["scaler"])
 
     @property
     def seconds(self) -> float:
@@ -186,18 +139,6 @@ class Run:
         return TrainResult(
             bool(results), step, self.seconds, torch.get_num_threads(), world, name, self.dtype, **results
         )
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What is different about two split.json, in words."""
-    changes = []
-    for key in now:
-        old, new = before.get(key), now[key]
-        if old != new and isinstance(new, dict) and isinstance(old, dict) and old.get("count") != new["count"]:
-            changes.append(f"{key}: {new['count']} images, {old.get('count')} then")
-        elif old != new:
-            changes.append({"names_sha256": "other file names", "sha256": "other labeled images"}.get(key, key))
-    return ", ".join(changes)
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

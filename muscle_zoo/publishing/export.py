@@ -7,7 +7,6 @@ import json
 import math
 import platform
 import shutil
-import subprocess
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from ..files import file_sha256, write_json
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
+from .ledger_row import make_row
 
 SCHEMA = 1
 HALF_TOLERANCE = 0.0002  # accuracy that float16 parameters may cost: 0.02 points
@@ -76,7 +76,7 @@ def export_run(
         published, metrics = _evaluate_written(part, data, device)
     if not math.isfinite(metrics.nll):
         raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
-    row = _row(recipe, trained, metrics, data.split, sha256)
+    row = make_row(recipe, trained, metrics, data.split, sha256)
     # On the CPU, wherever it was trained: whoever checks these logits need not have the same device.
     block = _block(recipe, data.split, metrics, row, probe(published.cpu(), data.dataset.info))
     _write_config(model, recipe, data.dataset.info, block, part)
@@ -189,46 +189,3 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
     ours["license"] = model_card.license_of(recipe.init)
     config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config)
-
-
-def _row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Split, weights: str) -> Row:
-    assert trained.raw is not None and trained.median20 is not None
-    return Row(
-        name=recipe.name,
-        recipe_sha256=recipe.sha256,
-        seed=recipe.seed,
-        bias=split.bias,
-        step=trained.step,
-        top1_ema=round(metrics.top1, 6),
-        top1_raw=round(trained.raw.top1, 6),
-        top1_median20=round(trained.median20, 6),
-        nll=round(metrics.nll, 6),
-        ece=round(metrics.ece, 6),
-        n_test=metrics.n,
-        split_sha256=split.sha256,
-        weights_sha256=weights,
-        git_sha=git_sha(),
-        torch=torch.__version__,
-        device=trained.device,
-        threads=trained.threads,
-        processes=trained.processes,
-        dtype=trained.dtype,
-        hours=round(trained.seconds / 3600, 5),
-    )
-
-
-def git_sha() -> str:
-    """Commit of the checkout that this package runs from; empty when it does not run from one."""
-    here = Path(__file__).resolve().parent.parent  # the package: changes are looked for in all of it
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != here.parent:
-            return ""
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".")  # seen from `here`
-        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
-from ..data.folder import SUFFIXES, pictures
 from ..data.images import reason
+from ..data.picture_folder import SUFFIXES, pictures
 from ..errors import InputError, one_line
 
 
