@@ -1,4 +1,4 @@
-"""`cards`: cards and README tables, rendered from the ledger."""
+"""`cards`: cards, and the tables and figures of pages, rendered from the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages with tables that are rendered from the ledger: the README and hub_cards/studies/*.md."""
+"""Pages whose marked tables are rendered from the ledger: hub_cards/studies/*.md, and the README if it has any."""
 
 from __future__ import annotations
 
