@@ -16,6 +16,7 @@ from muscle_zoo.cli import main
 from muscle_zoo.data import dataset_info
 from muscle_zoo.files import file_sha256
 from muscle_zoo.publishing.model_card import render_card
+from muscle_zoo.publishing.release import _warnings as release_warnings
 from muscle_zoo.publishing.release import median_run
 from muscle_zoo.results.ledger import Row, merge, read_ledger, runs_of, write_ledger
 from muscle_zoo.results.pages import page_figures, render_page
@@ -314,3 +315,13 @@ def test_the_card_of_another_recipe_says_so(finished_run: Path) -> None:
     assert "a recipe of the user's own" in text and "dev fold of" not in text
     assert 'create_model("local-dir:export"' in text
     assert "python train.py cnn4.muscle_digits_10 seed=0 steps=24 batch_size=16 mu=2 eval_every=8\n" in text
+
+
+def test_a_release_says_what_a_maintainer_should_know() -> None:
+    pin = {"repo": "org/x", "revision": "abc", "sha256": "w1"}
+    run = dataclasses.replace(row(), git_sha="abc", weights_sha256="w1")
+    assert release_warnings(run, pin) == release_warnings(run, {}) == []
+    (dropped,) = release_warnings(dataclasses.replace(run, weights_sha256="w2"), pin)
+    assert "other weights than org/x@abc, so it is no longer pinned" in dropped
+    (dirty,) = release_warnings(dataclasses.replace(run, git_sha="abc-dirty"), {})
+    assert "files that were not committed" in dirty

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..checkpoints import registry
 from ..errors import InputError
@@ -71,8 +72,8 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         fold = read_json(run.path / "recipe.json")["fold"]
         new[registry.LEDGER_FILE if fold == "test" else registry.DEV_LEDGER_FILE].append(run.row)
     ledgers = {file: merge(read_ledger(to / file), rows) for file, rows in new.items() if rows}
-    if card:
-        registry.read_pins(to / registry.REGISTRY_FILE)  # a damaged one is said before anything is written
+    # A damaged registry.json is said before anything is written.
+    pins = registry.read_pins(to / registry.REGISTRY_FILE) if card else {}
     published = _median_runs(runs, ledgers.get(registry.LEDGER_FILE, [])) if card else []
     lines = []
     for file, all_rows in ledgers.items():
@@ -83,6 +84,20 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         _replace_card(run.path / "export", to / name)
         registry.register(to / registry.REGISTRY_FILE, name, run.row.weights_sha256)
         lines.append(f"{to / name}: seed {run.row.seed}, {100 * run.row.top1_ema:.2f} %")
+        lines += _warnings(run.row, pins.get(name, {}))
+    return [*lines, "now run `muscle-zoo cards render`: cards and pages quote the ledger"] if published else lines
+
+
+def _warnings(row: Row, pin: Mapping[str, Any]) -> list[str]:
+    """What a maintainer should know of a new card before publishing it."""
+    lines = []
+    if row.git_sha.endswith("-dirty"):
+        lines.append(f"warning: {row.name} was trained by files that were not committed ({row.git_sha})")
+    if pin.get("repo") and pin["sha256"] != row.weights_sha256:
+        lines.append(
+            f"warning: {row.name} has other weights than {pin['repo']}@{pin['revision']}, so it is no longer pinned; "
+            "publish it again with --pin, and another --tag"
+        )
     return lines
 
 
