@@ -48,7 +48,8 @@ def train(
 ) -> RunResult:
     """Trains a recipe, or goes on with it; the same as ``python train.py``.
 
-    Ctrl-C and the time limit stop it after the step it is at, with the state saved; the same call goes on. A run that
+    Ctrl-C and the time limit stop it after the step it is at, with the state saved: it returns with ``finished`` False,
+    which a loop over seeds should look at; a second Ctrl-C raises KeyboardInterrupt. The same call goes on. A run that
     is finished already is not trained again.
 
     Args:
@@ -101,7 +102,7 @@ def train(
 
 
 def evaluate(
-    checkpoint: AnyPath,
+    checkpoint: AnyPath | RunResult,
     *,
     data: AnyPath | None = None,
     source: str | None = None,
@@ -112,7 +113,8 @@ def evaluate(
     """Evaluates a checkpoint on the images its recipe names; the same as ``python eval.py``.
 
     Args:
-        checkpoint: A name of :func:`muscle_zoo.list_models`, a run folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        checkpoint: A name of :func:`muscle_zoo.list_models`, what :func:`train` returned, a run folder,
+            ``local-dir:PATH`` or ``hf-hub:REPO``.
         data: Where data sets are; for a model of your own pictures, their folder or CSV.
         source: ``hub`` to take a name's weights from the Hugging Face Hub although they are on disk.
         cpu: Stay on the CPU.
@@ -132,11 +134,11 @@ def evaluate(
     """
     from .sessions.evaluate import evaluate_checkpoint
 
-    return evaluate_checkpoint(str(checkpoint), _data(data, stream, workers, False), source, cpu)
+    return evaluate_checkpoint(_target(checkpoint), _data(data, stream, workers, False), source, cpu)
 
 
 def predict(
-    checkpoint: AnyPath | nn.Module,
+    checkpoint: AnyPath | RunResult | nn.Module,
     pictures: AnyPath | Sequence[AnyPath],
     *,
     topk: int = 5,
@@ -177,11 +179,22 @@ def predict(
             return list(predict_files(model.eval(), files, topk, batch_size))
         finally:
             model.train(training)
-    model = create_model(checkpoint_name(str(checkpoint)), pretrained=True).eval().to(device_for(cpu))
+    model = create_model(checkpoint_name(_target(checkpoint)), pretrained=True).eval().to(device_for(cpu))
     return list(predict_files(model, files, topk, batch_size))
 
 
+def _target(checkpoint: AnyPath | RunResult) -> str:
+    """What was given for a checkpoint, as a command line would have it."""
+    if isinstance(checkpoint, (str, PathLike)):
+        return str(checkpoint)
+    if isinstance(path := getattr(checkpoint, "path", None), Path):  # of a RunResult, whose class is slow to import
+        return str(path)
+    raise InputError(f"{type(checkpoint).__name__} is no checkpoint; give a name, a run folder, or what train returned")
+
+
 def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bool] | None) -> Recipe:
+    if not isinstance(overrides or {}, Mapping) or not all(isinstance(key, str) for key in overrides or {}):
+        raise InputError(f'overrides={overrides!r}: give a dictionary of fields and values, such as {{"seed": 1}}')
     values = dict(overrides or {})
     if isinstance(values.get("init"), str):
         values["init"] = checkpoint_name(str(values["init"]))  # a run folder will do

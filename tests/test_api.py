@@ -37,7 +37,7 @@ def test_a_folder_of_pictures_becomes_a_model_in_a_notebook(tmp_path: Path) -> N
     model = run.model()
     assert torch.equal(model.get_classifier().weight, run.model().get_classifier().weight)
     assert run.model(num_classes=5).num_classes == 5
-    result = muscle_zoo.evaluate(run.path, data=data, cpu=True)
+    result = muscle_zoo.evaluate(run, data=data, cpu=True)
     assert result.reproduced and result.metrics.top1 == run.metrics.top1 and set(result.per_class) == {"cat", "dog"}
     (tmp_path / "new").mkdir()
     Image.new("L", (50, 40), 90).save(tmp_path / "new" / "a.png")
@@ -56,6 +56,8 @@ def test_one_process_trains_in_one_precision_after_the_other(tmp_path: Path) -> 
         out = tmp_path / precision
         run = muscle_zoo.train(NAME, SHORT, out=out, cpu=True, mixed_precision=precision, progress=False)
         assert run.row is not None and run.row.dtype == {"no": "float32"}.get(precision, precision)
+    with pytest.raises(InputError, match="is a finished run in float32, not bf16; give another --out"):
+        muscle_zoo.train(NAME, SHORT, out=tmp_path / "no", cpu=True, mixed_precision="bf16")
 
 
 def test_a_run_that_is_stopped_goes_on_with_the_same_call(tmp_path: Path) -> None:
@@ -81,6 +83,9 @@ def test_wrong_input(tmp_path: Path) -> None:
         (lambda: muscle_zoo.train(NAME, tracker="wandbb"), "wandbb"),
         (lambda: muscle_zoo.train(NAME, mixed_precision="fp16", cpu=True, out=tmp_path / "x"), "fp16 does not run"),
         (lambda: muscle_zoo.evaluate("runs/nope"), "does not exist"),
+        (lambda: muscle_zoo.evaluate(muscle_zoo.create_model(NAME)), "CNN4 is no checkpoint; give a name"),
+        (lambda: muscle_zoo.train(NAME, ["steps=60"]), "give a dictionary of fields and values"),
+        (lambda: muscle_zoo.train(NAME, mixed_precision="half"), "mixed-precision half is unknown; known: bf16, fp16"),
         (lambda: muscle_zoo.predict(NAME, tmp_path / "none.png"), "does not exist"),
         (lambda: muscle_zoo.predict(NAME, [], cpu=True), "no pictures"),
         (lambda: muscle_zoo.predict(NAME, str(shipped_cards() / NAME), topk=0), "topk=0 is out of range"),

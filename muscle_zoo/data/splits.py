@@ -233,7 +233,9 @@ def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: 
             f"labels={labels} is fewer than one per class: {dataset} has {num_classes}; give at least that"
         )
     if labels > sum(counts):
-        raise InputError(f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images")
+        raise InputError(
+            f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images; give at most that"
+        )
     if budget.bias == NO_BIAS:
         if labels == sum(counts):
             return list(counts)

@@ -14,6 +14,7 @@ from ..errors import InputError, suggest
 from .evaluate import Metrics
 from .run_folder import RunFolder
 
+PRECISIONS = ("no", "bf16", "fp16")
 COMPILE = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 
 
@@ -51,6 +52,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.save_every < 1:
             raise InputError(f"--save-every {self.save_every} is out of range; give 1 or more")
+        if self.mixed_precision not in (None, *PRECISIONS):
+            problem = f"--mixed-precision {self.mixed_precision} is unknown"
+            raise InputError(f"{problem}; {suggest(str(self.mixed_precision), PRECISIONS)}")
         if self.compile not in COMPILE:
             raise InputError(f"--compile {self.compile} is unknown; {suggest(self.compile, COMPILE)}")
         available = [tracker.value for tracker in get_available_trackers()]

@@ -111,7 +111,11 @@ def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Row | None:
         folder.check_kind()
         return None
     folder.check(recipe)
-    return finished_row(folder, own_folder(recipe, options.data))
+    row = finished_row(folder, own_folder(recipe, options.data))
+    asked = {"no": "float32"}.get(options.mixed_precision or "", options.mixed_precision)
+    if row is not None and asked not in (None, row.dtype):
+        raise InputError(f"--out {folder.path} is a finished run in {row.dtype}, not {asked}; give another --out")
+    return row
 
 
 def finished_row(folder: RunFolder, data: str) -> Row | None:
