@@ -12,8 +12,8 @@ from tests.memory import grow
 
 @pytest.mark.slow
 def test_kills_cost_one_save_interval_at_most(tmp_path: Path) -> None:
-    report = crash(rounds=4, inside=2, folder=tmp_path, seed=1)
-    assert len(report.lost) == 4 and max(report.lost) <= SAVE_EVERY
+    report = crash(rounds=2, inside=1, folder=tmp_path, seed=1)
+    assert len(report.lost) == 2 and max(report.lost) <= SAVE_EVERY
     assert report.inside_a_write >= 1 and report.runs_compared >= 1
 
 
