@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..methods.base import Batch, View
+from ..methods.base import Batch, Group, View
 from ..recipes import Recipe
 from .augment import parse_policy
 from .catalog import DataSetInfo
@@ -83,7 +83,7 @@ def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int)
     Args:
         seed: Of the run.
         step: Counted from 0.
-        view: Two views that differ in anything have independent numbers.
+        view: Two views that differ in source, policy or draw have independent numbers.
         size: Images in the global batch.
         count: Numbers per image, see :attr:`muscle_zoo.data.augment.Policy.num_random`.
 
@@ -175,7 +175,8 @@ class Batches:
             inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
         labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
         indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
-        return Batch(inputs, labels, indices)
+        groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
+        return Batch(inputs, labels, indices, groups=groups)
 
     def _local_rows(self, rows: Tensor) -> Tensor:
         """This process's rows of a global batch's."""

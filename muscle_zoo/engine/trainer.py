@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce as reduce_over_processes
@@ -10,7 +13,9 @@ from torch import Tensor, nn
 
 from ..data import Batches
 from ..data.batches import step_seed
-from ..methods import Batch, Method, RunContext, create_method
+from ..errors import InputError
+from ..methods import Batch, Group, Method, RunContext, create_method, recipe_defaults
+from ..methods.base import frozen_statistics, same_dropout
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
@@ -26,10 +31,11 @@ NO_TIMER = NoTimer()
 def forward(
     model: nn.Module, teacher: nn.Module, method: Method, batch: Batch, step: int
 ) -> tuple[dict[str, Tensor], Batch]:
-    """Prepares a batch and runs it: one forward on all inputs together.
+    """Prepares a batch and runs it: one forward for all inputs of a group together, see :class:`Group`.
 
-    One forward for all views is not only faster: BatchNorm then normalizes labeled and unlabeled images, weak and
-    strong views with the same statistics, and the running ones, which evaluation uses, are those of all of them.
+    Most methods have one group. One forward for all views is not only faster: BatchNorm then normalizes labeled and
+    unlabeled images, weak and strong views with the same statistics, and the running ones, which evaluation uses, are
+    those of all of them.
 
     Returns:
         Logits by name of the input, and the prepared batch.
@@ -37,10 +43,22 @@ def forward(
     with torch.no_grad():
         # Without its wrapper: what the method runs here has no gradients for DistributedDataParallel to wait for.
         batch = method.prepare(batch, getattr(model, "module", model), teacher, step)
+    groups: dict[Group, dict[str, Tensor]] = {}
+    for name, images in batch.inputs.items():
+        groups.setdefault(batch.groups.get(name, Group()), {})[name] = images
+    outputs: dict[str, Tensor] = {}
+    for number, (group, inputs) in enumerate(groups.items(), start=1):
+        # What the last group draws is taken note of: a method with one group draws as if there were none.
+        draws = same_dropout(batch.labels.device) if number < len(groups) else nullcontext()
+        with draws, frozen_statistics(model) if group.still else nullcontext():
+            outputs |= _forward_together(model, inputs)
+    return outputs, batch
+
+
+def _forward_together(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # The convolutions' weights are channels last; images that are not would be copied by each of them.
-    images = torch.cat(list(batch.inputs.values())).contiguous(memory_format=torch.channels_last)
-    logits = model(images)
-    return dict(zip(batch.inputs, logits.split([len(view) for view in batch.inputs.values()]), strict=True)), batch
+    images = torch.cat(list(inputs.values())).contiguous(memory_format=torch.channels_last)
+    return dict(zip(inputs, model(images).split([len(view) for view in inputs.values()]), strict=True))
 
 
 class Trainer:
@@ -68,9 +86,10 @@ class Trainer:
         self.recipe, self.accelerator, self.device = recipe, accelerator, accelerator.device
         dataset, world = data.dataset, accelerator.num_processes
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
+            _require_this_version(recipe)
             model = build_model(recipe, dataset)
             context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
-            self.method = create_method(recipe.method, recipe.options, context)
+            self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             images = to_device(dataset.train, self.device)
             rank, views = accelerator.process_index, self.method.views
             self.batches = Batches(recipe, images, dataset.info, data.split, views, rank, world, self.device)
@@ -137,7 +156,7 @@ class Trainer:
             torch.get_device_module(self.device).manual_seed(seed)
 
     def predict(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Batch]:
-        """Prepares a batch and runs the one forward, see :func:`forward`."""
+        """Prepares a batch and runs its forwards, see :func:`forward`."""
         with self.accelerator.autocast():
             return forward(self.model, self.ema.module, self.method, batch, step)
 
@@ -158,3 +177,32 @@ class Trainer:
         classes = self._true_classes[batch.indices]
         counted = pseudo_labels.mask & (classes >= 0)
         return torch.stack([(counted & (pseudo_labels.classes == classes)).sum(), counted.sum()]).float()
+
+
+def _require_this_version(recipe: Recipe) -> None:
+    """Refuses a recipe of another version of its method's code: what came out would bear its name and be another thing.
+
+    Raises:
+        InputError: It is one.
+    """
+    version = recipe_defaults(recipe.method).get("version", Recipe.version)
+    if recipe.version != version:
+        raise InputError(
+            f"version={recipe.version}: this code trains version {version} of {recipe.method}; leave version out, or "
+            "check out the commit that the run's ledger row names"
+        )
+
+
+def _without_parameters(method: Method) -> Method:
+    """The method, if it has nothing that would have to be trained: only the network's parameters are.
+
+    Raises:
+        InputError: It has parameters of its own.
+    """
+    trainable = [name for name, parameter in method.named_parameters() if parameter.requires_grad]
+    if trainable:
+        raise InputError(
+            f"method {type(method).__name__} has parameters of its own ({', '.join(trainable)}), which nothing would "
+            "train; keep what lasts from step to step in buffers"
+        )
+    return method

@@ -11,12 +11,13 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
-from .base import Batch, Method, PseudoLabels, RunContext, View
+from .base import Batch, Group, Method, PseudoLabels, RunContext, View
 from .muscle import Muscle
 
 __all__ = [
     "METHODS",
     "Batch",
+    "Group",
     "Method",
     "Muscle",
     "PseudoLabels",
@@ -27,6 +28,8 @@ __all__ = [
     "default_options",
     "list_methods",
     "method_names",
+    "preset_options",
+    "recipe_defaults",
     "with_muscle",
 ]
 
@@ -94,6 +97,28 @@ def default_options(name: str) -> MethodOptions:
     return {part: values for part, values in options.items() if values}
 
 
+def recipe_defaults(name: str) -> dict[str, int]:
+    """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
+    return dict(METHODS[base_of(name)].recipe)
+
+
+def preset_options(name: str, preset: str) -> dict[str, Any]:
+    """The options of a base method that a preset sets.
+
+    Raises:
+        InputError: The method has no preset of this name.
+
+    Example:
+        >>> preset_options("vat", "paper")["entropy_weight"]
+        1.0
+    """
+    presets = METHODS[name].presets if name in METHODS else {}
+    if preset not in presets:
+        hint = suggest(preset, presets) if presets else "leave it out: its defaults are the paper's"
+        raise InputError(f"override {name}.preset={preset} does not exist; {hint}")
+    return dict(presets[preset])
+
+
 def create_method(name: str, options: MethodOptions | None = None, context: RunContext | None = None) -> Method:
     """Builds a method.
 
@@ -115,4 +140,4 @@ def create_method(name: str, options: MethodOptions | None = None, context: RunC
     options = options or {}
     base_name = base_of(name)
     base = METHODS[base_name](**options.get(base_name, {}), context=context)
-    return base if name == base_name else Muscle(base, **options.get("muscle", {}))
+    return base if name == base_name else Muscle(base, **options.get("muscle", {}), context=context)

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
@@ -16,12 +17,26 @@ from ..errors import InputError
 class View(NamedTuple):
     """One augmented version of the labeled or the unlabeled images of a step.
 
-    Two views with the same source and policy and different ``draw`` are two independent draws.
+    Two views with the same source and policy and different ``draw`` are two independent draws. ``group`` and ``still``
+    say with which other inputs they go through the network, see :class:`Group`.
     """
 
     source: Literal["labeled", "unlabeled"]
     policy: Literal["weak", "strong"]
     draw: int = 0
+    group: int = 0
+    still: bool = False
+
+
+class Group(NamedTuple):
+    """Inputs of one group share a forward, and BatchNorm normalizes them together.
+
+    With ``still`` they leave the running statistics alone, which are used for evaluation: virtual adversarial images,
+    say, are none that a network will be asked about. All groups of a step draw the same numbers for dropout.
+    """
+
+    number: int = 0
+    still: bool = False
 
 
 @dataclass(frozen=True)
@@ -29,24 +44,29 @@ class Batch:
     """The images of one step, as one process sees them.
 
     Attributes:
-        inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. All go
-            through one forward, in this order.
+        inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. Those of
+            a group go through one forward, in this order.
         labels: Classes of the labeled images, ``(B,)`` int64.
         indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
         targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
+        groups: The group of an input; the first one (0) for those without an entry.
     """
 
     inputs: dict[str, Tensor]
     labels: Tensor
     indices: Tensor
     targets: dict[str, Tensor] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
 
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
         views = {name: images.chunk(n) for name, images in self.inputs.items()}
         labels = self.labels.chunk(n)
         indices = self.indices.chunk(n) if len(self.indices) else [self.indices] * n
-        return [Batch({name: chunks[i] for name, chunks in views.items()}, labels[i], indices[i]) for i in range(n)]
+        return [
+            Batch({name: chunks[i] for name, chunks in views.items()}, labels[i], indices[i], groups=self.groups)
+            for i in range(n)
+        ]
 
 
 @dataclass(frozen=True)
@@ -74,16 +94,22 @@ class PseudoLabels(NamedTuple):
 class Method(nn.Module):
     """What every method is: one class in one file, with a ``loss`` and, where it needs them, the optional parts below.
 
-    The loop knows no method by name. It makes the ``views`` a method names, calls :meth:`prepare`, runs ONE gradient
-    forward on all inputs together, splits the logits by name, and calls :meth:`loss`. What a method keeps from step
-    to step are its buffers: they are saved and resumed with the run. Its constructor takes its options, all with
-    defaults, and ``context``, a :class:`RunContext`.
+    The loop knows no method by name. It makes the ``views`` a method names, calls :meth:`prepare`, runs a gradient
+    forward on all inputs of a group together, splits the logits by name, and calls :meth:`loss`. What a method keeps
+    from step to step are its buffers: they are saved and resumed with the run. It may have no parameters, for nothing
+    would train them. Its constructor takes its options, all with defaults, and ``context``, a :class:`RunContext`.
 
     Attributes:
         views: The views it needs, by the name under which ``loss`` finds their logits.
+        recipe: What it changes of a recipe's defaults: ``{"mu": 1}``, or ``version``, which goes up with every change
+            of the code that changes what it trains.
+        presets: Named sets of its options, for ``NAME.preset=paper`` in a recipe: the values of a paper where the
+            defaults are others.
     """
 
     views: Mapping[str, View] = {}
+    recipe: ClassVar[Mapping[str, int]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Works out what the loss needs before the forward: pseudo-labels, mixed images, adversarial directions.
@@ -150,6 +176,30 @@ def sigmoid_rampup(step: int, steps: int, share: float) -> float:
 def linear_rampup(step: int, steps: int, share: float) -> float:
     """From 0 to 1 over a share of the steps, linearly; 1 where the share is 0."""
     return min(1.0, step / (share * steps)) if share * steps > 0 else 1.0
+
+
+@contextmanager
+def training_mode(model: nn.Module) -> Iterator[None]:
+    """Runs a model as in training (statistics of the batch, dropout), and leaves it as it was, BatchNorm's too."""
+    was_training = model.training
+    model.train()
+    try:
+        with frozen_statistics(model):
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def same_dropout(device: torch.device) -> Iterator[None]:
+    """Takes back what is drawn inside, so that the next pass through a network draws the same dropout once more.
+
+    Two passes with different dropout differ by more than the images do, where these differ by little: the direction
+    that virtual adversarial training looks for would be that of the dropout.
+    """
+    others = [device] if device.type in ("cuda", "xpu") else []  # beside the CPU
+    with torch.random.fork_rng(others, device_type=others[0].type if others else "cuda"):
+        yield
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -29,8 +31,10 @@ class MixMatch(Method):
     The loss is ``H(p', f(x')) + w(t) * mean squared difference of q' and f(u')`` (eq. 3 to 5). The label of an
     unlabeled image is the mean prediction for its two weak views, sharpened; then every image, with its label, is mixed
     with one drawn from all: ``x' = b x1 + (1 - b) x2`` with ``b`` from ``Beta(alpha, alpha)`` and at least one half.
-    ``w(t)`` rises linearly over the ramp. The defaults are the paper's (section 4): two views, temperature 0.5, alpha
-    0.75, weight 75 (CIFAR-10), rising over 16,000 of 2^20 steps. Permutation and mixing weights are drawn in each
+    ``w(t)`` rises linearly over the ramp. Two views, as many unlabeled as labeled images, temperature 0.5, alpha 0.75
+    and weight 75 are the paper's for CIFAR-10 (section 4); with more unlabeled images hardly a label would be mixed
+    with a label. The paper's ramp is 16,000 of 2^20 steps (``mixmatch.preset=paper``), which are 9 steps of 600: then
+    the weight is there before the predictions are right. Permutation and mixing weights are drawn in each
     process for its own images: N processes draw others than one.
 
     Logs ``cross_entropy``, in nats, and ``consistency`` (the difference without its weight).
@@ -58,12 +62,15 @@ class MixMatch(Method):
         "u_clean_2": View("unlabeled", "weak", 1),
     }
 
+    recipe: ClassVar[Mapping[str, int]] = {"mu": 1, "version": 2}
+    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {"paper": {"ramp": 16000 / 2**20}}
+
     def __init__(
         self,
         alpha: float = 0.75,
         temperature: float = 0.5,
         weight: float = 75.0,
-        ramp: float = 16000 / 2**20,
+        ramp: float = 0.4,
         context: RunContext | None = None,
     ) -> None:
         super().__init__()
@@ -94,7 +101,7 @@ class MixMatch(Method):
         mixed_labels = beta[:, None] * labels + (1.0 - beta[:, None]) * labels[order]
         inputs["x_mixed"], inputs["u_mixed"] = mixed.split([len(x), 2 * len(u)])
         targets = dict(zip(("x_mixed", "u_mixed"), mixed_labels.split([len(x), 2 * len(u)]), strict=True))
-        return Batch(inputs, batch.labels, batch.indices, {**batch.targets, **targets, "pseudo_labels": pseudo})
+        return replace(batch, inputs=inputs, targets={**batch.targets, **targets, "pseudo_labels": pseudo})
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the mixed labeled images plus the weighted difference on the others."""

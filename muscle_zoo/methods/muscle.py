@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
-from .base import Batch, Method, PseudoLabels, View, check_at_least
+from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 
 
 class Muscle(Method):
@@ -22,7 +22,11 @@ class Muscle(Method):
         base: Any method.
         weight: Weight of the term, at least 0.
         lambda_: Weight of the marginal entropies inside the term, above 0; 1 is mutual information.
-        ramp_steps: Steps over which w(t) rises linearly from 0; 0 for none.
+        start: Share of the steps before which w(t) is 0, 0 to 1: begun at once, the term makes clusters before the
+            labels have named them.
+        ramp: Share of the steps over which w(t) then rises linearly, 0 to 1; 0 for at once.
+        temperature: Divides the logits inside the term, at least 0.001: below 1 it is content with less sure networks.
+        context: Steps of the run.
 
     Raises:
         InputError: An option is out of its range.
@@ -34,26 +38,39 @@ class Muscle(Method):
         ['x_weak', 'u_weak', 'u_strong']
     """
 
-    def __init__(self, base: Method, weight: float = 1.0, lambda_: float = 1.0, ramp_steps: int = 0) -> None:
+    def __init__(
+        self,
+        base: Method,
+        weight: float = 1.0,
+        lambda_: float = 1.0,
+        start: float = 0.0,
+        ramp: float = 0.0,
+        temperature: float = 1.0,
+        context: RunContext | None = None,
+    ) -> None:
         super().__init__()
         check_at_least("muscle.weight", weight)
-        check_at_least("muscle.ramp_steps", ramp_steps)
+        check_share("muscle.start", start, zero=True)
+        check_share("muscle.ramp", ramp, zero=True)
+        check_at_least("muscle.temperature", temperature, 1e-3)
         if lambda_ <= 0.0:
             raise InputError(f"muscle.lambda_={lambda_} is not above 0; 1 is mutual information")
         self.base = base
-        self.mutual_information = MutualInformationLoss(lambda_)
-        self.weight = weight
-        self.ramp_steps = ramp_steps
-        # A base that has these views too shares them: no image is augmented or sent through the network twice.
-        self.views = {
-            **base.views,
-            "u_weak": View("unlabeled", "weak"),
-            "u_strong": View("unlabeled", "strong"),
-        }
+        self.context = context or RunContext()
+        self.mutual_information = MutualInformationLoss(lambda_, temperature)
+        self.weight, self.start, self.ramp = weight, start, ramp
+        # A base that has these views too shares them: no image is augmented or sent through the network twice. The
+        # strong view goes where the weak one goes.
+        weak = base.views.get("u_weak", View("unlabeled", "weak"))
+        self.views = {**base.views, "u_weak": weak, "u_strong": weak._replace(policy="strong")}
 
     def weight_at(self, step: int) -> float:
         """w(t) at a step, counted from 0."""
-        return self.weight * min(1.0, (step + 1) / self.ramp_steps) if self.ramp_steps else self.weight
+        begun = step + 1 - self.start * self.context.steps  # steps, the current one included
+        if begun <= 0:
+            return 0.0
+        ramp = self.ramp * self.context.steps
+        return self.weight * (min(1.0, begun / ramp) if ramp else 1.0)
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """What the base prepares."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ class TemporalEnsembling(Method):
         scale = 1.0 - self.momentum ** visits.clamp(min=1).to(self.table.dtype)
         target = self.table[batch.indices] / scale.unsqueeze(1)
         is_seen = (visits > 0).to(target.dtype)
-        return Batch(batch.inputs, batch.labels, batch.indices, {**batch.targets, "ensemble": target, "seen": is_seen})
+        return replace(batch, targets={**batch.targets, "ensemble": target, "seen": is_seen})
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """Cross-entropy on the labels plus the weighted difference; then the table is brought up to date."""

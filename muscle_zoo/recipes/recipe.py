@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import default_options
+from ..methods import default_options, preset_options, recipe_defaults
 from .defaults import DATASETS, ON, VARIANTS
+from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
 
 __all__ = ["Recipe", "changes", "get_recipe"]
@@ -50,7 +51,7 @@ class Recipe:
         eval_every: Steps between two evaluations.
         cpu_threads: CPU threads of each process; 0 leaves it to torch. One thread count gives one result, bit for bit,
             on machines of the same kind, and small networks gain little from more.
-        version: Goes up when a change of code changes the training.
+        version: Goes up when a change of code changes the training; each method has its own.
         bias: ``none`` for as many labels of each class, or ``imbalance:R``, see :class:`muscle_zoo.data.Budget`.
         unlabeled_bias: The same for the unlabeled images.
         classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
@@ -136,6 +137,7 @@ class Recipe:
         for name in _LATER:
             if fields[name] == getattr(type(self), name):
                 del fields[name]
+        fields["options"] = as_first_published(self.options)
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +174,8 @@ class Recipe:
         ]
         if missing:
             raise InputError(f"recipe fields missing: {', '.join(missing)}")
+        if "options" in values:
+            values["options"] = as_spelled_now(values["options"], values.get("steps", cls.steps))
         return cls(**values)
 
 
@@ -188,13 +192,14 @@ _IDENTITY = ("arch", "method", "dataset", "labels", "variant")
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
     """Composes a recipe from its name and overrides.
 
-    The defaults come first, then what the data set changes, the architecture on it, the variant, and the overrides. An
-    override of a part of the name (``labels=20``) gives the recipe of that other name.
+    The defaults come first, then what the data set changes, the architecture on it, the method, the variant, and the
+    overrides. An override of a part of the name (``labels=20``) gives the recipe of that other name.
 
     Args:
         name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
         overrides: Field to value; the method's options are dotted (``muscle.weight``). Text is converted to the field's
-            type, anything else must have it.
+            type, anything else must have it. ``METHOD.preset=paper`` sets several of a method's options; those given
+            beside it count more.
 
     Returns:
         The recipe.
@@ -216,13 +221,21 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     layers = (
         DATASETS[parts["dataset"].partition(":")[0]],
         ON.get((parts["arch"], parts["dataset"]), {}),
+        recipe_defaults(parts["method"]),
         VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
+        *(_preset(key, overrides.pop(key)) for key in list(overrides) if key.endswith(".preset")),
         overrides,
     )
     for layer in layers:
         for key, value in layer.items():
             _set(values, key, value)
     return Recipe(**values)
+
+
+def _preset(key: str, preset: Any) -> dict[str, Any]:
+    """The overrides that a method's preset stands for."""
+    name = key.removesuffix(".preset")
+    return {f"{name}.{option}": value for option, value in preset_options(name, str(preset)).items()}
 
 
 def changes(recipe: Recipe) -> list[str]:
