@@ -141,6 +141,22 @@ def test_temporal_ensembling_against_a_dictionary() -> None:
     np.testing.assert_allclose(method.table.numpy(), [table.get(i, np.zeros(CLASSES)) for i in range(50)], atol=1e-12)
 
 
+def test_mean_teachers_teacher_is_in_training_mode_and_left_as_it_was() -> None:
+    norm = nn.BatchNorm2d(3, momentum=0.5).double()
+    teacher = nn.Sequential(norm, nn.Flatten(), nn.Linear(12, CLASSES)).double().eval()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    images = 5.0 + torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64)
+    views = {"u_weak": images, "u_teacher": images}
+    with torch.no_grad():
+        prepared = build("mean_teacher").prepare(Batch(views, images, images), None, teacher, 0)
+    own = (images - images.mean(dim=(0, 2, 3), keepdim=True)) / (
+        images.var(dim=(0, 2, 3), keepdim=True, unbiased=False) + norm.eps
+    ).sqrt()
+    expected = softmax(teacher[2](own.flatten(1)).detach().numpy())
+    np.testing.assert_allclose(prepared.targets["teacher"].numpy(), expected, atol=1e-9)
+    assert not teacher.training and all(before[key].equal(value) for key, value in teacher.state_dict().items())
+
+
 @pytest.mark.parametrize("name", ["pi_model", "temporal_ensembling", "mean_teacher"])
 def test_the_weight_is_the_papers_whatever_the_share_of_labels(name: str) -> None:
     # Theirs is weight * labeled / images, against a sum over the labeled divided by all images of the batch.
@@ -149,73 +165,6 @@ def test_the_weight_is_the_papers_whatever_the_share_of_labels(name: str) -> Non
     terms = create_method(name, {name: {"weight": 20.0}}, context).loss(outputs, batch, 1000)
     theirs = 2 / 50 * terms["cross_entropy"] + 20.0 * 2 / 50 * terms["consistency"]
     assert terms["consistency"] > 0.01 and terms["loss"].item() * 2 / 50 == pytest.approx(theirs.item())
-
-
-@pytest.mark.parametrize("entropy_weight", [0.0, 0.7])
-def test_vat_against_loops(entropy_weight: float) -> None:
-    outputs, batch = draw_outputs("vat")
-
-    def term(live: Arrays, stopped: Arrays) -> float:
-        pairs = zip(softmax(stopped["u_weak"]), softmax(live["u_adversarial"]), strict=True)
-        entropy = -sum(a * math.log(a) for p in softmax(live["u_weak"]) for a in p)
-        return 1.3 * sum(divergence(p, q) for p, q in pairs) + entropy_weight * entropy
-
-    method, naive = build("vat", weight=1.3, entropy_weight=entropy_weight), supervised_plus(batch.labels, 1 / 7, term)
-    check(method, outputs, batch, 0, naive, silent=() if entropy_weight else ("u_weak",))
-
-
-def directions(images: Tensor, model: nn.Sequential, **options: Any) -> list[tuple[np.ndarray, ...]]:
-    """For each image the first direction, that found, and the Hessian of ``KL(f(x) || f(x + r))`` at r = 0."""
-    first = torch.randn(images.shape, dtype=images.dtype, generator=torch.Generator().manual_seed(1)).double()
-    torch.manual_seed(1)
-    method, batch = build("vat", epsilon=1.0, **options), Batch({"u_weak": images}, images, images)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):  # in which the step would be lost
-        moved = method.prepare(batch, model.to(images), None, 0).inputs["u_adversarial"]
-        predictions = softmax(model.double()(images.double()).numpy())
-    weight = model[1].weight.detach().numpy()
-    hessians = [weight.T @ (np.diag(p) - np.outer(p, p)) @ weight for p in predictions]
-    return list(zip(first.flatten(1).numpy(), (moved - images).flatten(1).numpy(), hessians, strict=True))
-
-
-@pytest.mark.parametrize("iterations", [1, 2, 300])
-def test_vat_direction_is_that_of_the_power_method(iterations: int) -> None:
-    images = torch.randn(5, 3, 2, 2, dtype=torch.float64)
-    for expected, found, hessian in directions(images, linear_model(12), iterations=iterations, xi=1e-6):
-        for _ in range(iterations):
-            expected = hessian @ expected / np.linalg.norm(hessian @ expected)
-        assert expected @ found > 1.0 - 1e-8
-        assert iterations < 300 or abs(np.linalg.eigh(hessian)[1][:, -1] @ found) > 1.0 - 1e-6
-
-
-@pytest.mark.parametrize("options", [{}, {"xi": 1e-2}])
-def test_vat_direction_in_float32_is_that_in_float64(options: dict[str, float]) -> None:
-    model, images = linear_model(3 * 16 * 16, 10), torch.randn(16, 3, 16, 16)
-    pairs = [(hessian @ first, found) for first, found, hessian in directions(images, model, **options)]
-    assert np.median([exact @ single / np.linalg.norm(exact) for exact, single in pairs]) > 0.95
-
-
-def test_vat_prepare_moves_by_epsilon_and_leaves_no_trace() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(16, 4)).double()
-    images = torch.randn(6, 3, 4, 4, dtype=torch.float64) * torch.tensor([0.01, 0.1, 1, 1, 10, 100]).view(-1, 1, 1, 1)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    batch = Batch({"x_weak": images[:2], "u_weak": images}, torch.zeros(2), torch.arange(6))
-    with torch.no_grad():
-        prepared = build("vat", epsilon=2.5).prepare(batch, model, None, 0)
-    assert list(prepared.inputs) == ["x_weak", "u_weak", "u_adversarial"] and prepared.inputs["u_weak"] is images
-    lengths = (prepared.inputs["u_adversarial"] - images).flatten(1).norm(dim=1)
-    assert lengths.tolist() == pytest.approx([2.5] * 6, rel=1e-9)
-    assert model.training and all(parameter.grad is None for parameter in model.parameters())
-    assert all(before[key].equal(value) for key, value in model.state_dict().items())
-    model(images)
-    assert not before["1.running_mean"].equal(model[1].running_mean)
-
-
-def test_vat_direction_has_length_1_where_the_network_is_sure_and_0_where_it_is_constant() -> None:
-    model, images = linear_model(12), torch.randn(3, 3, 2, 2, dtype=torch.float64)
-    model[1].bias.data[0] = 30.0  # the other classes have about 1e-13
-    assert [np.linalg.norm(found) for _, found, _ in directions(images, model, xi=1e-2)] == pytest.approx([1.0] * 3)
-    model[1].weight.data.zero_()
-    assert not any(found.any() for _, found, _ in directions(images, model))
 
 
 @pytest.mark.parametrize(("step", "t"), STEPS)

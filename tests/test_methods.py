@@ -17,6 +17,7 @@ from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.trainer import forward
 from muscle_zoo.losses import PseudoLabelLoss
+from muscle_zoo.losses.mutual_information import mutual_information
 from muscle_zoo.methods import (
     METHODS,
     Batch,
@@ -127,9 +128,24 @@ def test_muscle_adds_the_weighted_term() -> None:
 
 
 def test_the_weight_ramps_up() -> None:
-    method = Muscle(Supervised(), weight=2.0, ramp_steps=4)
-    assert [method.weight_at(step) for step in (0, 1, 3, 4, 100)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    context = RunContext(steps=20)
+    method = Muscle(Supervised(), weight=2.0, ramp=0.2, context=context)
+    assert [method.weight_at(step) for step in (0, 1, 3, 4, 19)] == [0.5, 1.0, 2.0, 2.0, 2.0]
+    method = Muscle(Supervised(), weight=2.0, start=0.5, ramp=0.2, context=context)
+    assert [method.weight_at(step) for step in (0, 9, 10, 11, 13, 14, 19)] == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0, 2.0]
+    method = Muscle(Supervised(), start=0.5, context=context)
+    assert [method.weight_at(step) for step in (0, 9, 10, 19)] == [0.0, 0.0, 1.0, 1.0]
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
+    assert Muscle(Supervised(), start=1.0, context=context).weight_at(19) == 0.0
+
+
+def test_the_temperature_divides_the_logits_inside_the_term_alone() -> None:
+    method = Muscle(Supervised(), temperature=0.5)
+    outputs, batch = random_outputs(method)
+    terms = method.loss(outputs, batch, 0)
+    p, q = ((outputs[view] / 0.5).softmax(dim=-1) for view in ("u_weak", "u_strong"))
+    expected = Supervised().loss(outputs, batch, 0)["loss"] - mutual_information(p, q)
+    assert terms["loss"].item() == pytest.approx(expected.item(), abs=1e-12)
 
 
 def test_every_method_is_in_the_file_of_its_name() -> None:
@@ -331,7 +347,9 @@ def test_prepare_may_add_inputs_and_targets(wrap) -> None:
         ("fixmatch", {"fixmatch": {"weight": -1.0}}, "fixmatch.weight"),
         ("muscle", {"muscle": {"weight": -1.0}}, "muscle.weight"),
         ("muscle", {"muscle": {"lambda_": 0.0}}, "muscle.lambda_"),
-        ("muscle", {"muscle": {"ramp_steps": -1}}, "muscle.ramp_steps"),
+        ("muscle", {"muscle": {"ramp": 1.5}}, "muscle.ramp"),
+        ("muscle", {"muscle": {"start": -0.1}}, "muscle.start"),
+        ("muscle", {"muscle": {"temperature": 0.0}}, "muscle.temperature"),
         ("fixmach", {}, "'fixmatch'"),
         ("muscle_supervised", {}, "'supervised'"),
     ],

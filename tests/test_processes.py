@@ -45,6 +45,7 @@ NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_co
 SMALL = {"batch_size": 8, "mu": 2, "lr": 0.01}  # gently: rounding must not grow on random images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "groups": ("cnn4.pi_model_digits_10", {}),  # several forwards before one backward
     **{m: (f"cnn4.{m}_digits_10", OPTIONS.get(m.removeprefix("muscle_"), {})) for m in SAME},
     **{network: (f"{network}.muscle_synthetic:3x32x32x10_10", SMALL) for network in NETWORKS},
 }
@@ -79,10 +80,13 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     dataset = data.dataset
     model = build_model(recipe, dataset).double()
     method = create_method(recipe.method, recipe.options, RunContext(1000, len(dataset.train), 10)).double()
+    if case == "groups":
+        method.views = {name: v._replace(group=i, still=i > 0) for i, (name, v) in enumerate(method.views.items())}
     teacher = build_model(recipe, dataset).double()
     network: nn.Module = model
     if world > 1:
         synchronize_batchnorm(model, recipe.arch)
+        synchronize_batchnorm(teacher, recipe.arch)
         network = DistributedDataParallel(model)
     optimizer = build_optimizer(recipe, model)
     batches = Batches(recipe, dataset.train, dataset.info, data.split, method.views, rank, world)

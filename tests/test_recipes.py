@@ -65,12 +65,54 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
 
 
 def test_overrides_are_converted_to_the_field_type() -> None:
-    recipe = get_recipe(
-        "cnn4.muscle_digits_10", {"steps": "7", "lr": "1e-2", "muscle.weight": "2", "muscle.ramp_steps": "5"}
-    )
+    overrides = {"steps": "7", "lr": "1e-2", "muscle.weight": "2", "muscle.ramp": "1", "muscle.start": ".5"}
+    recipe = get_recipe("cnn4.muscle_digits_10", overrides)
     assert (recipe.steps, recipe.lr) == (7, 0.01)
-    assert recipe.options["muscle"] == {"weight": 2.0, "lambda_": 1.0, "ramp_steps": 5}
+    assert recipe.options["muscle"] | {"weight": 2.0, "ramp": 1.0, "start": 0.5} == recipe.options["muscle"]
     assert isinstance(recipe.options["muscle"]["weight"], float)
+
+
+@pytest.mark.parametrize("key", [("muscle", "start"), ("muscle", "ramp"), ("muscle", "temperature")])
+def test_an_option_of_a_later_version_counts_where_it_is_not_neutral(key: tuple[str, str]) -> None:
+    neutral = {"muscle.start": 0.0, "muscle.ramp": 0.0, "muscle.temperature": 1.0}
+    recipe = get_recipe("cnn4.muscle_digits_10", neutral)
+    assert recipe.sha256.startswith("09ed94288381f575")  # as the first edition published it
+    old = recipe.to_dict()
+    old["options"] = {"muscle": {"weight": 1.0, "lambda_": 1.0, "ramp_steps": 0}}
+    assert Recipe.from_dict(old) == recipe
+    changed = get_recipe(recipe.name, neutral | {".".join(key): 0.25})
+    assert changed.sha256 != recipe.sha256 and Recipe.from_dict(changed.to_dict()) == changed
+    assert changes(changed) == [*changes(recipe), f"{'.'.join(key)}=0.25"]
+
+
+def test_a_ramp_in_steps_becomes_a_share_of_them() -> None:
+    old = get_recipe("cnn4.muscle_digits_10", {"steps": 200}).to_dict()
+    old["options"] = {"muscle": {"weight": 1.0, "lambda_": 1.0, "ramp_steps": 50}}
+    assert Recipe.from_dict(old).options["muscle"]["ramp"] == 0.25
+
+
+def test_a_preset_sets_options_and_gives_way_to_those_beside_it() -> None:
+    recipe = get_recipe("cnn4.muscle_vat_digits_10", {"vat.weight": 2.0, "vat.preset": "paper"})
+    options = recipe.options["vat"]
+    assert (options["weight"], options["entropy_weight"], options["ramp"]) == (2.0, 1.0, 0.0)
+    assert "preset" not in options and "vat.entropy_weight=1.0" in changes(recipe)
+    for key, value, says in (
+        ("vat.preset", "papr", "'paper'"),
+        ("fixmach.preset", "paper", "fixmach.preset=paper"),
+        ("fixmatch.preset", "paper", "its defaults are the paper's"),
+    ):
+        with pytest.raises(InputError, match=says):
+            get_recipe("cnn4.muscle_fixmatch_digits_10" if "fixm" in key else "cnn4.vat_digits_10", {key: value})
+
+
+@pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar10_jpeg"])
+def test_a_method_has_defaults_of_its_own(dataset: str) -> None:
+    for method in ("mixmatch", "muscle_mixmatch"):
+        recipe = get_recipe(f"wrn_28_2.{method}_{dataset}_40")
+        assert (recipe.mu, recipe.version) == (1, 2)
+    recipe = get_recipe(f"wrn_28_2.fixmatch_{dataset}_40")
+    assert recipe.mu > 1 and recipe.version == 1
+    assert get_recipe(f"cnn4.mixmatch_{dataset}_40", {"mu": 3}).mu == 3
 
 
 def test_overriding_a_part_of_the_name_gives_that_recipe() -> None:
