@@ -176,8 +176,12 @@ def test_every_operation_is_drawn_about_equally_often(monkeypatch):
     n = 14_000
     u = torch.rand(n, 6, generator=torch.Generator().manual_seed(2))
     RandAugment(2)(torch.zeros(n, 1, 8, 8), u)
-    for counts, magnitude in seen:
-        assert sum(counts) == n and min(counts) > 850 and max(counts) < 1150
+    RandAugment(2, 0.5)(torch.zeros(n, 1, 8, 8), u)
+    for half, (counts, magnitude) in enumerate(seen):
+        expected = 500 if half >= 2 else 1000  # of each; what is not applied is an identity
+        left_out = n // 2 if half >= 2 else 0
+        each = [*counts[:-1], counts[-1] - left_out]
+        assert sum(counts) == n and min(each) > expected - 150 and max(each) < expected + 150
         for (low, high, signed), sizes in zip(OPERATIONS.values(), magnitude.split(counts), strict=True):
             assert low <= sizes.abs().min() and sizes.abs().max() <= high
             assert sizes.mean().item() == pytest.approx(0 if signed else (low + high) / 2, abs=high / 10 + 1e-6)
@@ -202,6 +206,21 @@ def test_numbers_at_the_ends_and_no_images():
 def test_wrong_number_of_operations(ops):
     with pytest.raises(ValueError, match="whole number"):
         RandAugment(ops)
+
+
+@pytest.mark.parametrize("probability", [0, -0.1, 1.1, math.nan])
+def test_wrong_probability(probability):
+    with pytest.raises(ValueError, match="probability"):
+        RandAugment(2, probability)
+
+
+def test_probability_leaves_out_operations_and_changes_no_other():
+    images, u = batch(200, ops=1)
+    half = u.clone()
+    half[:, 0] /= 2  # below one half: each is applied, and the same one
+    assert RandAugment(1, 0.5)(images, half).equal(RandAugment(1)(images, u))
+    half[:, 0] += 0.5
+    assert RandAugment(1, 0.5)(images, half).equal(images)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

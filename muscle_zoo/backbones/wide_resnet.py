@@ -96,7 +96,7 @@ class WideResNet(Backbone):
         drop_rate: Dropout before the linear layer.
         bn_momentum: BatchNorm's momentum in PyTorch's sense, the share of the new batch in the running statistics.
             FixMatch's 0.001 is slow: for some thousand steps the running statistics, hence a raw model's evaluation,
-            lag behind. PyTorch's own default is 0.1.
+            lag behind. PyTorch's own default is 0.1, and a recipe sets its own (``Recipe.bn_momentum``).
         bn_eps: BatchNorm's eps; PyTorch's own default is 1e-5.
         device: Where the weights are made.
         dtype: Their type.

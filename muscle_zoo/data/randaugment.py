@@ -1,4 +1,4 @@
-"""RandAugment in batches, as FixMatch uses it.
+"""RandAugment in batches, with the ranges that FixMatch gives its magnitudes.
 
 Sohn et al. 2020, FixMatch (arXiv 2001.07685), appendix D, table 12, draws operations of RandAugment (Cubuk et al. 2019,
 arXiv 1909.13719) at random, each with a random magnitude. Here a batch is sorted by operation, so that every operation
@@ -214,19 +214,28 @@ class RandAugment:
 
     Images in 0..1 are rounded to 256 levels first, as Pillow has them; uint8 images come out.
 
+    How many operations really change an image differs between implementations that all say RandAugment. Both
+    google-research/fixmatch (``AugmentPoolRAMC``) and kekmodel/FixMatch-pytorch draw 2 and apply each with probability
+    0.5 (0.93 on average, as the identity is among them); TorchSSL and USB apply 3 (2.79). Here it is 2, each applied
+    (1.86); ``randaugment(2,0.5)`` is theirs.
+
     Attributes:
         ops: How many of the 14 OPERATIONS each image gets, one after the other.
+        probability: Of each to be applied rather than left out, above 0 and at most 1.
 
     Raises:
-        ValueError: ``ops`` is not a whole number of 1 or more.
+        ValueError: ``ops`` is not a whole number of 1 or more, or the probability is none.
     """
 
     ops: float = 2
+    probability: float = 1.0
     takes_bytes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not (self.ops >= 1 and float(self.ops).is_integer()):
             raise ValueError(f"ops={self.ops}: give a whole number of 1 or more")
+        if not 0.0 < self.probability <= 1.0:
+            raise ValueError(f"probability={self.probability}: give more than 0 and at most 1")
 
     @property
     def num_random(self) -> int:
@@ -237,7 +246,9 @@ class RandAugment:
         """Applies each image's operations in turn. All is planned on the CPU, so that nothing waits for the device."""
         which, strength, side = random_numbers.float().view(len(random_numbers), int(self.ops), 3).unbind(dim=2)
         ranges = torch.tensor([(m.low, m.high - m.low, m.signed) for m in OPERATIONS.values()])
-        choice = (which * len(OPERATIONS)).long().clamp_(max=len(OPERATIONS) - 1)
+        last = len(OPERATIONS) - 1  # the identity
+        choice = (which / self.probability * len(OPERATIONS)).long().clamp_(max=last)
+        choice = choice.where(which < self.probability, last)
         low, span, signed = ranges[choice].unbind(dim=2)
         magnitude = (low + span * strength) * (1.0 - 2.0 * signed * (side < 0.5))
         order = choice.argsort(dim=0, stable=True)

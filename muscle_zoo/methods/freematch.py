@@ -20,7 +20,8 @@ class FreeMatch(Method):
     ``tau``, the mean confidence on unlabeled images, and ``p``, their mean prediction, are averages over the steps (eq.
     5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
     sign) compares the mean prediction of the strong views that count, divided by the histogram of their classes, with p
-    divided by the weak views' histogram. The defaults are the paper's. Statistics are of the global batch; under
+    divided by the weak views' histogram. The defaults are the paper's; the authors' released configurations have a
+    fairness of 0.001, their code's default is 0.01, and for SVHN they clip the thresholds, which is left out. Statistics are of the global batch; under
     accumulation they are brought up to date with every part.
 
     Logs ``cross_entropy``, ``pseudo_label`` and ``fairness`` (both without their weights), in nats; ``mask``, the share
@@ -29,7 +30,7 @@ class FreeMatch(Method):
     Args:
         momentum: Share of an average that a step keeps, 0 to 1.
         weight: Weight of the unlabeled loss, at least 0.
-        fairness: Weight of the fairness term, at least 0; the paper has 0.01 in its runs with the fewest labels.
+        fairness: Weight of the fairness term, at least 0.
         context: Classes of the run.
 
     Raises:

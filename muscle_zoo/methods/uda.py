@@ -18,7 +18,8 @@ class UDA(Method):
     The loss is ``H(y, f(alpha(x))) + weight * 1[max q > threshold] KL(sharpened q || f(A(u)))`` with ``q =
     f(alpha(u))`` and ``sharpened q = softmax(logits / temperature)``: a mean over the labeled and a mean over all
     unlabeled images. The defaults are the paper's for CIFAR-10 (section 2.2 and appendix). Training signal annealing,
-    which the paper uses for some sets, is left out. Logs ``cross_entropy``, ``consistency`` (the divergence without its
+    which the paper uses for some sets, is left out, and the averaged weights and BatchNorm's momentum are the recipe's
+    (0.9999 and 0.9 in the authors' code). Logs ``cross_entropy``, ``consistency`` (the divergence without its
     weight), both in nats, and ``mask``, the share of unlabeled images that count.
 
     Args:

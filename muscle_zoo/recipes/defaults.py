@@ -10,8 +10,10 @@ _STRONG = "randaugment(2)+cutout(0.5,0.5)"
 _SHIFTED = {"weak": "shift(0.125)", "strong": f"shift(0.125)+{_STRONG}"}
 _FLIPPED = {"weak": "flip+shift(0.125)", "strong": f"flip+shift(0.125)+{_STRONG}"}
 _CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
-# The rest of FixMatch's settings are Recipe's defaults, but for BatchNorm's momentum (its code has 0.001) and for the
-# averaged weights, whose decay is warmed up here.
+# The rest of FixMatch's settings for CIFAR and SVHN are Recipe's defaults, but for BatchNorm's momentum (its code has
+# 0.001), the averaged weights, whose decay is warmed up here, and RandAugment, which its code applies with probability
+# one half. For `imagenet` its code has other values (batches of 1024, mu 5, threshold 0.7, decay 3e-4, a warm-up), and
+# for `stl10` another network (WRN-37-2): those recipes are not its, and were never run.
 _FIXMATCH = {"steps": 2**20, "eval_every": 2**10}
 
 # For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
