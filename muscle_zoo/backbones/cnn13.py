@@ -7,9 +7,10 @@ LeakyReLU of slope 0.1 after every convolution.
 
 It differs from the original, where weights are normalized and the batch's mean alone is subtracted: here every
 convolution is without a bias and followed by BatchNorm, and the linear layer is a plain one. The momentum is the
-original's (0.999 in TensorFlow's sense) unless a recipe sets its own, as every training does. The first weights are normal by fan-out, not scaled by data. The original's
-Gaussian noise on the input is not part of the network. Its dropout of 0.5 after the two poolings is
-``stage_drop_rate``, apart from timm's ``drop_rate`` before the linear layer, which the original has not.
+original's (0.999 in TensorFlow's sense) unless a recipe sets its own, as every training does. The first weights are
+normal by fan-out, not scaled by data. The original's Gaussian noise on the input is not part of the network. Its
+dropout of 0.5 after the two poolings is ``stage_drop_rate``, apart from timm's ``drop_rate`` before the linear layer,
+which the original has not.
 """
 
 from __future__ import annotations

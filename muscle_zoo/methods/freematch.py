@@ -21,8 +21,8 @@ class FreeMatch(Method):
     5 and 6); the threshold of class c is ``tau p_c / max p`` (eq. 8). The fairness term (eq. 11, with the authors'
     sign) compares the mean prediction of the strong views that count, divided by the histogram of their classes, with p
     divided by the weak views' histogram. The defaults are the paper's; the authors' released configurations have a
-    fairness of 0.001, their code's default is 0.01, and for SVHN they clip the thresholds, which is left out. Statistics are of the global batch; under
-    accumulation they are brought up to date with every part.
+    fairness of 0.001, their code's default is 0.01, and for SVHN they clip the thresholds, which is left out.
+    Statistics are of the global batch; under accumulation they are brought up to date with every part.
 
     Logs ``cross_entropy``, ``pseudo_label`` and ``fairness`` (both without their weights), in nats; ``mask``, the share
     of unlabeled images that count; and ``threshold`` (tau).
