@@ -12,9 +12,9 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.methods import METHODS, with_muscle
 from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
-from muscle_zoo.results.stats import cells, interval
+from muscle_zoo.results.stats import cells, interval, mean_gains
 from muscle_zoo.results.study import plan
-from muscle_zoo.results.tables import bias_table, study_table
+from muscle_zoo.results.tables import bias_table, overall_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
@@ -53,6 +53,22 @@ def test_gains_are_paired_by_seed() -> None:
     assert (supervised.base, fixmatch.base) == ("supervised", "fixmatch")
     assert supervised.gains == pytest.approx([10.0, 2.0, 12.0])
     assert fixmatch.gains == pytest.approx([1.0, -2.0])
+
+
+def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
+    assert mean_gains(cells(ROWS)) == pytest.approx([(10.0 + 1.0) / 2, (2.0 - 2.0) / 2])  # the seeds that both have
+    assert mean_gains([]) == []
+    more = [*ROWS, *(row("uda", 10, seed, 0.7) for seed in range(2)), row("muscle_uda", 10, 0, 0.9)]
+    more += [row("muscle_uda", 10, 1, 0.6), *(row("uda", 20, 0, 0.9), row("muscle_uda", 20, 0, 0.91))]
+    first, second, *rest = overall_table(more).splitlines()[2:]
+    low, high = interval([31 / 3, -10 / 3])
+    # Of supervised (+10, +2, +12), fixmatch (+1, -2) and uda (+20, -10) two have a positive mean.
+    assert first == f"| 10 | all 3 | +3.5 ({low:+.1f} to {high:+.1f}) | 2 of 3 | 0 | 0 | 2 |"
+    assert second.startswith("| 10 | the 2 other than supervised | +2.2 (") and "| 1 of 2 |" in second
+    assert not rest  # a single method is no overall
+    above = [*(row("uda", 10, s, 0.7) for s in range(2)), *(row("muscle_uda", 10, s, 0.8 + s / 1e4) for s in range(2))]
+    below = [*(row("vat", 10, s, 0.7) for s in range(2)), *(row("muscle_vat", 10, s, 0.6 + s / 1e4) for s in range(2))]
+    assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
 
 
 def test_the_interval_is_students() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError
+from ..recipes.names import ZOO_METHODS
 from .figures import digest, plot_gains, plot_study
 from .ledger import Row
 from .study import select
-from .tables import bias_table, search_rows, search_table, study_table, zoo_rows, zoo_table
+from .tables import bias_table, overall_table, search_rows, search_table, study_table, zoo_rows, zoo_table
 
 STUDIES = "studies"
 
@@ -25,8 +26,9 @@ class Mark:
     - ``study ARCH DATASET key=value ...``: accuracies. ``methods``, ``labels`` and ``bias`` choose (values joined by
       ``+``), and ``variant``; anything else is what the study changed of every recipe.
     - ``bias ARCH DATASET key=value ...``: how the gain changes with a bias.
+    - ``overall ARCH DATASET key=value ...``: the gain over all methods together.
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
-      first bar is what all runs change of the recipe.
+      first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
 
     ``figure=FILE`` names a picture beside the page, of ``study`` and ``zoo``.
@@ -63,7 +65,7 @@ class Mark:
         return names[0], names[1]
 
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
-        """The ledger's rows that a ``study``, ``bias`` or ``zoo`` shows.
+        """The ledger's rows that a ``study``, ``bias``, ``overall`` or ``zoo`` shows.
 
         Raises:
             InputError: There are none.
@@ -101,17 +103,18 @@ class Mark:
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
-        return study_table(shown) if self.kind == "study" else bias_table(shown)
+        return {"study": study_table, "bias": bias_table, "overall": overall_table}[self.kind](shown)
 
     def _search_table(self, rows: Sequence[Row]) -> str:
         arch, dataset = self.arch_and_dataset
         overrides = self.values
-        labels = overrides.pop("labels", "")
+        labels, methods = overrides.pop("labels", ""), overrides.pop("methods", "")
+        columns = methods.split("+") if methods else ZOO_METHODS
         tried: list[dict[str, str]] = [{}, *(_values(words) for words in self.parts[1:])]
-        runs = search_rows(rows, arch, dataset, labels, overrides, tried)
+        runs = search_rows(rows, arch, dataset, labels, overrides, tried, columns)
         if not any(runs.values()):
             raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
-        return search_table(runs, tried)
+        return search_table(runs, tried, columns)
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:
@@ -119,7 +122,8 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|search|zoo)\b(?P<text>[^>]*?) -->)\n.*?(?P<end><!-- /(?P=kind) -->)", flags=re.S
+    r"(?P<head><!-- (?P<kind>study|bias|overall|search|zoo)\b(?P<text>[^>]*?) -->)\n.*?(?P<end><!-- /(?P=kind) -->)",
+    flags=re.S,
 )
 
 

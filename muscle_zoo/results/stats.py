@@ -82,6 +82,17 @@ class Cell:
         return list(self.gains_by_seed.values())
 
 
+def mean_gains(study: Iterable[Cell]) -> list[float]:
+    """MUSCLE's paired gains in points, of each seed the mean over the cells, in the order of the seeds.
+
+    Of the seeds that every cell has. The cells of a seed share its labeled images and initial weights, so their gains
+    are not independent of each other; the seeds are, and the interval of these means is one over seeds.
+    """
+    by_seed = [cell.gains_by_seed for cell in study]
+    seeds = sorted(set.intersection(*map(set, by_seed))) if by_seed else []
+    return [statistics.fmean(gains[seed] for gains in by_seed) for seed in seeds]
+
+
 def cells(rows: Iterable[Row]) -> list[Cell]:
     """Groups runs into cells, sorted by data set, backbone, variant, bias, label budget and base method.
 

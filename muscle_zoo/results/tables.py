@@ -10,7 +10,7 @@ from ..methods import base_of, default_options
 from ..recipes import get_recipe
 from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
 from .ledger import Row, runs_of
-from .stats import cells, gain_text, percent
+from .stats import Cell, cells, gain_text, interval, mean_gains, percent
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -64,6 +64,39 @@ def bias_table(rows: Iterable[Row]) -> str:
     return markdown_table(["method", *biases], lines)
 
 
+def overall_table(rows: Iterable[Row]) -> str:
+    """The table of MUSCLE's gain over all base methods together.
+
+    Args:
+        rows: Of one backbone, data set and bias.
+
+    Returns:
+        A row for each label budget, for all base methods and for those that see unlabeled images: the paired gain,
+        averaged over the methods at each seed, with its 95 % interval over seeds; in how many methods the mean gain is
+        positive; and in how many the interval of the method's own gain lies above zero, and below.
+    """
+    by_budget: dict[int | str, list[Cell]] = {}
+    for cell in cells(rows):
+        if cell.gains:
+            by_budget.setdefault(cell.labels, []).append(cell)
+    lines = []
+    for labels, study in by_budget.items():
+        others = [cell for cell in study if cell.base != "supervised"]
+        for title, shown in ((f"all {len(study)}", study), (f"the {len(others)} other than supervised", others)):
+            if len(shown) > 1:
+                lines.append([str(labels), title, *_overall_words(shown)])
+    head = ["labels", "methods", "mean gain, 95 % interval", "gain above 0", "interval above 0", "below 0", "seeds"]
+    return markdown_table(head, lines)
+
+
+def _overall_words(study: Sequence[Cell]) -> list[str]:
+    gains = mean_gains(study)
+    positive = sum(statistics.fmean(cell.gains) > 0 for cell in study)
+    bounds = [bound for cell in study if (bound := interval(cell.gains))]
+    above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
+    return [gain_text(gains), f"{positive} of {len(study)}", str(above), str(below), str(len(gains))]
+
+
 def search_rows(
     rows: Iterable[Row],
     arch: str,
@@ -71,6 +104,7 @@ def search_rows(
     labels: str,
     overrides: Mapping[str, Any],
     tried: Sequence[Mapping[str, Any]],
+    methods: Sequence[str] = ZOO_METHODS,
 ) -> dict[tuple[int, str], list[Row]]:
     """The runs of a search among a ledger's: recipes changed in one thing at a time.
 
@@ -81,6 +115,7 @@ def search_rows(
         labels: Label budget.
         overrides: What all of them change of the named recipe.
         tried: What was changed besides; the first may be nothing.
+        methods: Which methods.
 
     Returns:
         Runs by the position in ``tried`` and the method; an option of a part that a method does not have is not tried
@@ -91,21 +126,30 @@ def search_rows(
     for position, changes in enumerate(tried):
         all_changes = {**overrides, **changes}
         parts = {key.partition(".")[0] for key in all_changes if "." in key}
-        for method in ZOO_METHODS:
+        for method in methods:
             if parts <= default_options(method).keys():
                 name = make_name(arch, method, dataset, labels)
                 runs[position, method] = runs_of(rows, name, get_recipe(name, all_changes).sha256)
     return runs
 
 
-def search_table(runs: Mapping[tuple[int, str], Sequence[Row]], tried: Sequence[Mapping[str, Any]]) -> str:
-    """The table of a search: top-1 in per cent, a row for each thing that was tried and a column for each method."""
+def search_table(
+    runs: Mapping[tuple[int, str], Sequence[Row]],
+    tried: Sequence[Mapping[str, Any]],
+    methods: Sequence[str] = ZOO_METHODS,
+) -> str:
+    """The table of a search: a row for each thing that was tried and a column for each method.
+
+    Top-1 in per cent, mean and standard deviation over seeds; where there are several, their number in brackets.
+    """
     lines = []
     for position, changes in enumerate(tried):
         words = [" ".join(f"`{key}={value}`" for key, value in changes.items()) or "nothing"]
-        words += [percent([row.top1_ema for row in runs.get((position, method), ())]) for method in ZOO_METHODS]
+        for method in methods:
+            accuracies = [row.top1_ema for row in runs.get((position, method), ())]
+            words.append(percent(accuracies) + (f" ({len(accuracies)})" if len(accuracies) > 1 else ""))
         lines.append(words)
-    return markdown_table(["changed", *ZOO_METHODS], lines)
+    return markdown_table(["changed", *methods], lines)
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
