@@ -44,6 +44,10 @@ class TrainingError(MuscleZooError, RuntimeError):
     """Training ran and could not go on. The command line exits with 1."""
 
 
+class CalibrationError(MuscleZooError, RuntimeError):
+    """A network's probabilities cannot be calibrated; its weights are what they were. The command line exits with 1."""
+
+
 def suggest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Says which known names are close to a wrong one.
 

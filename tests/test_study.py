@@ -18,7 +18,8 @@ from muscle_zoo.results.tables import bias_table, overall_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
-ROW = Row("", "r", 0, "none", 1, 0.0, 0.0, 0.0, 0.0, 0.0, 100, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
+FIGURES = (0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 100)
+ROW = Row("", "r", 0, "none", 1, *FIGURES, "s", "w", "g", "t", "cpu", 1, 1, "float32", 0.1)
 
 
 def row(method: str, labels: int | str, seed: int, top1: float, **more: object) -> Row:

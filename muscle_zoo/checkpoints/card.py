@@ -138,12 +138,21 @@ _BLOCK: dict[str, Field] = {
     "seed": _whole(0, 2**63 - 1),
     **dict.fromkeys(("weights_sha256", "split_sha256", "recipe_sha256"), SHA256),
     # What a recipe holds is not checked here: a later version may know more fields, and loading needs none of them.
-    **dict.fromkeys(("metrics", "probe", "recipe"), OBJECT),
+    **dict.fromkeys(("metrics", "probe", "recipe", "calibration"), OBJECT),
 }
 _METRICS: dict[str, Field] = {
     **dict.fromkeys(("top1", "top5", "ece"), _SHARE),
     "nll": _number(0, 1e9),
     "n": _whole(1, 10**12),
+}
+# What a temperature was found by is another thing in each version, so the measurements are not checked, but for these.
+_CALIBRATION: dict[str, Field] = {
+    "temperature": _number(0.01, 100),
+    "images": _whole(1, 10**12),
+    **dict.fromkeys(("confidence", "agreement_weak", "ece_uncalibrated"), _SHARE),
+    "labels_per_class": _number(0, 1e12),
+    "nll_uncalibrated": _number(0, 1e9),
+    **dict.fromkeys(("rule", "why"), _TEXT),
 }
 _PROBE: dict[str, Field] = {"input_sha256": SHA256, "logits": _list(_number(-1e38, 1e38), 1, _CLASSES)}
 
@@ -228,8 +237,13 @@ def _check_model(config: dict[str, Any]) -> None:
 def _check_block(block: dict[str, Any]) -> None:
     """Raises ValueError unless our block may describe a model."""
     check_fields(block, _BLOCK, f"{BLOCK}.")
-    for part, fields in (("metrics", _METRICS), ("probe", _PROBE)):
+    for part, fields in (("metrics", _METRICS), ("probe", _PROBE), ("calibration", _CALIBRATION)):
         check_fields(block.get(part) or {}, fields, f"{BLOCK}.{part}.")
+
+
+def calibration_of(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of its weights' temperature; of weights older than that, that it is 1."""
+    return {"temperature": 1.0, **((config.get(BLOCK) or {}).get("calibration") or {})}
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from ..files import file_sha256, write_json
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
+from .calibrated import Written, with_temperature
 from .ledger_row import make_row
 
 SCHEMA = 1
@@ -46,7 +47,8 @@ def export_run(
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the EMA weights of the last step, with float16 parameters where the accuracy stays within 0.02
-    points and float32 otherwise. What is evaluated and hashed is the written file.
+    points and float32 otherwise; the temperature of :mod:`muscle_zoo.engine.calibration` is in their classifier, which
+    is float32 then. What is evaluated and hashed is the written file.
 
     Args:
         recipe: Of the run.
@@ -68,17 +70,24 @@ def export_run(
     part = folder.export_dir.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    sha256 = _write_weights(model, _half_precision(model), recipe, data, trained.step, part)
-    published, metrics = _evaluate_written(part, data, device)
+
+    def write(tensors: dict[str, Tensor]) -> Written:
+        sha256 = _write_weights(model, tensors, recipe, data, trained.step, part)
+        return Written(tensors, sha256, *_evaluate_written(part, data, device))
+
+    written = write(_half_precision(model))
     assert trained.ema is not None
-    if abs(metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
-        sha256 = _write_weights(model, ema, recipe, data, trained.step, part)
-        published, metrics = _evaluate_written(part, data, device)
-    if not math.isfinite(metrics.nll):
-        raise TrainingError(f"the exported weights give a likelihood that is not finite ({metrics.nll}); lower lr")
-    row = make_row(recipe, trained, metrics, data.split, sha256)
+    if abs(written.metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
+        written = write(ema)
+    if not math.isfinite(written.metrics.nll):
+        raise TrainingError(
+            f"the exported weights give a likelihood that is not finite ({written.metrics.nll}); lower lr"
+        )
+    written, calibration = with_temperature(written, recipe, data, write)
+    row = make_row(recipe, trained, written.metrics, data.split, written.sha256, calibration)
     # On the CPU, wherever it was trained: whoever checks these logits need not have the same device.
-    block = _block(recipe, data.split, metrics, row, probe(published.cpu(), data.dataset.info))
+    logits = probe(written.model.cpu(), data.dataset.info)
+    block = _block(recipe, data.split, written.metrics, row, logits, calibration)
     _write_config(model, recipe, data.dataset.info, block, part)
     _write_rest(folder, data, row, part)
     shutil.rmtree(folder.export_dir, ignore_errors=True)
@@ -113,7 +122,9 @@ def _evaluate_written(part: Path, data: Data, device: torch.device | str) -> tup
     return published, evaluate(published, data.evaluation, data.dataset.info)
 
 
-def _block(recipe: Recipe, split: Split, metrics: Metrics, row: Row, logits: dict[str, Any]) -> dict[str, Any]:
+def _block(
+    recipe: Recipe, split: Split, metrics: Metrics, row: Row, logits: dict[str, Any], calibration: dict[str, Any]
+) -> dict[str, Any]:
     """The muscle_zoo block of config.json: what the weights are, how they were made, and what they do."""
     return {
         "weights_sha256": row.weights_sha256,
@@ -128,6 +139,7 @@ def _block(recipe: Recipe, split: Split, metrics: Metrics, row: Row, logits: dic
         "recipe_sha256": recipe.sha256,
         "step": row.step,
         "metrics": metrics.to_dict(),
+        "calibration": calibration,
         "probe": logits,
         "git_sha": row.git_sha,
         "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},

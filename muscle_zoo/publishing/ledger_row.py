@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,14 @@ from ..recipes import Recipe
 from ..results.ledger import Row
 
 
-def make_row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Split, weights_sha256: str) -> Row:
+def make_row(
+    recipe: Recipe,
+    trained: TrainResult,
+    metrics: Metrics,
+    split: Split,
+    weights_sha256: str,
+    calibration: Mapping[str, Any],
+) -> Row:
     """The ledger row of a finished run.
 
     Args:
@@ -23,6 +32,7 @@ def make_row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Spli
         metrics: Of the exported weights.
         split: Its labeled images.
         weights_sha256: Of the exported file.
+        calibration: What config.json says of its temperature.
     """
     assert trained.raw is not None and trained.median20 is not None
     return Row(
@@ -36,6 +46,9 @@ def make_row(recipe: Recipe, trained: TrainResult, metrics: Metrics, split: Spli
         top1_median20=round(trained.median20, 6),
         nll=round(metrics.nll, 6),
         ece=round(metrics.ece, 6),
+        temperature=calibration["temperature"],
+        nll_uncalibrated=round(calibration["nll_uncalibrated"], 6),
+        ece_uncalibrated=round(calibration["ece_uncalibrated"], 6),
         n_test=metrics.n,
         split_sha256=split.sha256,
         weights_sha256=weights_sha256,

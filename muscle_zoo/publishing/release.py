@@ -12,7 +12,7 @@ from ..checkpoints import registry
 from ..errors import InputError
 from ..files import read_json
 from ..recipes import get_recipe
-from ..results.ledger import Row, merge, read_ledger, runs_of, write_ledger
+from ..results.ledger import Row, merge, read_ledger, row_from, runs_of, write_ledger
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def read_finished_run(path: Path) -> FinishedRun:
     if status.get("status") != "finished" or "row" not in status:
         raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
     try:
-        return FinishedRun(path, Row(**status["row"]))
+        return FinishedRun(path, row_from(status["row"]))
     except TypeError as error:
         raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
 

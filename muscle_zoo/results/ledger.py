@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,9 @@ class Row:
         top1_median20: Median accuracy of the EMA weights over the last 20 evaluations.
         nll: Negative log-likelihood of the exported weights, in nats.
         ece: Expected calibration error of the exported weights.
+        temperature: What the logits of the exported weights were divided by; 1 where they were not.
+        nll_uncalibrated: Negative log-likelihood of the same weights before that.
+        ece_uncalibrated: Expected calibration error before that.
         n_test: How many images were evaluated.
         split_sha256: Hash of the labeled positions.
         weights_sha256: Hash of the exported file.
@@ -53,6 +56,9 @@ class Row:
     top1_median20: float
     nll: float
     ece: float
+    temperature: float
+    nll_uncalibrated: float
+    ece_uncalibrated: float
     n_test: int
     split_sha256: str
     weights_sha256: str
@@ -70,6 +76,20 @@ class Row:
         return self.name, self.recipe_sha256, self.seed
 
 
+def row_from(values: Mapping[str, Any]) -> Row:
+    """A row of its plain values.
+
+    Rows that were written before weights were calibrated lack the three columns of that: their temperature is 1.
+
+    Raises:
+        TypeError: A value is missing, or is none of a row's.
+    """
+    if not any(column in values for column in _CALIBRATION):
+        before = {"nll_uncalibrated": values.get("nll"), "ece_uncalibrated": values.get("ece")}
+        values = {**values, "temperature": 1.0, **before}
+    return Row(**values)
+
+
 def read_ledger(path: Path) -> list[Row]:
     """Reads a ledger; an absent file is an empty one.
 
@@ -78,7 +98,6 @@ def read_ledger(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    columns = [field.name for field in fields(Row)]
     try:
         if not path.is_file():
             raise ValueError("it is not a file")
@@ -87,9 +106,10 @@ def read_ledger(path: Path) -> list[Row]:
         if len(content) > SIZE_LIMIT:
             raise ValueError(f"it is larger than {SIZE_LIMIT >> 20} MiB")
         reader = csv.reader(io.StringIO(content.decode("utf-8"), newline=""), strict=True)
-        if next(reader, None) != columns:
+        columns = next(reader, None)
+        if columns not in (_COLUMNS, [column for column in _COLUMNS if column not in _CALIBRATION]):
             raise ValueError("other columns than a ledger's")
-        rows = [_read_row(line, reader.line_num) for line in reader if line]
+        rows = [_read_row(columns, line, reader.line_num) for line in reader if line]
         if len({row.key for row in rows}) < len(rows):
             raise ValueError("a run is in it twice")
         return rows
@@ -97,35 +117,40 @@ def read_ledger(path: Path) -> list[Row]:
         raise InputError(f"{path} is damaged ({error}); restore it from git") from None
 
 
-def _read_row(words: Sequence[str], line: int) -> Row:
+def _read_row(columns: Sequence[str], words: Sequence[str], line: int) -> Row:
     """A line as a row; ValueError where it cannot be one."""
-    if len(words) != len(fields(Row)):
-        raise ValueError(f"line {line} has {len(words)} columns, not {len(fields(Row))}")
+    if len(words) != len(columns):
+        raise ValueError(f"line {line} has {len(words)} columns, not {len(columns)}")
     values: dict[str, Any] = {}
-    for field, word in zip(fields(Row), words, strict=True):
+    for column, word in zip(columns, words, strict=True):
         try:
-            value = _KINDS[str(field.type)](word)
+            value = _KINDS[_TYPES[column]](word)
         except ValueError:
             value = None
-        if value is None or not _is_possible(field.name, value):
-            raise ValueError(f"line {line}: {field.name}={word[:50]!r} is not a valid value")
-        values[field.name] = value
-    return Row(**values)
+        if value is None or not _is_possible(column, value):
+            raise ValueError(f"line {line}: {column}={word[:50]!r} is not a valid value")
+        values[column] = value
+    return row_from(values)
 
 
+_TYPES = {field.name: str(field.type) for field in fields(Row)}
+_COLUMNS = list(_TYPES)
+_CALIBRATION = ("temperature", "nll_uncalibrated", "ece_uncalibrated")
 _KINDS: dict[str, type[int] | type[float] | type[str]] = {"int": int, "float": float, "str": str}
 
 
 def _is_possible(name: str, value: int | float | str) -> bool:
     if isinstance(value, str):
         return len(value) <= 200 and value.isprintable()
+    if name == "temperature" and value == 0:
+        return False
     return math.isfinite(value) and 0 <= value < 2**63 and (value <= 1 or not name.startswith(("top1", "ece")))
 
 
 def write_ledger(path: Path, rows: Iterable[Row]) -> None:
     """Writes a ledger, sorted by name, recipe and seed, whole or not at all."""
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in sorted(rows, key=lambda row: row.key))
     write_text(path, text.getvalue())

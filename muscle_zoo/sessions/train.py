@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..engine.run_folder import RunFolder
 from ..errors import InputError, TrainingError, WeightsError
 from ..publishing.export import export_run
 from ..recipes import Recipe
-from ..results.ledger import Row
+from ..results.ledger import Row, row_from
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,10 @@ def finished_row(folder: RunFolder, data: str) -> Row | None:
 
 def _read_row(folder: RunFolder) -> Row | None:
     """The row in status.json; None where it is one of an older edition, which lacks a column."""
-    row = folder.read_status().get("row", {})
-    return Row(**row) if set(row) == {field.name for field in fields(Row)} else None
+    try:
+        return row_from(folder.read_status().get("row", {}))
+    except TypeError:
+        return None
 
 
 def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
