@@ -218,15 +218,19 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
-    layers = (
+    defaults = (
         DATASETS[parts["dataset"].partition(":")[0]],
         ON.get((parts["arch"], parts["dataset"]), {}),
         recipe_defaults(parts["method"]),
         VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
-        *(_preset(key, overrides.pop(key)) for key in list(overrides) if key.endswith(".preset")),
-        overrides,
     )
-    for layer in layers:
+    for layer in defaults:
+        for key, value in layer.items():
+            part, dot, _ = key.partition(".")
+            if not dot or part in values["options"]:  # what is said of MUSCLE's term is for methods that have it
+                _set(values, key, value)
+    presets = [_preset(key, overrides.pop(key)) for key in list(overrides) if key.endswith(".preset")]
+    for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
     return Recipe(**values)
