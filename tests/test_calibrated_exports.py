@@ -156,14 +156,14 @@ def test_a_network_that_cannot_be_calibrated_is_exported_as_it_is(
     assert all(tensor.equal(plain[name]) for name, tensor in tensors.items())
     assert capsys.readouterr().err == f"{recipe.name}: not calibrated, its temperature is 1: {why}\n"
 
-    evaluate_written = export._evaluate_written
+    really = export.evaluate_written
     results = iter((0.0, 1 / 360, 0.0))  # the calibrated weights are right of an image more
 
     def of_other_accuracy(*words: Any) -> tuple[nn.Module, Any]:
-        model, metrics = evaluate_written(*words)
+        model, metrics = really(*words)
         return model, dataclasses.replace(metrics, top1=metrics.top1 + next(results))
 
-    monkeypatch.setattr(export, "_evaluate_written", of_other_accuracy)
+    monkeypatch.setattr(export, "evaluate_written", of_other_accuracy)
     row = export_run(recipe, folder, trained)
     block, tensors, _ = exported(folder)
     assert row.temperature == 1.0 and row.nll == row.nll_uncalibrated
@@ -172,14 +172,13 @@ def test_a_network_that_cannot_be_calibrated_is_exported_as_it_is(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_pool_without_images(capsys: OUTPUT) -> None:
+def test_a_pool_without_images() -> None:
     recipe = short("supervised")
     data = prepare_data(recipe)
     data = dataclasses.replace(data, split=dataclasses.replace(data.split, unlabeled=()))
     before = as_written(timm.create_model("cnn4", num_classes=10).eval(), data)
     written, said = calibrated.with_temperature(before, recipe, data, lambda tensors: pytest.fail("written"))
     assert written is before and said["temperature"] == 1.0 and "no unlabeled image" in said["why"]
-    assert "no unlabeled image" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("overrides", [{"labels": "100pct"}, {"fold": "validation", "validation": 0.5, "labels": 40}])
