@@ -80,10 +80,8 @@ def export_run(
     assert trained.ema is not None
     if abs(written.metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
         written = write(ema)
-    if not math.isfinite(written.metrics.nll):
-        raise TrainingError(
-            f"the exported weights give a likelihood that is not finite ({written.metrics.nll}); lower lr"
-        )
+    if not math.isfinite(nll := written.metrics.nll):
+        raise TrainingError(f"the exported weights give a likelihood that is not finite ({nll}); lower lr")
     written, calibration = with_temperature(written, recipe, data, write)
     if "why" in calibration:
         print(f"{recipe.name}: not calibrated, its temperature is 1: {calibration['why']}", file=sys.stderr)
