@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import bench, cards, data, download, export, info, predict, publish, study, train, verify
+from .commands import bench, calibrate, cards, data, download, export, info, predict, publish, study, train, verify
 from .commands import eval as eval_command
 from .commands import list as list_command
 from .engine.processes import is_main_process
@@ -32,6 +32,11 @@ COMMANDS: dict[str, Command] = {
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),
+    "calibrate": (
+        "find the temperature of checkpoints that were exported without one",
+        calibrate.add_arguments,
+        calibrate.run,
+    ),
     "download": ("fetch checkpoints into the cache, and check them", download.add_arguments, download.run),
     "publish": ("publish checkpoints of hub_cards/ to the Hugging Face Hub", publish.add_arguments, publish.run),
     "verify": ("check that checkpoints are what their cards say", verify.add_arguments, verify.run),

@@ -140,6 +140,17 @@ def test_a_calibration_is_what_its_views_say() -> None:
     assert found.temperature == max(1.0, round(found.t_weak_weak, 4))
 
 
+def test_views_are_of_the_policies_that_were_given() -> None:
+    model, images = Brightness(), noise(30)
+    calibrate(model, images, PLAIN, parse_policy("weak", "flip"), parse_policy("strong", "cutout(0.6)"), 0, 1.0)
+    clean, *weak, strong = model.shown
+    for view in weak:  # each image as it is or mirrored, and of both kinds some
+        mirrored = (view == clean.flip(3)).flatten(1).all(dim=1)
+        assert (mirrored | (view == clean).flatten(1).all(dim=1)).all() and 0 < int(mirrored.sum()) < 30
+    black = float((0 - 0.5) / 0.02)
+    assert ((strong == clean) | torch.isclose(strong, torch.tensor(black))).all() and not strong.equal(clean)
+
+
 def test_a_calibration_is_a_function_of_the_seed() -> None:
     def found(seed: int, **words: Any) -> calibration.Calibration:
         return calibrate(Brightness(), noise(40), PLAIN, WEAK, STRONG, seed, 1.0, **words)

@@ -172,6 +172,9 @@ def test_the_zoo_shows_each_checkpoint_beside_its_controls() -> None:
     cells = line.strip("| ").split(" | ")
     assert cells[:3] == ["`cnn4.muscle_fixmatch_digits_20`", "66 k", "20"]
     assert cells[3:6] == ["82.5 ± 10.6", "55.0 ± 7.1", "75.0 ± 7.1"]
+    changed = [dataclasses.replace(r, temperature=2.0, nll_uncalibrated=1.5) if r.nll == 1.0 else r for r in rows]
+    text = render_page("<!-- zoo -->\n<!-- /zoo -->", changed, {"cnn4.muscle_fixmatch_digits_20": 66_000})
+    assert "| 0.75, uncalibrated 1.00 (0.50) | 2 |" in text
     assert cells[6:] == ["+7.5 (-24.3 to +39.3)", "0.75 (0.50)", "2"]  # 7.5 -+ 12.706 * stdev(5, 10) / sqrt(2)
 
 
@@ -246,10 +249,11 @@ def test_a_card_shows_its_controls_and_warns_of_too_sure_a_network() -> None:
         and f"gain over `fixmatch`: {gain:+.1f} (" in text
     )
     assert "surer than it is right" in text
+    assert "worse than that of `fixmatch` on the same labels (2.204 nats)" in text and "calibrated" not in text
     config["muscle_zoo"]["metrics"]["ece"] = 0.05
     own = [row for row in rows if row.name == name and row.seed == config["muscle_zoo"]["seed"]]
     text = render_card(config, dataset_info("digits"), own)
-    assert "Without MUSCLE" not in text and "surer" not in text
+    assert "Without MUSCLE" not in text and "surer" not in text and "worse" not in text
 
 
 def test_hub_cards_stay_small() -> None:

@@ -53,7 +53,7 @@ def load(card: Path) -> torch.nn.Module:
     return muscle_zoo.create_model(f"local-dir:{card}", pretrained=True)
 
 
-PARTS, HASHES = ("metrics", "probe", "recipe"), ("weights", "split", "recipe")
+PARTS, HASHES = ("metrics", "probe", "recipe", "calibration"), ("weights", "split", "recipe")
 FIELDS = [
     ("pretrained_cfg.color", "blue", "unknown field 'color'"),
     ("pretrained_cfg.\x1b[2J", 1, "unknown field"),
@@ -101,6 +101,9 @@ FIELDS = [
     ("muscle_zoo.metrics.n", [360], "muscle_zoo.metrics.n=[360]"),
     ("muscle_zoo.metrics.nll", "0.5", "muscle_zoo.metrics.nll='0.5'"),
     ("muscle_zoo.metrics.ece", {}, "muscle_zoo.metrics.ece={}"),
+    ("muscle_zoo.calibration.temperature", "2", "muscle_zoo.calibration.temperature='2'"),
+    ("muscle_zoo.calibration.temperature", 0, "muscle_zoo.calibration.temperature=0 is not a number from 0.01"),
+    ("muscle_zoo.calibration.why", 7, "muscle_zoo.calibration.why=7"),
     ("muscle_zoo.probe.logits", 7, "muscle_zoo.probe.logits=7"),
     ("muscle_zoo.probe.logits", [[1.0]], "muscle_zoo.probe.logits=[[1.0]]"),
     ("muscle_zoo.probe.logits", ["1"] * 10, "muscle_zoo.probe.logits="),

@@ -243,7 +243,8 @@ def _check_block(block: dict[str, Any]) -> None:
 
 def calibration_of(config: dict[str, Any]) -> dict[str, Any]:
     """What a config.json says of its weights' temperature; of weights older than that, that it is 1."""
-    return {"temperature": 1.0, **((config.get(BLOCK) or {}).get("calibration") or {})}
+    said = (config.get(BLOCK) or {}).get("calibration") or {}
+    return {"temperature": 1.0, **{key: value for key, value in said.items() if value is not None}}
 
 
 def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:

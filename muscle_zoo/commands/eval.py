@@ -38,8 +38,10 @@ def render(report: dict[str, Any]) -> str:
         f"  top-5                {100 * report['top5']:6.2f} %",
         f"  neg. log-likelihood  {report['nll']:6.3f} nats",
         f"  calibration error    {100 * report['ece']:6.2f} %",
-        "  accuracy per class",
     ]
+    if report["temperature"] != 1:
+        lines.append(f"  temperature          {report['temperature']:6.3f} (in the weights)")
+    lines.append("  accuracy per class")
     for label, accuracy in report["per_class"].items():
         lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
     figure = report["published"]

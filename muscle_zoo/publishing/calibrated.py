@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +54,7 @@ def with_temperature(
 
     Returns:
         What is in the file now, and config.json's ``calibration``. A network that cannot be calibrated is left at
-        temperature 1; a line on stderr and ``why`` say so.
+        temperature 1, and ``why`` says so.
     """
     before = written.metrics
     uncalibrated = {"nll_uncalibrated": before.nll, "ece_uncalibrated": before.ece}
@@ -72,7 +71,6 @@ def with_temperature(
             f"{before.top1:.6f}: two logits of an image differ by less than their rounding"
         )
     except CalibrationError as error:
-        print(f"{recipe.name}: not calibrated, its temperature is 1: {error}", file=sys.stderr)
         return written, {"temperature": 1.0, "why": str(error), **uncalibrated}
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import platform
 import shutil
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -73,17 +74,17 @@ def export_run(
 
     def write(tensors: dict[str, Tensor]) -> Written:
         sha256 = _write_weights(model, tensors, recipe, data, trained.step, part)
-        return Written(tensors, sha256, *_evaluate_written(part, data, device))
+        return Written(tensors, sha256, *evaluate_written(part, data, device))
 
     written = write(_half_precision(model))
     assert trained.ema is not None
     if abs(written.metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
         written = write(ema)
-    if not math.isfinite(written.metrics.nll):
-        raise TrainingError(
-            f"the exported weights give a likelihood that is not finite ({written.metrics.nll}); lower lr"
-        )
+    if not math.isfinite(nll := written.metrics.nll):
+        raise TrainingError(f"the exported weights give a likelihood that is not finite ({nll}); lower lr")
     written, calibration = with_temperature(written, recipe, data, write)
+    if "why" in calibration:
+        print(f"{recipe.name}: not calibrated, its temperature is 1: {calibration['why']}", file=sys.stderr)
     row = make_row(recipe, trained, written.metrics, data.split, written.sha256, calibration)
     # On the CPU, wherever it was trained: whoever checks these logits need not have the same device.
     logits = probe(written.model.cpu(), data.dataset.info)
@@ -116,7 +117,7 @@ def _write_weights(
     return sha256
 
 
-def _evaluate_written(part: Path, data: Data, device: torch.device | str) -> tuple[nn.Module, Metrics]:
+def evaluate_written(part: Path, data: Data, device: torch.device | str) -> tuple[nn.Module, Metrics]:
     """What plain timm makes of the written files, and what it does: no other weights than these are reported on."""
     published = timm.create_model(f"local-dir:{part}", pretrained=True).eval().to(device)
     return published, evaluate(published, data.evaluation, data.dataset.info)

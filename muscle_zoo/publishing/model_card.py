@@ -18,9 +18,9 @@ from ..recipes.names import parse_name
 from ..results.ledger import Row, runs_of
 from ..results.stats import cells, gain_text, mean_std, percent
 from ..results.tables import zoo_rows
+from .card_calibration import calibration_text
 
 CHOSEN = "Test images had no part in choosing the recipe."
-SURE = 0.1  # an expected calibration error from which on a card warns
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
 _OURS = "The weights are Apache-2.0."
 PAPER = "https://arxiv.org/abs/2012.00150"
@@ -59,7 +59,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         f"images, after [arXiv 2012.00150]({PAPER}), reconstructed from its abstract; hyper-parameters are this "
         "project's.",
         "",
-        *_accuracy(block, runs),
+        *_accuracy(block, runs, calibration_text(block, rows, named)),
         *(_controls(name, rows) if named else ()),
         "![curves of the run](curves.png)",
         "",
@@ -88,20 +88,18 @@ def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> 
     return data.to_yaml()
 
 
-def _accuracy(block: dict[str, Any], runs: Sequence[Row]) -> list[str]:
+def _accuracy(block: dict[str, Any], runs: Sequence[Row], calibration: list[str]) -> list[str]:
     """What these weights and the recipe's other seeds reach."""
     metrics = block["metrics"]
     mean, std = mean_std([row.top1_ema for row in runs])
     fold = "test images" if block["recipe"]["fold"] == "test" else "dev fold (held-out training images)"
-    sure = ": it is surer than it is right, so do not take its probabilities at their word."
     return [
         "## Accuracy",
         "",
         f"Top-1 of these weights (seed {block['seed']}) on the {metrics['n']} {fold}: "
-        f"**{100 * metrics['top1']:.2f} %**. "
-        f"Negative log-likelihood {metrics['nll']:.3f} nats, "
-        f"expected calibration error {100 * metrics['ece']:.1f} %" + (sure if metrics["ece"] >= SURE else "."),
+        f"**{100 * metrics['top1']:.2f} %**.",
         "",
+        *calibration,
         f"Over {_count(len(runs), 'seed')}: mean {100 * mean:.2f} %"
         + (f", standard deviation {100 * std:.2f} points. These are the weights of the median seed" if std else "")
         + ". They are the averaged (EMA) weights of the last step, never of the best step.",

@@ -88,6 +88,30 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
     return [*lines, "now run `muscle-zoo cards render`: cards and pages quote the ledger"] if published else lines
 
 
+def replace_card(new: Path, row: Row, to: Path, ledger: str) -> list[str]:
+    """Puts a published checkpoint's new card and row in the place of its old ones.
+
+    Args:
+        new: Folder of the card.
+        row: Of the same run as the old one.
+        to: hub_cards/, or a folder to become one.
+        ledger: The file that the row goes into.
+
+    Returns:
+        What was done, one line each.
+
+    Raises:
+        InputError: The ledger or registry.json is damaged; nothing was written.
+    """
+    to.mkdir(parents=True, exist_ok=True)
+    with registry.locked(to):
+        pin = registry.read_pins(to / registry.REGISTRY_FILE).get(row.name, {})
+        write_ledger(to / ledger, merge(read_ledger(to / ledger), [row]))
+        _replace_card(new, to / row.name)
+        registry.register(to / registry.REGISTRY_FILE, row.name, row.weights_sha256)
+    return [f"{to / row.name} and its row of {ledger}", *_warnings(row, pin)]
+
+
 def _warnings(row: Row, pin: Mapping[str, Any]) -> list[str]:
     """What a maintainer should know of a new card before publishing it."""
     lines = []

@@ -173,8 +173,9 @@ def zoo_table(rows: Iterable[Row], parameters: Mapping[str, int]) -> str:
     Returns:
         A row for each checkpoint: top-1 in per cent, mean and standard deviation over seeds; the same of its two
         controls; MUSCLE's paired gain over the second, in points, with its 95 % interval; the mean negative
-        log-likelihood in nats, and in brackets that of the second. What a checkpoint does not have is left empty: one
-        of a method without MUSCLE has no second control and no gain, and the supervised one no control at all.
+        log-likelihood in nats, before it was calibrated too where that is another, and in brackets that of the second.
+        What a checkpoint does not have is left empty: one of a method without MUSCLE has no second control and no gain,
+        and the supervised one no control at all.
     """
     by_name: dict[str, list[Row]] = {}
     for row in rows:
@@ -191,13 +192,17 @@ def zoo_table(rows: Iterable[Row], parameters: Mapping[str, int]) -> str:
         words += [percent([row.top1_ema for row in runs]) for runs in (own, control, alone)]
         pair = cells([*alone, *own])  # one cell, or none where the ledger has no runs
         words.append(gain_text(pair[0].gains) if pair else "")
-        words.append(_mean_nll(own) + (f" ({_mean_nll(alone)})" if own and alone else ""))
+        words.append(_nll(own) + (f" ({_nll(alone)})" if own and alone else ""))
         lines.append([*words, str(len(own))])
     return markdown_table(head, lines)
 
 
-def _mean_nll(runs: Sequence[Row]) -> str:
-    return f"{statistics.fmean(row.nll for row in runs):.2f}" if runs else ""
+def _nll(runs: Sequence[Row]) -> str:
+    """``0.75``: mean over runs; ``0.75, uncalibrated 1.20`` where a temperature changed it."""
+    if not runs:
+        return ""
+    before = f", uncalibrated {statistics.fmean(row.nll_uncalibrated for row in runs):.2f}"
+    return f"{statistics.fmean(row.nll for row in runs):.2f}" + before * any(row.temperature != 1 for row in runs)
 
 
 def _zoo_order(name: str) -> tuple[Any, ...]:

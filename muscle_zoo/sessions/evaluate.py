@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, shown
+from ..checkpoints.card import BLOCK, calibration_of, shown
 from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
@@ -38,6 +38,7 @@ class Evaluation:
         metrics: Accuracy, likelihood, calibration.
         published_top1: The figure in its config.json, 0 to 1.
         published_n: The number of images that figure is of.
+        temperature: What its logits were divided by when it was exported; it is in its weights.
     """
 
     target: str
@@ -49,6 +50,7 @@ class Evaluation:
     metrics: Metrics
     published_top1: float
     published_n: int
+    temperature: float = 1.0
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -73,6 +75,7 @@ class Evaluation:
             "fold": self.fold,
             **{key: value for key, value in self.metrics.to_dict().items() if key != "per_class"},
             "per_class": self.per_class,
+            "temperature": self.temperature,
             "published": {"top1": self.published_top1, "n": self.published_n, "reproduced": self.reproduced},
         }
 
@@ -114,7 +117,16 @@ def evaluate_checkpoint(
             f"{target} cannot be evaluated on {info.name} ({one_line(error)}); give other data"
         ) from error
     return Evaluation(
-        target, recipe.name, checkpoint.origin, info.name, recipe.fold, info.class_names, metrics, published, n
+        target,
+        recipe.name,
+        checkpoint.origin,
+        info.name,
+        recipe.fold,
+        info.class_names,
+        metrics,
+        published,
+        n,
+        calibration_of(checkpoint.config)["temperature"],
     )
 
 
