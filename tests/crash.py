@@ -20,8 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muscle_zoo import get_recipe
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
+from muscle_zoo.sessions.train import train_run
 
 NAME = "cnn4.muscle_fixmatch_digits_10"
 SAVE_EVERY = 15
@@ -110,7 +113,8 @@ def crash(rounds: int, inside: int, folder: Path, seed: int = 0, steps: int = ST
 def _compare(run: RunFolder, folder: Path, seed: int, report: Report, steps: int) -> None:
     assert run.read_status()["status"] == "finished"
     undisturbed = folder / f"undisturbed{seed}"
-    subprocess.run(command(undisturbed, seed, steps), **_QUIET, check=True)
+    recipe = get_recipe(NAME, {"seed": seed, "steps": steps, "eval_every": steps})
+    train_run(recipe, undisturbed, RunOptions(cpu=True, save_every=SAVE_EVERY, progress=False))
     weights = "export/model.safetensors"
     assert (run.path / weights).read_bytes() == (undisturbed / weights).read_bytes()
     report.runs_compared += 1

@@ -12,7 +12,7 @@ from tests.memory import grow
 
 @pytest.mark.slow
 def test_kills_cost_one_save_interval_at_most(tmp_path: Path) -> None:
-    report = crash(rounds=1, inside=1, folder=tmp_path, steps=10 * SAVE_EVERY)
+    report = crash(rounds=1, inside=1, folder=tmp_path, steps=6 * SAVE_EVERY)
     assert len(report.lost) == 1 and report.lost[0] <= SAVE_EVERY and report.runs_compared >= 1
 
 

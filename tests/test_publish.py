@@ -28,9 +28,16 @@ WEIGHTS, CONFIG = registry.WEIGHTS_FILE, CONFIG_FILE
 FILES = set(registry.CARD_FILES)
 # What users call, many times in one process (imports take seconds), without the seconds the client waits between tries.
 DRIVER = """
-import contextlib, io, json, os, sys, time
+import contextlib, hashlib, io, json, os, sys, time
 time.sleep = lambda seconds: None
+import muscle_zoo, torch
 from muscle_zoo.cli import main
+def seen(name):
+    logits = muscle_zoo.create_model(name, pretrained=True).eval()(torch.linspace(-1, 1, 128).view(2, 1, 8, 8))
+    return hashlib.sha256(logits.detach().numpy().tobytes()).hexdigest()
+def load(names):
+    print(json.dumps([seen(name) for name in names]))
+    return 0
 for line in sys.stdin:
     words, token = json.loads(line)
     os.environ.pop("HF_TOKEN", None)
@@ -38,17 +45,10 @@ for line in sys.stdin:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            code = main(words)
+            code = load(words[1:]) if words[0] == "load" else main(words)
         except SystemExit as stop:
             code = stop.code
     print(json.dumps([code, out.getvalue(), err.getvalue()]), flush=True)
-"""
-LOAD = """
-import hashlib, json, sys, torch, muscle_zoo
-def seen(name):
-    logits = muscle_zoo.create_model(name, pretrained=True).eval()(torch.linspace(-1, 1, 128).view(2, 1, 8, 8))
-    return hashlib.sha256(logits.detach().numpy().tobytes()).hexdigest()
-print(json.dumps([seen(name) for name in sys.argv[1:]]))
 """
 
 
@@ -107,8 +107,9 @@ class Person:
         return self.run("publish", NAME, "--namespace", "owner", *words)
 
     def load(self, *names: str, **env: str) -> list[str]:
-        """sha256 of the logits of models, in a new process."""
-        out, _ = self.start(LOAD, *names, **env).communicate(timeout=200)
+        """sha256 of the logits of models."""
+        code, out, err = self.run("load", *names, **env)
+        assert code == 0, err
         return json.loads(out)
 
     def leave(self, kill: bool = False) -> None:
@@ -210,6 +211,7 @@ def test_a_pinned_name_loads_where_the_weights_are_not(
     assert author.publish()[0] == 0 and head(hub) != pin["revision"]  # the Hub goes on, the pin stays
     shutil.rmtree(copy / "hub_cards" / NAME)
     shutil.rmtree(author.cards / NAME)
+    author.leave()  # what loads it never saw the card
     asked = len(hub.requests)
     (got,) = author.load(NAME)
     assert len(hub.requests) > asked
@@ -261,8 +263,8 @@ def test_the_whole_zoo_is_published_and_verified(hub: HubServer, person: Callabl
     assert code == 0 and f"{len(names)} of {len(names)} published and verified" in out, err
     assert set(hub.repos) == {f"owner/{name}" for name in names}
     author.change_card()  # other weights than its probe and the ledger know
-    code, out, err = author.run("publish", "--all", "--namespace", "owner", "--verify")
-    assert code == 1 and f"{len(names) - 1} of {len(names)} published and verified" in out, out
+    code, out, err = author.run("publish", NAME, names[-1], "--namespace", "owner", "--verify")
+    assert code == 1 and "1 of 2 published and verified" in out, out
     assert f"{NAME}: probe WRONG" in out and f"{NAME}: ledger WRONG: it has other weights" in out
 
 
