@@ -19,6 +19,7 @@ from muscle_zoo.checkpoints import registry
 from muscle_zoo.checkpoints.card import CONFIG_FILE
 from muscle_zoo.checkpoints.hub_errors import hub_errors
 from muscle_zoo.files import file_sha256
+from tests.conftest import run
 from tests.hub_server import OWNER, READER, STRANGER, UPLOADS, Fault, HubServer
 
 PAGE = (Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "hub_faults.md").read_text(encoding="utf-8")
@@ -268,7 +269,9 @@ def test_the_whole_zoo_is_published_and_verified(hub: HubServer, person: Callabl
     assert f"{NAME}: probe WRONG" in out and f"{NAME}: ledger WRONG: it has other weights" in out
 
 
-def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp_path: Path) -> None:
+def test_what_publish_refuses(
+    hub: HubServer, person: Callable[..., Person], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     author = person("author")
     card = author.cards / NAME
     (card / "pytorch_model.bin").write_bytes(b"\x80")
@@ -310,7 +313,7 @@ def test_what_publish_refuses(hub: HubServer, person: Callable[..., Person], tmp
     ):
         code, _, err = author.run("publish", *words)
         assert code in (1, 2) and says in err, err
-    code, _, err = author.run("publish", NAME, "--namespace", "owner", HF_HUB_OFFLINE="1")
+    code, _, err = run(["publish", NAME, "--namespace", "owner"], capsys)  # here, where the Hub is out of reach
     says = "HF_HUB_OFFLINE is set; unset it to go to the Hub"
     assert code == 1 and says in err and says in PAGE
 
