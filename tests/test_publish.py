@@ -169,7 +169,7 @@ def test_what_was_published_loads_elsewhere(hub: HubServer, person: Callable[...
     assert {path for path in FILES if hub.read(REPO, path) == (author.cards / NAME / path).read_bytes()} == FILES
     assert len(hub.repos[REPO].commits) == 2 and first[:12] in out  # the Hub's own first commit, and ours
     code, out, _ = author.publish("--tag", "v1")
-    assert code == 0 and "was up to date; tag v1" in out and head(hub) == first
+    assert code == 0 and "was up to date" in out and f"{NAME}: tag v1" in out and head(hub) == first
     author.change_card()
     code, out, _ = author.publish("--dry-run")
     assert code == 0 and "would update" in out and WEIGHTS in out and "curves.png" not in out
@@ -267,6 +267,7 @@ def test_the_whole_zoo_is_published_and_verified(hub: HubServer, person: Callabl
     code, out, err = author.run("publish", NAME, names[-1], "--namespace", "owner", "--verify")
     assert code == 1 and "1 of 2 published and verified" in out, out
     assert f"{NAME}: probe WRONG" in out and f"{NAME}: ledger WRONG: it has other weights" in out
+    assert hub.read(REPO, WEIGHTS) == (registry.shipped_cards() / NAME / WEIGHTS).read_bytes()  # it was left alone
 
 
 def test_what_publish_refuses(
