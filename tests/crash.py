@@ -20,12 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from muscle_zoo import get_recipe
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
+from muscle_zoo.sessions.train import train_run
 
 NAME = "cnn4.muscle_fixmatch_digits_10"
 SAVE_EVERY = 15
-STEPS = 399  # few enough for the log to have every step
+STEPS = 399  # few enough for the log to have every step; the suite takes fewer
 _QUIET: dict[str, Any] = {
     "stdout": subprocess.DEVNULL,
     "stderr": subprocess.DEVNULL,
@@ -43,8 +46,8 @@ class Report:
     runs_compared: int = 0
 
 
-def command(out: Path, seed: int) -> list[str]:
-    words = ["train", NAME, f"seed={seed}", f"steps={STEPS}", f"eval_every={STEPS}", "--cpu"]
+def command(out: Path, seed: int, steps: int) -> list[str]:
+    words = ["train", NAME, f"seed={seed}", f"steps={steps}", f"eval_every={steps}", "--cpu"]
     return [sys.executable, "-m", "muscle_zoo", *words, "--save-every", str(SAVE_EVERY), "--out", str(out)]
 
 
@@ -67,7 +70,7 @@ def writing(folder: RunFolder) -> bool:
     return folder.state_dir.is_dir() and any(path.name.startswith(".step-") for path in folder.state_dir.iterdir())
 
 
-def crash(rounds: int, inside: int, folder: Path, seed: int = 0) -> Report:
+def crash(rounds: int, inside: int, folder: Path, seed: int = 0, steps: int = STEPS) -> Report:
     """Kills as many times as there are rounds, ``inside`` of them in a write; a run that gets to its end is compared.
 
     Raises:
@@ -83,7 +86,7 @@ def crash(rounds: int, inside: int, folder: Path, seed: int = 0) -> Report:
         run = RunFolder(folder / f"run{run_seed}")
         wait = waits_for_a_write[-1]
         start = logged(run)
-        child = subprocess.Popen(command(run.path, run_seed), **_QUIET)
+        child = subprocess.Popen(command(run.path, run_seed, steps), **_QUIET)
         if wait or rng.random() < 0.8:  # the others are killed while they start
             while logged(run) <= start and child.poll() is None:
                 time.sleep(0.01)
@@ -94,7 +97,7 @@ def crash(rounds: int, inside: int, folder: Path, seed: int = 0) -> Report:
             time.sleep(rng.uniform(0.0, 1.0))
         child.kill()
         if child.wait() == 0:  # it was quicker
-            _compare(run, folder, run_seed, report)
+            _compare(run, folder, run_seed, report, steps)
             run_seed += 1
             continue
         waits_for_a_write.pop()
@@ -102,15 +105,16 @@ def crash(rounds: int, inside: int, folder: Path, seed: int = 0) -> Report:
         report.lost.append(max(logged(run) - saved(run, report), 0))
         assert report.lost[-1] <= SAVE_EVERY, f"{report.lost[-1]} steps lost"
     run = RunFolder(folder / f"run{run_seed}")
-    subprocess.run(command(run.path, run_seed), **_QUIET, check=True)
-    _compare(run, folder, run_seed, report)
+    subprocess.run(command(run.path, run_seed, steps), **_QUIET, check=True)
+    _compare(run, folder, run_seed, report, steps)
     return report
 
 
-def _compare(run: RunFolder, folder: Path, seed: int, report: Report) -> None:
+def _compare(run: RunFolder, folder: Path, seed: int, report: Report, steps: int) -> None:
     assert run.read_status()["status"] == "finished"
     undisturbed = folder / f"undisturbed{seed}"
-    subprocess.run(command(undisturbed, seed), **_QUIET, check=True)
+    recipe = get_recipe(NAME, {"seed": seed, "steps": steps, "eval_every": steps})
+    train_run(recipe, undisturbed, RunOptions(cpu=True, save_every=SAVE_EVERY, progress=False))
     weights = "export/model.safetensors"
     assert (run.path / weights).read_bytes() == (undisturbed / weights).read_bytes()
     report.runs_compared += 1

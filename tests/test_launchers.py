@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -19,37 +17,44 @@ from muscle_zoo import get_recipe
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.files import file_sha256
 from tests.conftest import once
+from tests.pictures import make_folder
 from tests.test_engine import run
+
+Seen = dict[str, tuple[list[int], list[str]]]
 
 # On a CPU accelerate starts one process; torchrun starts several, which Accelerate then joins.
 TORCHRUN = ["-m", "torch.distributed.run"]
 NODES = ["--nnodes", "2", "--nproc_per_node", "1"]
 TWO = [*TORCHRUN, "--standalone", "--nproc_per_node", "2"]
-LAUNCHERS = {1: ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"], 2: TWO}
-WORDS = ["cnn4.muscle_fixmatch_digits_10", "steps=14", "eval_every=7", "batch_size=8", "mu=2", "fixmatch.threshold=0.2"]
+ONE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
+# A seed of which each half of the first step has other right guesses.
+WORDS = ["cnn4.muscle_fixmatch_digits_10", "steps=14", "eval_every=7", "batch_size=8", "mu=2", "seed=1"]
+WORDS += ["fixmatch.threshold=0.2"]
+PICTURES = ["cnn4.muscle_fixmatch_folder_8", "steps=6", "eval_every=3", "batch_size=8", "mu=2", "image_size=16"]
 WEIGHTS = "export/model.safetensors"
 # torchrun keeps its store when it starts the processes anew, and one of them may read the address of a dead one there
 # (pytorch issue 135712); a store of each attempt's own is the remedy.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 
-# The command, in a process that sends itself a signal once, before a step.
-SIGNALED = """
+# The command, in processes of which one kills itself before a step: in the first attempt the second, then the first.
+KILLED = """
 import os, signal, sys
 from pathlib import Path
 from muscle_zoo.cli import main
 from muscle_zoo.engine.trainer import Trainer
 
-marker, rank, at, number, *words = sys.argv[1:]
+attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+victim = {"0": ("1", 9), "1": ("0", 13)}.get(attempt)
 step = Trainer.step
 
-def signaled(self, now, *args, **more):
-    if now == int(at) and os.environ["RANK"] == rank and not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), int(number))
+def killed(self, now, *args, **more):
+    if (os.environ["RANK"], now) == victim:
+        Path("attempt" + attempt).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
     return step(self, now, *args, **more)
 
-Trainer.step = signaled
-sys.exit(main(words))
+Trainer.step = killed
+sys.exit(main(sys.argv[1:]))
 """
 
 
@@ -84,119 +89,119 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def nodes(ranks: tuple[int, int], *words: str) -> list[list[str]]:
-    """The launchers of two machines whose ranks are settled."""
-    place = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
-    return [[*TORCHRUN, *NODES, "--node_rank", str(rank), *place, *words, *train_words()] for rank in ranks]
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where tests/two_machines.py ran all its commands, on machines with the disks a/ and b/."""
+
+    def run_all(folder: Path) -> None:
+        pictures = [*PICTURES, "--data", str(make_folder(folder / "pictures"))]
+        place = f"127.0.0.1:{free_port()}"
+        meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--local-addr", "127.0.0.1"]
+        script = Path(__file__).with_name("two_machines.py")
+        words = [*TORCHRUN, *NODES, *meet, str(script), json.dumps([str(folder), WORDS, pictures])]
+        codes, errors = launch_beside([words, words], [folder / "a", folder / "b"])
+        assert codes == [0, 0], "".join(errors)
+
+    return once(tmp_path_factory, "machines", run_all)
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run folder of two processes that nothing happened to."""
+def disks(home: Path) -> list[Path]:
+    """The first machine's disk and the second one's; the rendezvous numbered them."""
+    return sorted((home / "a", home / "b"), key=lambda folder: not (folder / "whole").exists())
 
-    def train(folder: Path) -> None:
-        done = launch([*TWO, "-m", "muscle_zoo", *train_words()], folder)
-        assert done.returncode == 0, done.stderr
 
-    return once(tmp_path_factory, "undisturbed", train) / "run"
+@pytest.fixture(scope="module")
+def seen(home: Path) -> Seen:
+    """Of each command the exit codes and what was written to stderr, the first machine's first."""
+    both = [json.loads((home / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return {what: tuple(map(list, zip(*(one[what] for one in both), strict=True))) for what in both[0]}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """The same run by one process."""
+    recipe = get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:]))
+    return run(recipe, tmp_path_factory.mktemp("alone") / "run")[0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", LAUNCHERS)
-def test_launchers(processes: int, tmp_path: Path) -> None:
-    words = ["cnn4.muscle_fixmatch_digits_10", "steps=6", "eval_every=3", "batch_size=8", "mu=2"]
-    words += ["fixmatch.threshold=0.2", "seed=1"]  # of which each half of the first step has other right guesses
-    done = launch([*LAUNCHERS[processes], "-m", "muscle_zoo", "train", *words, "--cpu", "--out", "run"], tmp_path)
+def test_accelerates_launcher(tmp_path: Path, alone: RunFolder) -> None:
+    done = launch([*ONE, "-m", "muscle_zoo", *train_words()], tmp_path)
     assert done.returncode == 0, done.stderr
-    row = json.loads((tmp_path / "run" / "status.json").read_text())["row"]
-    assert row["processes"] == processes
-    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    masks = [entry["mask"] for entry in log if "mask" in entry]
-    assert len(masks) == 6 and 0 < masks[-1] < 1
-    folder, _ = run(get_recipe(words[0], dict(word.split("=") for word in words[1:])), tmp_path / "alone")
-    for term in (
-        "loss",
-        "cross_entropy",
-        "mi",
-        "pseudo_label_accuracy",
-    ):  # the first step sees the same images with the same views and weights
-        assert log[0][term] == pytest.approx(folder.read_log()[0][term], rel=1e-3, abs=2e-6), term
-    # The last evaluation was of all images, not of one process's: the export is evaluated by one process alone.
-    assert log[-1]["top1_ema"] == pytest.approx(row["top1_ema"], abs=1.5 / row["n_test"]) and row["n_test"] == 360
-    # and one update later: the gradient, through BatchNorm and the joint of the global batch, was the same
-    assert log[1]["loss"] == pytest.approx(folder.read_log()[1]["loss"], rel=5e-3)
+    row = RunFolder(tmp_path / "run").read_status()["row"]
+    assert row["processes"] == 1
+    theirs, log = (
+        [entry for entry in folder.read_log() if "loss" in entry] for folder in (RunFolder(tmp_path / "run"), alone)
+    )
+    assert len(theirs) == len(log) == 14
+    for there, here in zip(theirs[:2], log[:2], strict=True):
+        assert there["loss"] == pytest.approx(here["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
-def test_two_machines_without_a_shared_disk(tmp_path: Path) -> None:
-    place = f"127.0.0.1:{free_port()}"
-    meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--local-addr", "127.0.0.1"]
-    words = [*TORCHRUN, *NODES, *meet, "-m", "muscle_zoo", *train_words()]
-    folders = [tmp_path / "a", tmp_path / "b"]
-    codes, errors = launch_beside([words, words], folders)
-    assert codes == [0, 0], "".join(errors)
-    # The rendezvous numbers the machines; the second one writes nothing.
-    main, other = sorted(folders, key=lambda folder: not (folder / "run").exists())
-    assert list(other.iterdir()) == [] and [path.name for path in main.iterdir()] == ["run"]
-    status = RunFolder(main / "run").read_status()
-    assert status["status"] == "finished" and status["row"]["processes"] == 2
-    alone, _ = run(get_recipe(WORDS[0], dict(word.split("=") for word in WORDS[1:])), tmp_path / "alone")
-    log, theirs = (folder.read_log() for folder in (alone, RunFolder(main / "run")))
-    for step in (0, 1):
-        assert theirs[step]["loss"] == pytest.approx(log[step]["loss"], rel=2e-3)
+def test_two_machines_without_a_shared_disk(disks: list[Path], seen: Seen, alone: RunFolder) -> None:
+    main, other = disks
+    assert seen["whole"][0] == [0, 0], seen
+    assert list(other.iterdir()) == []  # whatever was run, the second one wrote nothing
+    status = RunFolder(main / "whole").read_status()
+    row = status["row"]
+    assert status["status"] == "finished" and row["processes"] == 2
+    log, theirs = alone.read_log(), RunFolder(main / "whole").read_log()
+    masks = [entry["mask"] for entry in theirs if "mask" in entry]
+    assert len(masks) == 14 and 0 < masks[0] < 1
+    # the first step sees the same images with the same views and weights
+    for term in ("loss", "cross_entropy", "mi", "pseudo_label_accuracy"):
+        assert theirs[0][term] == pytest.approx(log[0][term], rel=1e-3, abs=2e-6), term
+    # and one update later: the gradient, through BatchNorm and the joint of the global batch, was the same
+    assert theirs[1]["loss"] == pytest.approx(log[1]["loss"], rel=2e-3)
+    # The last evaluation was of all images, not of one process's: the export is evaluated by one process alone.
+    assert theirs[-1]["top1_ema"] == pytest.approx(row["top1_ema"], abs=1.5 / row["n_test"]) and row["n_test"] == 360
     mine = load_file(next(alone.state_dir.glob("step-000000014/ema.safetensors")))
-    for name, value in load_file(main / "run" / "state" / "step-000000014" / "ema.safetensors").items():
+    for name, value in load_file(main / "whole" / "state" / "step-000000014" / "ema.safetensors").items():
         assert (value.double() - mine[name].double()).norm() <= 0.02 * mine[name].double().norm() + 1e-4, name
 
 
 @pytest.mark.slow
-def test_two_machines_go_on_from_the_first_ones_disk(tmp_path: Path, undisturbed: Path) -> None:
-    (tmp_path / "stop.py").write_text(SIGNALED)
-    stop = [str(tmp_path / "stop.py"), str(tmp_path / "stopped"), "1", "5", str(int(signal.SIGTERM))]
-    folders = [tmp_path / "a", tmp_path / "b"]
-    _, errors = launch_beside(nodes((0, 1), *stop), folders)
-    status = RunFolder(tmp_path / "a" / "run").read_status()
-    assert (status["status"], status["step"]) == ("stopped", 10), "".join(errors)
-    assert list((tmp_path / "b").iterdir()) == []
-
+def test_two_machines_go_on_from_the_first_ones_disk(disks: list[Path], seen: Seen) -> None:
+    main, _ = disks
+    status = json.loads((main / "stopped.json").read_text())
+    assert (status["status"], status["step"], seen["stopped"][0]) == ("stopped", 10, [75, 75])
     # A machine that has nothing does not start from scratch while another one has the state.
-    codes, errors = launch_beside(nodes((1, 0), "-m", "muscle_zoo"), folders)
+    codes, errors = seen["exchanged"]
     assert all(codes)
-    assert "error: --out run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[1]
-    assert list((tmp_path / "b").iterdir()) == []
-
-    codes, errors = launch_beside(nodes((0, 1), "-m", "muscle_zoo"), folders)
-    assert codes == [0, 0], "".join(errors)
-    assert list((tmp_path / "b").iterdir()) == []
-    assert [row["step"] for row in RunFolder(tmp_path / "a" / "run").read_log() if "loss" in row] == list(range(1, 15))
-    assert file_sha256(tmp_path / "a" / "run" / WEIGHTS) == file_sha256(undisturbed / WEIGHTS)
+    assert "error: --out run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[0]
+    assert seen["run"][0] == [0, 0], seen
+    assert [row["step"] for row in RunFolder(main / "run").read_log() if "loss" in row] == list(range(1, 15))
+    assert file_sha256(main / "run" / WEIGHTS) == file_sha256(main / "whole" / WEIGHTS)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_is_restarted_and_loses_nothing(victim: int, tmp_path: Path, undisturbed: Path) -> None:
-    (tmp_path / "kill.py").write_text(SIGNALED)
-    kill = [str(tmp_path / "kill.py"), str(tmp_path / "killed"), str(victim), "9", str(int(signal.SIGKILL))]
-    done = launch([*TWO, "--max-restarts", "1", *kill, *train_words()], tmp_path)
-    assert done.returncode == 0 and (tmp_path / "killed").exists(), done.stderr
+def test_what_is_finished_or_wrong_on_the_first_machine_ends_both(disks: list[Path], seen: Seen) -> None:
+    assert seen["again"][0] == [0, 0], seen
+    codes, errors = seen["damaged"]
+    assert codes == [2, 2] and errors[0].count("recipe.json holds a list") == 1 and not errors[1]
+    codes, errors = seen["uneven"]
+    assert codes == [2, 2] and not errors[1]
+    assert errors[0].count("error: batch_size=7 is not divisible by 2 processes; give a multiple of 2") == 1
+    assert not (disks[0] / "uneven").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_streamed_pictures(disks: list[Path], seen: Seen) -> None:
+    assert seen["streamed"][0] == [0, 0], seen
+    assert RunFolder(disks[0] / "streamed").read_status()["row"]["processes"] == 2
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_restarted_and_loses_nothing(tmp_path: Path, disks: list[Path]) -> None:
+    (tmp_path / "kill.py").write_text(KILLED)
+    done = launch([*TWO, "--max-restarts", "2", str(tmp_path / "kill.py"), *train_words()], tmp_path)
+    assert done.returncode == 0 and all((tmp_path / f"attempt{n}").exists() for n in (0, 1)), done.stderr
     folder = RunFolder(tmp_path / "run")
     assert folder.read_status()["status"] == "finished"
     assert [row["step"] for row in folder.read_log() if "loss" in row] == list(range(1, 15))
-    assert file_sha256(folder.path / WEIGHTS) == file_sha256(undisturbed / WEIGHTS)
-
-
-@pytest.mark.slow
-def test_what_is_finished_or_wrong_on_the_first_machine_ends_both(tmp_path: Path, undisturbed: Path) -> None:
-    folders = [tmp_path / "a", tmp_path / "b"]
-    folders[0].mkdir()
-    shutil.copytree(undisturbed, folders[0] / "run")
-    codes, errors = launch_beside(nodes((0, 1), "-m", "muscle_zoo"), folders)
-    assert codes == [0, 0], "".join(errors)
-    assert list((tmp_path / "b").iterdir()) == []
-    (folders[0] / "run" / "recipe.json").write_text("[]")
-    codes, errors = launch_beside(nodes((0, 1), "-m", "muscle_zoo"), folders)
-    assert all(codes) and errors[0].count("recipe.json holds a list") == 1
-    assert list((tmp_path / "b").iterdir()) == []
+    assert file_sha256(folder.path / WEIGHTS) == file_sha256(disks[0] / "whole" / WEIGHTS)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")

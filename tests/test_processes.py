@@ -31,7 +31,7 @@ from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
 from tests.conftest import once, train_step
 
-STEPS = 20
+STEPS = 10
 OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.

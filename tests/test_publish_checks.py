@@ -14,10 +14,9 @@ import pytest
 import muscle_zoo.publishing.verify
 from muscle_zoo import InputError
 from muscle_zoo.checkpoints import registry
-from muscle_zoo.commands import publish as publish_command
 from muscle_zoo.errors import HubError
 from muscle_zoo.files import file_sha256
-from muscle_zoo.publishing.publish import Change, compare, publish
+from muscle_zoo.publishing.publish import compare, give_tag, publish
 from muscle_zoo.publishing.verify import Check
 from tests.conftest import run
 
@@ -70,14 +69,18 @@ def test_what_differs_is_committed_on_top_of_what_it_was_compared_with(file: str
     assert compare(CARD, REPO, Api(file)).files == (file,)
     api = Api(file)
     change = publish(CARD, REPO, api, tag="v1")
-    assert api.done == [("commit on", HEAD), ("look at", NEXT), ("v1", NEXT)]
+    assert api.done == [("commit on", HEAD), ("look at", NEXT)]  # the tag comes after whatever else is looked at
+    give_tag(change, api, "v1")
+    assert api.done[2:] == [("v1", NEXT)]
     assert (change.files, change.revision, change.sha256) == ((file,), NEXT, WEIGHTS)
 
 
 def test_what_is_there_already_is_tagged_where_it_is() -> None:
     for tags in ({}, {"v1": HEAD, "v0": NEXT}):
         api = Api(tags=tags)
-        assert publish(CARD, REPO, api, tag="v1").revision == HEAD
+        change = publish(CARD, REPO, api, tag="v1")
+        assert change.revision == HEAD
+        give_tag(change, api, "v1")
         assert api.done == [("look at", HEAD), ("v1", HEAD)]
 
 
@@ -129,25 +132,29 @@ def test_a_file_that_vanishes_while_it_is_sent_is_no_trouble_of_the_network(monk
         publish(CARD, REPO, Api("README.md"))
 
 
-@pytest.mark.parametrize("passed", [True, False])
-def test_only_what_passed_its_checks_is_pinned(
-    passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("wrong", ["local-dir", "hf-hub", "nowhere"])
+def test_only_what_passed_its_checks_is_tagged_and_pinned(
+    wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(CARD, tmp_path / "hub_cards" / NAME)
-    change = Change(REPO, True, HEAD, (), (), NEXT, WEIGHTS)
     asked: list[str] = []
+    api = Api("README.md")
 
     def checked(name: str, rows: object) -> list[Check]:
         asked.append(name)
-        return [Check("files", True, ""), Check("probe", passed, "off")]
+        return [Check("files", True, ""), Check("probe", not name.startswith(wrong), "off")]
 
     monkeypatch.setattr(registry, "checkout", lambda: tmp_path)
-    monkeypatch.setattr(publish_command, "_one", lambda *words: change)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda **_: api)
     monkeypatch.setattr(muscle_zoo.publishing.verify, "verify", checked)
-    code, out, _ = run(["publish", NAME, "--namespace", "owner", "--verify", "--pin"], capsys)
-    assert asked == [f"hf-hub:{REPO}@{NEXT}"] and ("probe WRONG" in out) == (not passed)
+    code, out, _ = run(["publish", NAME, "--namespace", "owner", "--tag", "v1", "--verify", "--pin"], capsys)
+    here, there = f"local-dir:{CARD}", f"hf-hub:{REPO}@{NEXT}"
+    assert asked == ([here] if wrong == "local-dir" else [here, there])
+    assert ("probe WRONG" in out) == (wrong != "nowhere") and ("not published" in out) == (wrong == "local-dir")
+    committed = [("commit on", HEAD), ("look at", NEXT)]
+    assert api.done == {"local-dir": [], "hf-hub": committed, "nowhere": [*committed, ("v1", NEXT)]}[wrong]
     pins = tmp_path / "hub_cards" / registry.REGISTRY_FILE
-    assert (code, pins.exists()) == ((0, True) if passed else (1, False))
-    if passed:
+    assert (code, pins.exists()) == ((0, True) if wrong == "nowhere" else (1, False))
+    if pins.exists():
         pin = {"repo": REPO, "revision": NEXT, "sha256": WEIGHTS}
         assert json.loads(pins.read_text()) == {"checkpoints": {NAME: pin}}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from multiprocessing.connection import Connection
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -15,30 +13,34 @@ from muscle_zoo.engine.run import Run
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.sessions import evaluate as evaluation
 from muscle_zoo.sessions import study
+from tests import dying
 from tests.conftest import SHORT, listing, run
 from tests.pictures import make_folder
 
-WORDS = ["study", "steps=4", "eval_every=4", "batch_size=4", "mu=1", "--methods", "supervised", "--cpu"]
+CHANGES = ["steps=4", "eval_every=4", "batch_size=4", "mu=1"]
+WORDS = ["study", *CHANGES, "--methods", "supervised", "--cpu"]
 OUTPUT = pytest.CaptureFixture[str]
 
 
 def test_a_study_on_other_pictures_does_not_show_the_old_ones_results(tmp_path: Path, capsys: OUTPUT) -> None:
     a, b = (make_folder(tmp_path / name) for name in "ab")
+    name, out = "test_resnet.supervised_folder_8", tmp_path / "s"
+    done = ["train", name, *CHANGES, "image_size=32", "--cpu", "--out", str(out / "runs" / name / "seed0")]
+    assert run([*done, "--data", str(a)], capsys)[0] == 0
     words = [*WORDS, "image_size=32", "--datasets", "folder", "--labels", "8", "--seeds", "1", "--arch", "test_resnet"]
-    words += ["--out", str(tmp_path / "s")]
-    assert run([*words, "--data", str(a)], capsys)[0] == 0
-    code, out, err = run([*words, "--data", str(b)], capsys)
-    assert code == 2 and f"is a finished run on {a}, not on {b}; give another --out, or --fresh" in err and not out
-    code, _, err = run([*words, "--data", str(b), "--ledger", str(tmp_path / "s" / "results.csv")], capsys)
+    words += ["--out", str(out)]
+    code, printed, err = run([*words, "--data", str(b)], capsys)
+    assert code == 2 and f"is a finished run on {a}, not on {b}; give another --out, or --fresh" in err and not printed
+    (out / "results.csv").touch()
+    code, _, err = run([*words, "--data", str(b), "--ledger", str(out / "results.csv")], capsys)
     assert code == 2 and "a ledger does not say whose pictures" in err
 
 
 def test_a_run_that_crashes_fails_alone(tmp_path: Path, capsys: OUTPUT) -> None:
     words = [*WORDS, "--datasets", "digits", "--labels", "10", "--seeds", "1", "--out", str(tmp_path / "s")]
     crashing, other = (tmp_path / "s" / "runs" / f"cnn4.{m}_digits_10" / "seed0" for m in ("supervised", "muscle"))
-    assert run(words, capsys)[0] == 0
-    for folder in (crashing, other):  # as if both had been killed before their last step was noted down
-        RunFolder(folder).write_status("running", 4, 4)
+    assert run(["train", "cnn4.supervised_digits_10", *CHANGES, "--cpu", "--out", str(crashing)], capsys)[0] == 0
+    RunFolder(crashing).write_status("running", 4, 4)  # as if it had been killed before its last step was noted down
     (crashing / "log.jsonl").unlink()
     (crashing / "log.jsonl").mkdir()
     code, out, err = run(words, capsys)
@@ -46,24 +48,24 @@ def test_a_run_that_crashes_fails_alone(tmp_path: Path, capsys: OUTPUT) -> None:
     assert RunFolder(other).read_status()["status"] == "finished"
 
 
-def dies_in_the_first_run(connection: Connection) -> None:
-    """A worker that the system kills, as it does when memory is short, at the first method; else the real one."""
-    recipe, folder, options = connection.recv()
-    if recipe.method == "supervised":
-        os.kill(os.getpid(), signal.SIGKILL)
-    connection.send((study.train_run(recipe, folder, options).finished, ""))
-
-
 def test_a_worker_that_dies_is_replaced_and_its_run_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT
 ) -> None:
-    monkeypatch.setattr(study, "_work", dies_in_the_first_run)
-    words = [*WORDS, "--datasets", "digits", "--labels", "10", "--seeds", "1", "--out", str(tmp_path / "s")]
+    lives = tmp_path / "lives"
+    monkeypatch.setenv(dying.LIVES, str(lives))
+    monkeypatch.setattr(study, "_work", dying.work)
+    words = [*WORDS, "--datasets", "digits", "--labels", "10", "--seeds", "2", "--out", str(tmp_path / "s")]
     code, out, err = run(words, capsys)
-    assert code == 1 and "its process died (exit code -9)" in err and "2/2" in out and "stopped" not in out
-    monkeypatch.undo()
+    assert code == 1 and err.count("its process died (exit code -9)") == 2 and "4/4" in out and "stopped" not in out
+    done = [f"cnn4.{m}_digits_10/seed1" for m in ("supervised", "muscle")]
+    assert all(RunFolder(tmp_path / "s" / "runs" / path).read_status()["status"] == "finished" for path in done)
+    # Readers of pictures start as they do under `train`; were they spawned as the worker is, each would import torch.
+    assert lives.read_text().split() == [*["worker"] * 3, multiprocessing.get_start_method()]
+    monkeypatch.setattr(
+        study._Pool, "run", lambda pool: study.StudyResult(stopped=[r.seed for r, _ in pool.todo] == [0, 0])
+    )
     code, out, _ = run(words, capsys)
-    assert code == 0 and "2 runs, 1 of them done" in out
+    assert code == 75 and "4 runs, 2 of them done" in out  # what failed is tried again, and nothing else
 
 
 @pytest.mark.parametrize("wrong", [["--compile", "bogus"], ["--workers", "-1"], ["--tracker", "none_such"]])

@@ -1,4 +1,4 @@
-"""Recipes that nobody trained yet: each takes steps at its own shape, class count, set size and label budget."""
+"""Recipes that nobody trained yet: each takes a step at its own shape, class count, set size and label budget."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_there_are_recipes_of_all_sets_and_budgets() -> None:
     assert len(UNTRAINED) == 4 * sum(map(len, budgets.values()))
 
 
-EVERY_METHOD_AT = ("40", "400", "4000", "1pct")
-# Every method at one budget of a set or more, and at the others the one that has all the terms.
-TRIED = [name for name in UNTRAINED if name.rpartition("_")[2] in EVERY_METHOD_AT or ".muscle_fixmatch_" in name]
+EVERY_METHOD_AT = ("cifar10_40", "cifar100_400", "svhn_40", "stl10_40", "mini_imagenet_4000", "imagenet_1pct")
+# Every method at one budget of each set, and at the others the one that has all the terms.
+TRIED = [name for name in UNTRAINED if name.endswith(EVERY_METHOD_AT) or ".muscle_fixmatch_" in name]
 
 
 @pytest.mark.parametrize("name", TRIED)
-def test_recipe_takes_steps(name: str, tmp_path: Path) -> None:
-    recipe = get_recipe(name, {"batch_size": 2, "mu": 1, "steps": 2})
+def test_recipe_takes_a_step(name: str, tmp_path: Path) -> None:
+    recipe = get_recipe(name, {"batch_size": 2, "mu": 1, "steps": 1})
     dataset = stand_in(recipe.dataset)
     budget = Budget(recipe.labels, recipe.seed)
     split = make_split(recipe.dataset, dataset.train.labels.tolist(), dataset.info.num_classes, budget)
@@ -64,9 +64,8 @@ def test_recipe_takes_steps(name: str, tmp_path: Path) -> None:
     trainer = Trainer(recipe, Data(dataset, split, dataset.test), RunOptions(cpu=True).accelerator(folder, 1))
     before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
     trainer.model.train()
-    for step in range(recipe.steps):
-        terms, _ = trainer.step(step, trainer.batches.at(step), True)
-        assert math.isfinite(float(terms["loss"])), terms
+    terms, _ = trainer.step(0, trainer.batches.at(0), True)
+    assert math.isfinite(float(terms["loss"])), terms
     assert not all(a.equal(b) for a, b in zip(before, trainer.model.parameters(), strict=True))
     head = list(trainer.model.parameters())[-1]
     assert len(head) == dataset.info.num_classes

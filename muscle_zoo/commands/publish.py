@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
-    parser.add_argument("--verify", action="store_true", help="download each afterwards, and check it")
+    parser.add_argument("--verify", action="store_true", help="check each before, and again as it is downloaded")
     parser.add_argument(
         "--pin", action="store_true", help="write repo, revision and sha256 into registry.json: what users then load"
     )
@@ -49,23 +49,39 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for card in cards:
         try:
-            change = _one(card, f"{args.namespace}/{card.name}", api, args)
+            done = _publish(card, api, rows, pins, args)
         except (MuscleZooError, OSError) as error:  # the latter: a file of the card cannot be read
-            failed += 1
+            done = False
             print(f"{card.name}: failed", flush=True)
             print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
-            continue
-        if args.verify and not _is_as_promised(card, change, rows):
-            failed += 1
-            continue
-        if pins is not None:
-            with registry.locked(pins.parent):
-                registry.register(pins, card.name, change.sha256, change.repo, change.revision)
-            print(f"{card.name}: pinned in {pins}", flush=True)
+        failed += not done
     if len(cards) > 1:
-        done = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
-        print(f"{len(cards) - failed} of {len(cards)} {done}")
+        what = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
+        print(f"{len(cards) - failed} of {len(cards)} {what}")
     return ExitCode.FAILED if failed else ExitCode.DONE
+
+
+def _publish(card: Path, api: HfApi, rows: Sequence[Row], pins: Path | None, args: argparse.Namespace) -> bool:
+    """Publishes a card, and what follows from it; whether all of it was done.
+
+    A tag and a pin are for ever, so they come after everything that is looked at.
+    """
+    from ..publishing.publish import give_tag
+
+    if args.verify and not _is_as_promised(card.name, f"local-dir:{card}", rows):
+        print(f"{card.name}: not published; mend {card} first (`muscle-zoo cards render`, or export it again)")
+        return False
+    change = _one(card, f"{args.namespace}/{card.name}", api, args)
+    if args.verify and not _is_as_promised(card.name, f"hf-hub:{change.repo}@{change.revision}", rows, shown=True):
+        return False
+    if args.tag and not args.dry_run:
+        give_tag(change, api, args.tag)
+        print(f"{card.name}: tag {args.tag}", flush=True)
+    if pins is not None:
+        with registry.locked(pins.parent):
+            registry.register(pins, card.name, change.sha256, change.repo, change.revision)
+        print(f"{card.name}: pinned in {pins}", flush=True)
+    return True
 
 
 def _require_that_go_together(args: argparse.Namespace) -> None:
@@ -77,13 +93,15 @@ def _require_that_go_together(args: argparse.Namespace) -> None:
         raise InputError("--verify looks at what was published; leave out --dry-run")
 
 
-def _is_as_promised(card: Path, change: Change, rows: Sequence[Row]) -> bool:
-    """Downloads what was published, checks it, and prints what came of it."""
+def _is_as_promised(name: str, where: str, rows: Sequence[Row], shown: bool = False) -> bool:
+    """Checks a card, and prints what is wrong with it; what is right only if it is to be shown."""
     from ..publishing.verify import verify
 
-    checks = verify(f"hf-hub:{change.repo}@{change.revision}", rows)
-    print(render(card.name, checks), flush=True)
-    return all(check.passed for check in checks)
+    checks = verify(where, rows)
+    passed = all(check.passed for check in checks)
+    if shown or not passed:
+        print(render(name, checks), flush=True)
+    return passed
 
 
 def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
@@ -97,8 +115,7 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
         what = f"{change.url} at {change.revision[:12]}: " if change.files else f"{change.url} was up to date"
     sizes = [f"{name} ({(card / name).stat().st_size:,} bytes)" for name in change.files]
     left = f"; left alone: {', '.join(change.others)}" if change.others else ""
-    tagged = f"; tag {args.tag}" if args.tag and not args.dry_run else ""
-    print(f"{card.name}: {what}{', '.join(sizes)}{left}{tagged}", flush=True)
+    print(f"{card.name}: {what}{', '.join(sizes)}{left}", flush=True)
     return change
 
 

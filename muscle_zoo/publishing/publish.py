@@ -98,14 +98,15 @@ def _git_hash(path: Path) -> str:
 def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str = "", create_pr: bool = False) -> Change:
     """Puts a card folder on the Hub, creating or updating the repo in one commit.
 
-    A run that was killed leaves the repo as it was or whole; the same call completes it.
+    A run that was killed leaves the repo as it was or whole; the same call completes it. The tag is not set yet, so
+    that the commit can be looked at before; see :func:`give_tag`.
 
     Args:
         card: A folder of hub_cards/.
         repo: ``NAMESPACE/NAME``.
         api: The Hub.
         private: Make a new repo private.
-        tag: Give the commit this tag.
+        tag: The commit is to get this tag; one that it cannot get is refused before anything is committed.
         create_pr: Open a pull request instead of committing.
 
     Returns:
@@ -140,6 +141,14 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
         arrived = [lfs.sha256 for file in files if (lfs := getattr(file, "lfs", None))]  # a folder has none
         if arrived != [change.sha256]:
             raise HubError(f"{repo}: {WEIGHTS_FILE} on the Hub is not what was sent; run the same command again")
-        if tag:
-            api.create_tag(repo, tag=tag, revision=revision, exist_ok=True)
     return replace(change, revision=revision, url=url)
+
+
+def give_tag(change: Change, api: HfApi, tag: str) -> None:
+    """Gives a commit that :func:`publish` made, or found, its tag. It is for ever, so it comes last.
+
+    Raises:
+        HubError: The Hub refused or cannot be reached.
+    """
+    with hub_errors(change.repo, HubError):
+        api.create_tag(change.repo, tag=tag, revision=change.revision, exist_ok=True)

@@ -146,7 +146,9 @@ class _Pool:
             worker = next(idle, None) or self._start()
             worker.job = self.todo.pop(0)
             left = self._time_left()
-            worker.connection.send((*worker.job, replace(self.options, time_limit=left, progress=False, fresh=False)))
+            with suppress(OSError):  # it just died, which is noticed when it is listened to
+                options = replace(self.options, time_limit=left, progress=False, fresh=False)
+                worker.connection.send((*worker.job, options))
 
     def _time_left(self) -> float | None:
         limit = self.options.time_limit
@@ -169,7 +171,7 @@ class _Pool:
         worker.job = None
         try:
             finished, error = worker.connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):  # the latter where it died before it had read what to do
             worker.process.join()
             self.workers.remove(worker)
             finished, error = False, f"its process died (exit code {worker.process.exitcode}); is memory short?"
@@ -198,6 +200,8 @@ def _work(connection: Connection) -> None:
     """What a worker does: the next run, until there is none or it is told to stop."""
     if hasattr(os, "setsid"):  # a terminal's Ctrl-C is the parent's: it tells each worker, once
         os.setsid()
+    # Else what reads pictures would be spawned too, as this process was, and import torch every time.
+    multiprocessing.set_start_method(None, force=True)
     with StopSignal(None) as stop, suppress(EOFError):
         while True:
             recipe, folder, options = connection.recv()
