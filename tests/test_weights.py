@@ -67,7 +67,7 @@ def test_the_export_says_what_it_is(finished_run: Path) -> None:
     block = config["muscle_zoo"]
     assert set(block) == {
         *("schema", "name", "method", "dataset", "labels", "seed", "split_sha256", "recipe", "recipe_sha256", "step"),
-        *("metrics", "weights_sha256", "probe", "git_sha", "versions", "device", "hours"),
+        *("metrics", "calibration", "weights_sha256", "probe", "git_sha", "versions", "device", "hours"),
     }
     split = json.loads((export / "split.json").read_text())
     assert split["sha256"] == block["split_sha256"] and len(split["labelled"]) == 10

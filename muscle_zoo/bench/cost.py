@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data import DataSet
 from ..engine.options import RunOptions
-from ..methods import default_options, method_names
+from ..methods import default_options, method_names, version_of
 from ..recipes import Recipe
 from .step import Stepper, bare_step, mi_seconds
 from .timing import median_seconds
@@ -50,10 +50,14 @@ def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tupl
     device = None
     with tempfile.TemporaryDirectory() as folder:
         for method in method_names():
-            own = replace(recipe, method=method, options=default_options(method))
+            own = replace(recipe, method=method, options=default_options(method), version=version_of(method))
             step = Stepper(own, dataset, options, Path(folder) / method)
             control = replace(
-                recipe, method="supervised", options=default_options("supervised"), batch_size=step.images
+                recipe,
+                method="supervised",
+                options=default_options("supervised"),
+                version=version_of("supervised"),
+                batch_size=step.images,
             )
             device = step.trainer.device
             work: dict[str, Callable[[], object]] = {

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..data import Batches
 from ..data.batches import step_seed
 from ..errors import InputError
-from ..methods import Batch, Group, Method, RunContext, create_method, recipe_defaults
+from ..methods import Batch, Group, Method, RunContext, create_method, version_of
 from ..methods.base import frozen_statistics, same_dropout
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
@@ -185,11 +185,10 @@ def _require_this_version(recipe: Recipe) -> None:
     Raises:
         InputError: It is one.
     """
-    version = recipe_defaults(recipe.method).get("version", Recipe.version)
-    if recipe.version != version:
+    if recipe.version != version_of(recipe.method):
         raise InputError(
-            f"version={recipe.version}: this code trains version {version} of {recipe.method}; leave version out, or "
-            "check out the commit that the run's ledger row names"
+            f"version={recipe.version}: this code trains version {version_of(recipe.method)} of {recipe.method}; leave "
+            "version out, or check out the commit that the run's ledger row names"
         )
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "method_names",
     "preset_options",
     "recipe_defaults",
+    "version_of",
     "with_muscle",
 ]
 
@@ -100,6 +101,16 @@ def default_options(name: str) -> MethodOptions:
 def recipe_defaults(name: str) -> dict[str, int]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     return dict(METHODS[base_of(name)].recipe)
+
+
+def version_of(name: str) -> int:
+    """The version of a method's code: a recipe of another one is not what this code trains.
+
+    Example:
+        >>> version_of("fixmatch"), version_of("muscle_vat")
+        (1, 2)
+    """
+    return recipe_defaults(name).get("version", 1)
 
 
 def preset_options(name: str, preset: str) -> dict[str, Any]:
