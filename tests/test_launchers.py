@@ -170,7 +170,7 @@ def test_two_machines_go_on_from_the_first_ones_disk(disks: list[Path], seen: Se
     # A machine that has nothing does not start from scratch while another one has the state.
     codes, errors = seen["exchanged"]
     assert all(codes)
-    assert "error: --out run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[0]
+    assert "error: run folder run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[0]
     assert seen["run"][0] == [0, 0], seen
     assert [row["step"] for row in RunFolder(main / "run").read_log() if "loss" in row] == list(range(1, 15))
     assert file_sha256(main / "run" / WEIGHTS) == file_sha256(main / "whole" / WEIGHTS)
