@@ -9,7 +9,9 @@ The same as `muscle-zoo train`: recipe (recipes/recipe.py) -> training (engine/f
 
 import sys
 
-from muscle_zoo.cli import main
-
 if __name__ == "__main__":
+    try:
+        from muscle_zoo.cli import main
+    except KeyboardInterrupt:  # the imports take seconds
+        sys.exit("error: interrupted")  # with 1, as main does
     sys.exit(main(command="train"))

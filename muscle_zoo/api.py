@@ -5,7 +5,7 @@ The engine is imported when it is needed: ``import muscle_zoo`` alone brings tor
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from torch import nn
 from .checkpoints.factory import create_model
 from .checkpoints.target import checkpoint_name
 from .data import DataConfig
-from .errors import InputError
+from .errors import InputError, one_line
 from .methods import list_methods
 from .recipes import Recipe, get_recipe
 
@@ -86,7 +86,10 @@ def train(
     from .sessions.train import train_run
 
     recipe = _recipe(recipe, overrides)
-    folder = Path("runs") / recipe.name / f"seed{recipe.seed}" if out is None else Path(out)
+    _require_number("save_every", save_every, at_least=1)
+    if time_limit is not None and (not isinstance(time_limit, (int, float)) or time_limit <= 0):
+        raise InputError(f"time_limit={time_limit!r} is no time; give seconds, such as 540")
+    folder = Path("runs") / recipe.name / f"seed{recipe.seed}" if out is None else _path("out", out)
     options = RunOptions(
         mixed_precision=mixed_precision,
         tracker=tracker,
@@ -169,10 +172,8 @@ def predict(
     from .sessions.predict import list_pictures, predict_files
 
     for name, value in (("topk", topk), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(f"{name}={value} is out of range; give 1 or more")
-    given = [pictures] if isinstance(pictures, (str, PathLike)) else pictures
-    files = list_pictures([str(file) for file in given])
+        _require_number(name, value, at_least=1)
+    files = list_pictures(_paths(pictures))
     if isinstance(checkpoint, nn.Module):
         model, training = checkpoint, checkpoint.training
         try:
@@ -202,10 +203,39 @@ def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bo
         return get_recipe(recipe, values)
     if values:
         raise InputError("overrides go with a recipe's name; change a Recipe by dataclasses.replace")
+    if not isinstance(recipe, Recipe):
+        raise InputError(f"recipe={one_line(repr(recipe))} is no recipe; give its name, or a muscle_zoo.Recipe")
     return recipe
 
 
 def _data(root: AnyPath | None, stream: bool | None, workers: int, progress: bool) -> DataConfig:
-    if workers < 0:
-        raise InputError(f"workers={workers} is out of range; give 0 or more")
-    return DataConfig(None if root is None else Path(root), stream, workers, progress)
+    _require_number("workers", workers, at_least=0)
+    return DataConfig(None if root is None else _path("data", root), stream, workers, progress)
+
+
+def _path(name: str, value: object) -> Path:
+    if not isinstance(value, (str, PathLike)):
+        raise InputError(f"{name}={one_line(repr(value))} is no path; give a string or a pathlib.Path")
+    return Path(value)
+
+
+def _paths(pictures: object) -> list[str]:
+    """The paths that were given for pictures."""
+    remedy = "give paths of pictures, or of folders of them"
+    if isinstance(pictures, (str, PathLike)):
+        return [str(pictures)]
+    if not isinstance(pictures, Iterable):
+        raise InputError(f"pictures: {type(pictures).__name__} is no path; {remedy}")
+    given = list(pictures)
+    if not given:
+        raise InputError(f"pictures={pictures!r} has none; {remedy}")
+    if wrong := [type(item).__name__ for item in given if not isinstance(item, (str, PathLike))]:
+        raise InputError(f"pictures: {wrong[0]} is no path; {remedy}")
+    return [str(item) for item in given]
+
+
+def _require_number(name: str, value: object, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise InputError(f"{name}={one_line(repr(value))} is no whole number; give {at_least} or more")
+    if value < at_least:
+        raise InputError(f"{name}={value} is out of range; give {at_least} or more")

@@ -6,6 +6,9 @@ import difflib
 from collections.abc import Iterable
 from enum import IntEnum
 
+# `train` alone sets an old run aside; a study's run folder may be given to it too.
+START_OVER = "start over with `train --fresh` (in Python fresh=True)"
+
 
 class ExitCode(IntEnum):
     """How a command ends. A launcher replaces these by its own; there, ``status.json`` tells."""

@@ -56,7 +56,7 @@ def test_one_process_trains_in_one_precision_after_the_other(tmp_path: Path) -> 
         out = tmp_path / precision
         run = muscle_zoo.train(NAME, SHORT, out=out, cpu=True, mixed_precision=precision, progress=False)
         assert run.row is not None and run.row.dtype == {"no": "float32"}.get(precision, precision)
-    with pytest.raises(InputError, match="is a finished run in float32, not bf16; give another --out"):
+    with pytest.raises(InputError, match="is a finished run in float32, not bf16; give another folder"):
         muscle_zoo.train(NAME, SHORT, out=tmp_path / "no", cpu=True, mixed_precision="bf16")
 
 
@@ -87,7 +87,20 @@ def test_wrong_input(tmp_path: Path) -> None:
         (lambda: muscle_zoo.train(NAME, ["steps=60"]), "give a dictionary of fields and values"),
         (lambda: muscle_zoo.train(NAME, mixed_precision="half"), "mixed-precision half is unknown; known: bf16, fp16"),
         (lambda: muscle_zoo.predict(NAME, tmp_path / "none.png"), "does not exist"),
-        (lambda: muscle_zoo.predict(NAME, [], cpu=True), "no pictures"),
+        (lambda: muscle_zoo.predict(NAME, [], cpu=True), r"pictures=\[\] has none; give paths"),
+        (lambda: muscle_zoo.predict(NAME, Image.new("L", (8, 8))), "pictures: Image is no path; give paths"),
+        (lambda: muscle_zoo.predict(NAME, [Image.new("L", (8, 8))]), "pictures: Image is no path; give paths"),
+        (lambda: muscle_zoo.predict(NAME, 3), "pictures: int is no path"),
+        (lambda: muscle_zoo.predict(NAME, "x.png", topk="3"), "topk='3' is no whole number"),
+        (lambda: muscle_zoo.predict(NAME, "x.png", batch_size=1.5), "batch_size=1.5 is no whole number"),
+        (lambda: muscle_zoo.train(NAME, out=3), "out=3 is no path; give a string"),
+        (lambda: muscle_zoo.train(NAME, data=["a"]), r"data=\['a'\] is no path"),
+        (lambda: muscle_zoo.train(NAME, time_limit="9m"), "time_limit='9m' is no time; give seconds"),
+        (lambda: muscle_zoo.train(NAME, time_limit=0), "time_limit=0 is no time"),
+        (lambda: muscle_zoo.train(NAME, workers="2"), "workers='2' is no whole number"),
+        (lambda: muscle_zoo.train(NAME, save_every=None), "save_every=None is no whole number"),
+        (lambda: muscle_zoo.train(3), "recipe=3 is no recipe; give its name"),
+        (lambda: muscle_zoo.evaluate(NAME, data=3), "data=3 is no path"),
         (lambda: muscle_zoo.predict(NAME, str(shipped_cards() / NAME), topk=0), "topk=0 is out of range"),
     ):
         with pytest.raises(InputError, match=says) as error:

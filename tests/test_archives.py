@@ -318,7 +318,13 @@ def test_downloads_that_fail(name: str, fault: str, tmp_path: Path, site: Site) 
     with pytest.raises(DownloadError, match=FAULTS[fault]) as caught:
         load(name, tmp_path)
     one_line(caught, dataset_info(name).title, FILES[name], tmp_path / name, "--data", "MUSCLE_ZOO_DATA")
-    assert names(tmp_path) == {"mine.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.txt"}  # no lock either
+
+
+def test_a_mistyped_folder_is_not_made(tmp_path: Path, site: Site) -> None:
+    with pytest.raises(DownloadError):  # the site has nothing
+        load("mnist", tmp_path / "no" / "such")
+    assert not list(tmp_path.iterdir())
 
 
 def test_cifar10_jpeg_that_is_nowhere(tmp_path: Path) -> None:

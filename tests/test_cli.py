@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -36,6 +37,18 @@ def test_the_scripts_exit_with_2_and_one_line(script: str, tmp_path: Path) -> No
     assert done.returncode == 2
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_ctrl_c_while_a_script_imports(script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt if name == "main" else AttributeError
+
+    monkeypatch.setitem(sys.modules, "muscle_zoo.cli", Interrupted("muscle_zoo.cli"))
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert stop.value.code == "error: interrupted"  # which Python prints, and exits with 1
 
 
 @pytest.mark.parametrize("damage", [truncated, wrong_hash, lambda export: (export / "config.json").unlink()])

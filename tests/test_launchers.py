@@ -17,7 +17,6 @@ from muscle_zoo import get_recipe
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.files import file_sha256
 from tests.conftest import once
-from tests.pictures import make_folder
 from tests.test_engine import run
 
 Seen = dict[str, tuple[list[int], list[str]]]
@@ -30,7 +29,6 @@ ONE = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"]
 # A seed of which each half of the first step has other right guesses.
 WORDS = ["cnn4.muscle_fixmatch_digits_10", "steps=14", "eval_every=7", "batch_size=8", "mu=2", "seed=1"]
 WORDS += ["fixmatch.threshold=0.2"]
-PICTURES = ["cnn4.muscle_fixmatch_folder_8", "steps=6", "eval_every=3", "batch_size=8", "mu=2", "image_size=16"]
 WEIGHTS = "export/model.safetensors"
 # torchrun keeps its store when it starts the processes anew, and one of them may read the address of a dead one there
 # (pytorch issue 135712); a store of each attempt's own is the remedy.
@@ -94,11 +92,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where tests/two_machines.py ran all its commands, on machines with the disks a/ and b/."""
 
     def run_all(folder: Path) -> None:
-        pictures = [*PICTURES, "--data", str(make_folder(folder / "pictures"))]
         place = f"127.0.0.1:{free_port()}"
         meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--local-addr", "127.0.0.1"]
         script = Path(__file__).with_name("two_machines.py")
-        words = [*TORCHRUN, *NODES, *meet, str(script), json.dumps([str(folder), WORDS, pictures])]
+        words = [*TORCHRUN, *NODES, *meet, str(script), json.dumps([str(folder), WORDS])]
         codes, errors = launch_beside([words, words], [folder / "a", folder / "b"])
         assert codes == [0, 0], "".join(errors)
 
@@ -170,7 +167,7 @@ def test_two_machines_go_on_from_the_first_ones_disk(disks: list[Path], seen: Se
     # A machine that has nothing does not start from scratch while another one has the state.
     codes, errors = seen["exchanged"]
     assert all(codes)
-    assert "error: --out run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[0]
+    assert "error: run folder run: process 1 has the state of step 10 on its disk, process 0 that of" in errors[0]
     assert seen["run"][0] == [0, 0], seen
     assert [row["step"] for row in RunFolder(main / "run").read_log() if "loss" in row] == list(range(1, 15))
     assert file_sha256(main / "run" / WEIGHTS) == file_sha256(main / "whole" / WEIGHTS)
@@ -185,12 +182,6 @@ def test_what_is_finished_or_wrong_on_the_first_machine_ends_both(disks: list[Pa
     assert codes == [2, 2] and not errors[1]
     assert errors[0].count("error: batch_size=7 is not divisible by 2 processes; give a multiple of 2") == 1
     assert not (disks[0] / "uneven").exists()
-
-
-@pytest.mark.slow
-def test_two_processes_train_on_streamed_pictures(disks: list[Path], seen: Seen) -> None:
-    assert seen["streamed"][0] == [0, 0], seen
-    assert RunFolder(disks[0] / "streamed").read_status()["row"]["processes"] == 2
 
 
 @pytest.mark.slow

@@ -159,6 +159,6 @@ def test_a_run_of_other_data_or_precision_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="the data are not those"):
         run(recipe, folder.path)
     forget_accelerate()
-    with pytest.raises(InputError, match="--mixed-precision: the run was begun in float32, not bf16"):
+    with pytest.raises(InputError, match="mixed precision: the run was begun in float32, not bf16"):
         run(recipe, folder.path, dataclasses.replace(ON_CPU, mixed_precision="bf16"))
     assert folder.log_file.read_bytes() == log

@@ -11,6 +11,7 @@ import torch
 from muscle_zoo import InputError
 from muscle_zoo.engine.run import Run
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.results.ledger import write_ledger
 from muscle_zoo.sessions import evaluate as evaluation
 from muscle_zoo.sessions import study
 from tests import dying
@@ -30,8 +31,9 @@ def test_a_study_on_other_pictures_does_not_show_the_old_ones_results(tmp_path: 
     words = [*WORDS, "image_size=32", "--datasets", "folder", "--labels", "8", "--seeds", "1", "--arch", "test_resnet"]
     words += ["--out", str(out)]
     code, printed, err = run([*words, "--data", str(b)], capsys)
-    assert code == 2 and f"is a finished run on {a}, not on {b}; give another --out, or --fresh" in err and not printed
-    (out / "results.csv").touch()
+    says = f"is a finished run on {a}, not on {b}; give another folder, or start over with `train --fresh`"
+    assert code == 2 and says in err and not printed  # `study` has no such option
+    write_ledger(out / "results.csv", [])
     code, _, err = run([*words, "--data", str(b), "--ledger", str(out / "results.csv")], capsys)
     assert code == 2 and "a ledger does not say whose pictures" in err
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.methods import METHODS, with_muscle
+from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.results.stats import cells, interval, mean_gains
@@ -171,6 +172,56 @@ def test_a_study_that_fails_exits_with_1_and_one_that_is_stopped_with_75(
     words = ["study", "--methods", "supervised", "--datasets", "digits", "--labels", "10", "--seeds", "1"]
     found, out, err = run([*words, "--out", str(tmp_path / "s")], capsys)
     assert found == code and out_says in out and err_says in err and bool(err) == bool(err_says)
+
+
+def test_a_second_study_in_the_same_folder_keeps_the_first_ones_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "s"
+
+    def study(methods: str, labels: str, seeds: int, *more: str) -> tuple[int, str]:
+        words = [
+            "study",
+            "--methods",
+            methods,
+            "--datasets",
+            "digits",
+            "--labels",
+            labels,
+            "--seeds",
+            str(seeds),
+            *more,
+        ]
+        code, _, err = run([*words, "--cpu", "--out", str(out)], capsys)
+        return code, err
+
+    def trained(recipes: list[Recipe], *_: object) -> study_session.StudyResult:
+        rows = [
+            dataclasses.replace(ROW, name=r.name, seed=r.seed, recipe_sha256=r.sha256, bias=r.bias) for r in recipes
+        ]
+        return study_session.StudyResult(rows)
+
+    monkeypatch.setattr(study_session, "run_study", trained)
+    assert study("supervised", "10", 2, "steps=7") == (0, "")
+    assert study("fixmatch", "40", 1, "steps=7") == (0, "")
+    assert study("supervised", "10", 1, "steps=7") == (0, "")
+    rows = read_ledger(out / "results.csv")
+    assert len(rows) == 6 and {r.name.split(".")[1] for r in rows} == {
+        *("supervised_digits_10", "muscle_digits_10", "fixmatch_digits_40", "muscle_fixmatch_digits_40")
+    }
+    table = (out / "table.md").read_text()
+    assert table == "Every run with `steps=7`.\n\n" + study_table(rows) + "\n"
+    before = listing(tmp_path)
+    for words, says in (
+        (("fixmatch", "40", 1), "with other settings"),
+        (("vat", "10", 1, "steps=8"), "with other settings"),
+        (("vat", "10", 1, "steps=7", "vat.weight=0.5"), "with other settings"),
+        (("vat", "10", 1, "steps=7", "--arch", "test_resnet"), "of another backbone"),
+        (("vat", "10pct", 1, "steps=7"), "with another kind of budget"),
+    ):
+        code, err = study(*words)
+        assert code == 2 and f"--out {out} holds another study" in err and f"{says}); give another --out" in err, words
+        assert listing(tmp_path) == before
 
 
 @pytest.mark.slow

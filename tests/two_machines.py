@@ -67,7 +67,7 @@ def other_disk(home: Path) -> Iterator[None]:
     os.chdir(here)
 
 
-def run_all(machine: Machine, pictures: list[str]) -> None:
+def run_all(machine: Machine) -> None:
     machine.train("whole")
     machine.train("whole", what="again")
     if RANK == "0":
@@ -83,12 +83,11 @@ def run_all(machine: Machine, pictures: list[str]) -> None:
     with other_disk(machine.home):
         machine.train("run", what="exchanged")
     machine.train("run")
-    machine.run("streamed", *pictures, "--out", "streamed", "--stream", "--workers", "1")
 
 
 if __name__ == "__main__":
-    home, words, pictures = json.loads(sys.argv[1])
+    home, words = json.loads(sys.argv[1])
     # The processes meet once: a command parts them at its end, and the next one would read addresses of before.
     part, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda: None
-    run_all(Machine(Path(home), words), pictures)
+    run_all(Machine(Path(home), words))
     part()

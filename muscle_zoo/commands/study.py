@@ -10,7 +10,7 @@ from pathlib import Path
 from ..errors import ExitCode, InputError
 from ..recipes.names import parse_name
 from ..results.figures import plot_study
-from ..results.ledger import Row, write_ledger
+from ..results.ledger import Row, merge, write_ledger
 from ..results.study import plan
 from ..results.tables import study_table
 from .arguments import add_run_arguments, parse_overrides, run_options
@@ -33,8 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs what is not done yet; then writes results.csv, table.md and a figure for each data set and bias."""
-    from ..sessions.study import run_study
+    """Runs what is not done yet; then writes results.csv, table.md and a figure for each data set and bias.
+
+    Runs of an earlier study in the same folder stay in all of them.
+    """
+    from ..sessions.study import earlier_rows, run_study
 
     if args.seeds < 1 or args.jobs < 1:
         raise InputError(f"--seeds {args.seeds} --jobs {args.jobs}: give 1 or more")
@@ -43,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
     recipes = plan(args.arch, args.methods, args.datasets, args.labels, range(args.seeds), args.bias, overrides)
     out: Path = args.out or Path("runs") / "study"
-    result = run_study(recipes, out, run_options(args), args.jobs, args.ledger)
+    options = run_options(args)
+    earlier = earlier_rows(out, recipes, overrides, options)
+    result = run_study(recipes, out, options, args.jobs, args.ledger)
     if result.rows:
-        text = write(result.rows, out, overrides)
+        text = write(merge(earlier, result.rows), out, overrides)
         print(f"\n{text}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
     for line in result.failed:
         print(f"failed: {line}", file=sys.stderr)

@@ -8,7 +8,8 @@ import io
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -72,8 +73,7 @@ def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
         )
     target = root / info.name
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{info.name}.lock"):  # of several processes one downloads, the others then find it
+        with _alone(root, info.name):  # of several processes one downloads, the others then find it
             if (parts := _find(info, root)) is not None:
                 return parts
             return _download(info, target)
@@ -82,6 +82,23 @@ def load_archive(info: DataSetInfo, root: Path, download: bool = True) -> Parts:
             f"{info.title} could not be downloaded ({_explain(error)}); put its files ({ARCHIVES[info.name].files}) "
             f"into {target}, or say with --data or MUSCLE_ZOO_DATA where they are"
         ) from None
+
+
+@contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """One process at a time; where it fails, the folder is left as it was found: it may have been mistyped."""
+    made = [folder for folder in (root, *root.parents) if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    lock = root / f".{name}.lock"
+    with FileLock(lock):
+        try:
+            yield
+        except BaseException:
+            lock.unlink(missing_ok=True)
+            with suppress(OSError):  # one that holds something else by now stays
+                for folder in made:
+                    folder.rmdir()
+            raise
 
 
 def _find(info: DataSetInfo, root: Path) -> Parts | None:

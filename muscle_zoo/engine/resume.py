@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from ..errors import InputError
+from ..errors import START_OVER, InputError
 from .collectives import Parts, on_main_process, share_tensors, shared_errors
 from .run_folder import RunFolder
 from .state import load_optimizer_state, load_state, saved_step
@@ -36,8 +36,8 @@ def find_state(folder: RunFolder, dtype: str, split: dict[str, Any], accelerator
     steps = gather_object([saved_step(folder.state_dir)])
     if ahead := [rank for rank, step in enumerate(steps) if step > steps[0]]:  # a launcher may renumber machines
         raise InputError(
-            f"--out {folder.path}: process {ahead[0]} has the state of step {steps[ahead[0]]} on its disk, "
-            f"process 0 that of step {steps[0]}; let that machine be the first (--node_rank 0), or give --fresh"
+            f"run folder {folder.path}: process {ahead[0]} has the state of step {steps[ahead[0]]} on its disk, "
+            f"process 0 that of step {steps[0]}; let that machine be the first (--node_rank 0), or {START_OVER}"
         )
     with shared_errors():
         saved = _load(folder, dtype, split) if accelerator.is_main_process else None
@@ -61,7 +61,7 @@ def _load(folder: RunFolder, dtype: str, split: dict[str, Any]) -> Saved | None:
     if saved is not None:
         _require_fit(folder, saved[1]["dtype"], dtype, split)
     elif done := folder.read_status().get("step", 0):
-        raise InputError(f"{folder.state_dir} is gone, and {done} steps were done; restore it or give --fresh")
+        raise InputError(f"{folder.state_dir} is gone, and {done} steps were done; restore it, or {START_OVER}")
     return saved
 
 
@@ -69,13 +69,13 @@ def _require_fit(folder: RunFolder, saved_dtype: str, dtype: str, split: dict[st
     """Refuses to go on in another precision or with other data than the run was begun with."""
     if saved_dtype != dtype:
         raise InputError(
-            f"--mixed-precision: the run was begun in {saved_dtype}, not {dtype}; give the same, or --fresh"
+            f"mixed precision: the run was begun in {saved_dtype}, not {dtype}; give the same, or {START_OVER}"
         )
     before = folder.read_split()
     if before is not None and before != split:
         raise InputError(
             f"{folder.split_file}: the data are not those the run was begun with ({_changes(before, split)}); "
-            "restore them, or give --fresh"
+            f"restore them, or {START_OVER}"
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import reduce as reduce_over_processes
 from torch import Tensor
 
-from ..errors import TrainingError
+from ..errors import START_OVER, TrainingError
 from ..files import write_json
 from ..recipes import Recipe
 from .build import Data, to_device
@@ -115,9 +115,7 @@ class Run:
         """The error of a loss or weights that are not finite."""
         shown = ", ".join(f"{name}={value}" for name, value in row.items())
         state = f"the state of step {self.saved} is kept" if self.saved else "nothing was saved before"
-        return TrainingError(
-            f"the loss is not finite at step {step} ({shown}), {state}; lower lr, and start over with --fresh"
-        )
+        return TrainingError(f"the loss is not finite at step {step} ({shown}), {state}; lower lr, and {START_OVER}")
 
     def measure(self) -> dict[str, Metrics]:
         """Evaluates the raw and the averaged weights, each process on its share of the images."""

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
+from ..errors import START_OVER, InputError
 from ..files import read_json, write_json, write_text
 from ..recipes import Recipe
 from .folder_lock import FolderLock
@@ -54,15 +54,15 @@ class RunFolder:
         try:
             mine = self._lock.acquire()
         except OSError as error:
-            raise InputError(f"--out {self.path} cannot be locked ({error.strerror}); give another --out") from None
+            raise InputError(f"run folder {self.path} cannot be locked ({error.strerror}); give another") from None
         if not mine:
-            raise InputError(f"--out {self.path} is in use by another process; wait for it, or give another --out")
+            raise InputError(f"run folder {self.path} is in use by another process; wait for it, or give another")
 
     def _make(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"--out {self.path} cannot be made ({error.strerror}); give another --out") from None
+            raise InputError(f"run folder {self.path} cannot be made ({error.strerror}); give another") from None
 
     def check(self, recipe: Recipe) -> None:
         """Makes sure that the folder is new, empty, or this recipe's.
@@ -72,15 +72,15 @@ class RunFolder:
         """
         self.check_kind()
         if self.status_file.exists() and not self.recipe_file.exists():
-            raise InputError(f"{self.recipe_file} is missing; restore it, give another --out, or --fresh")
+            raise InputError(f"{self.recipe_file} is missing; restore it, give another folder, or {START_OVER}")
         if self.recipe_file.exists():
             previous = Recipe.from_dict(self._read_object(self.recipe_file))
             if previous != recipe:
                 new, old = recipe.to_dict(), previous.to_dict()
                 key = next(key for key in new if key != "name" and new[key] != old[key])
                 raise InputError(
-                    f"--out {self.path} holds another recipe ({previous.name} with {key}={old[key]}, not {new[key]}); "
-                    "give another --out, or --fresh to set that run aside"
+                    f"run folder {self.path} holds another recipe ({previous.name} with {key}={old[key]}, not "
+                    f"{new[key]}); give another folder, or {START_OVER}"
                 )
 
     def check_kind(self) -> None:
@@ -90,12 +90,12 @@ class RunFolder:
             InputError: It is something else.
         """
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
-            raise InputError(f"--out {self.path} is the working directory or above it; give a folder of its own")
+            raise InputError(f"run folder {self.path} is the working directory or above it; give a folder of its own")
         occupied = self.path.is_file() or (
             self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
-            raise InputError(f"--out {self.path} exists and is not a run folder; give another --out")
+            raise InputError(f"{self.path} exists and is not a run folder; give another folder")
 
     def open(self, recipe: Recipe) -> None:
         """Creates the folder for a recipe; :meth:`check` first."""
@@ -122,7 +122,7 @@ class RunFolder:
             return {}
         status = self._read_object(self.status_file)
         if type(status.get("step", 0)) is not int:
-            raise InputError(f"{self.status_file}: step={status['step']!r} is no number; restore it, or give --fresh")
+            raise InputError(f"{self.status_file}: step={status['step']!r} is no number; restore it, or {START_OVER}")
         return status
 
     def read_split(self) -> dict[str, Any] | None:
@@ -133,7 +133,7 @@ class RunFolder:
     def _read_object(path: Path) -> dict[str, Any]:
         value = read_json(path)
         if not isinstance(value, dict):
-            raise InputError(f"{path} holds a {type(value).__name__}, not an object; restore it, or give --fresh")
+            raise InputError(f"{path} holds a {type(value).__name__}, not an object; restore it, or {START_OVER}")
         return value
 
     def write_status(self, status: str, step: int, steps: int, **more: Any) -> None:

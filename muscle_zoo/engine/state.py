@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import InputError, TrainingError
+from ..errors import START_OVER, InputError, TrainingError
 from ..files import file_sha256, read_json, write_json
 
 GENERATIONS = 2
@@ -80,7 +80,7 @@ def save_state(folder: Path, step: int, parts: dict[str, dict[str, Tensor]], val
         try:
             save_file({key: tensor.detach().contiguous().cpu() for key, tensor in tensors.items()}, path)
         except SafetensorError as error:  # not an OSError, though the disk is full
-            raise TrainingError(f"{path} cannot be written ({error}); free space, or give another --out") from error
+            raise TrainingError(f"{path} cannot be written ({error}); free space, or give another folder") from error
         _sync(path)
         digests[name] = file_sha256(path)
     write_json(part / "state.json", {"step": step, "sha256": digests, **values})
@@ -108,7 +108,7 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             warnings.warn(f"{generation} is damaged ({error}); going back to the state before it", stacklevel=2)
     if generations:
-        raise TrainingError(f"no state in {folder} can be read; give --fresh to start over in a new folder")
+        raise TrainingError(f"no state in {folder} can be read; {START_OVER}")
     return None
 
 

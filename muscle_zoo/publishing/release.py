@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import registry
-from ..errors import InputError
+from ..errors import START_OVER, InputError
 from ..files import read_json
 from ..recipes import get_recipe
 from ..results.ledger import Row, merge, read_ledger, row_from, runs_of, write_ledger
@@ -37,7 +37,7 @@ def read_finished_run(path: Path) -> FinishedRun:
     try:
         return FinishedRun(path, row_from(status["row"]))
     except TypeError as error:
-        raise InputError(f"{path / 'status.json'} has no ledger row ({error}); train again with --fresh") from None
+        raise InputError(f"{path / 'status.json'} has no ledger row ({error}); {START_OVER}") from None
 
 
 def release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:

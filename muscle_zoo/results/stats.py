@@ -104,7 +104,7 @@ def cells(rows: Iterable[Row]) -> list[Cell]:
     for row in rows:
         if hashes.setdefault((row.name, row.bias), row.recipe_sha256) != row.recipe_sha256:
             raise InputError(
-                f"{row.name} (bias {row.bias}) was run with different overrides; give each study its own --out"
+                f"{row.name} (bias {row.bias}) was run with different overrides; give each study its own folder"
             )
         parts = parse_name(row.name)
         base = base_of(parts["method"])

@@ -18,7 +18,7 @@ from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
 from ..engine.stop import StopSignal
 from ..errors import InputError, MuscleZooError
-from ..recipes import Recipe
+from ..recipes import Recipe, get_recipe
 from ..results.ledger import Row, read_ledger
 from .train import finished_row, train_run
 
@@ -67,6 +67,41 @@ def run_study(
     rows = (_row(*job, known, options) for job in zip(recipes, folders, strict=True))
     result.rows = [row for row in rows if row is not None]
     return result
+
+
+def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, str], options: RunOptions) -> list[Row]:
+    """The rows of runs that an earlier study left in the folder and this one has not, to stand in one table with its.
+
+    Args:
+        out: The study's folder.
+        recipes: The runs of this study.
+        overrides: What all of them change.
+        options: On which data they are.
+
+    Raises:
+        InputError: They do not belong into one table: another backbone, other settings or data, another kind of budget.
+    """
+    planned = {(recipe.name, recipe.sha256, recipe.seed) for recipe in recipes}
+    rows = [row for row in read_ledger(out / "results.csv") if row.key not in planned]
+    for row in rows:
+        if why := _apart(row, recipes[0], overrides):
+            raise InputError(f"--out {out} holds another study ({row.name} {why}); give another --out")
+        recipe = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.bias})
+        finished_row(RunFolder(out / "runs" / _folder(recipe)), own_folder(recipe, options.data))
+    return rows
+
+
+def _apart(row: Row, recipe: Recipe, overrides: Mapping[str, str]) -> str:
+    """Why a row cannot stand in one table with a recipe's run, if it cannot."""
+    try:
+        earlier = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.bias})
+    except InputError:
+        return "with other settings"
+    if earlier.arch != recipe.arch:
+        return "of another backbone"
+    if isinstance(earlier.labels, int) != isinstance(recipe.labels, int):
+        return "with another kind of budget"
+    return "" if earlier.sha256 == row.recipe_sha256 else "with other settings"
 
 
 def _known_rows(ledger: Path | None, recipes: Sequence[Recipe], options: RunOptions) -> Mapping[RowKey, Row]:

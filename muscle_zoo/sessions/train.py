@@ -24,7 +24,7 @@ from ..engine.fit import fit
 from ..engine.options import RunOptions, process_state
 from ..engine.processes import is_launched, is_main_process
 from ..engine.run_folder import RunFolder
-from ..errors import InputError, TrainingError, WeightsError
+from ..errors import START_OVER, InputError, TrainingError, WeightsError
 from ..publishing.export import export_run
 from ..recipes import Recipe
 from ..results.ledger import Row, row_from
@@ -114,7 +114,7 @@ def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Row | None:
     row = finished_row(folder, own_folder(recipe, options.data))
     asked = {"no": "float32"}.get(options.mixed_precision or "", options.mixed_precision)
     if row is not None and asked not in (None, row.dtype):
-        raise InputError(f"--out {folder.path} is a finished run in {row.dtype}, not {asked}; give another --out")
+        raise InputError(f"run folder {folder.path} is a finished run in {row.dtype}, not {asked}; give another folder")
     return row
 
 
@@ -133,8 +133,8 @@ def finished_row(folder: RunFolder, data: str) -> Row | None:
         return None
     if status.get("data", "") != data:
         raise InputError(
-            f"--out {folder.path} is a finished run on {status.get('data') or 'other data'}, not on {data or 'these'}; "
-            "give another --out, or --fresh"
+            f"run folder {folder.path} is a finished run on {status.get('data') or 'other data'}, not on "
+            f"{data or 'these'}; give another folder, or {START_OVER}"
         )
     return _read_row(folder)
 
