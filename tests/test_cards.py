@@ -127,6 +127,7 @@ def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
         ("study cnn4", "needs an architecture and a data set"),
         ("search cnn4 digits mnist labels=10", "needs an architecture and a data set"),
         ("bias cnn4 digits figure=x.png", "figure= is for study and zoo"),
+        ("bias cnn4 digits gains=x.png", "gains= is for study;"),
         ("search cnn4 digits labels=10 figure=x.png", "figure= is for study and zoo"),
     ],
 )
@@ -181,13 +182,14 @@ def test_the_zoo_shows_each_checkpoint_beside_its_controls() -> None:
 def test_a_figure_of_other_rows_has_drifted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     studies = tmp_path / "hub_cards" / "studies"
     studies.mkdir(parents=True)
-    page = "<!-- study cnn4 digits figure=digits.png -->\n\n<!-- /study -->\n![](digits.png)\n"
+    page = "<!-- study cnn4 digits figure=digits.png gains=gains.png -->\n\n<!-- /study -->\n![](digits.png)\n"
     (studies / "digits.md").write_text(page)
     command = ["--root", str(tmp_path)]
     for top1 in (0.5, 0.6):
         write_ledger(tmp_path / "hub_cards" / "results.csv", [row(top1=top1)])
         assert main(["cards", "check", *command]) == 1
-        assert f"drifted: {studies / 'digits.png'}" in capsys.readouterr().out
+        drifted = capsys.readouterr().out
+        assert all(f"drifted: {studies / name}" in drifted for name in ("digits.png", "gains.png"))
         assert main(["cards", "render", *command]) == 0
         assert main(["cards", "check", *command]) == 0
     assert (studies / "digits.png").read_bytes().startswith(b"\x89PNG")

@@ -14,7 +14,7 @@ from muscle_zoo import get_recipe
 from muscle_zoo.engine.plots import plot_curves
 from muscle_zoo.methods import METHODS, base_of
 from muscle_zoo.recipes.names import parse_name, with_method
-from muscle_zoo.results.figures import COLORS, MARKERS, plot_gains, plot_study, style_of
+from muscle_zoo.results.figures import COLORS, MARKERS, plot_gains, plot_gains_of_study, plot_study, style_of
 from muscle_zoo.results.tables import zoo_rows
 from tests.test_any_method import LEDGER, SUPERVISED, VAT
 from tests.test_study import ROWS
@@ -70,6 +70,23 @@ def test_a_study_shows_means_and_standard_deviations(saved: list[Figure], tmp_pa
         assert [tick.get_text() for tick in panel.get_xticklabels()] == ["10", "40"]
         for curve in panel.containers:
             assert curve.lines[0].get_xdata() == pytest.approx([10, 40], rel=0.05)
+
+
+def test_the_gains_of_a_study_have_intervals_and_fill_those_that_leave_out_zero(
+    saved: list[Figure], tmp_path: Path
+) -> None:
+    sure = [dataclasses.replace(r, name=r.name.replace("_10", "_40")) for r in ROWS if "fixmatch" not in r.name]
+    sure = [dataclasses.replace(r, top1_ema=0.5 + 0.1 * ("muscle" in r.name) + r.seed / 1e4) for r in sure]
+    plot_gains_of_study([*ROWS, *sure], tmp_path / "x.png")
+    ((supervised, fixmatch),) = [figure.axes for figure in saved]
+    assert (supervised.get_title(), fixmatch.get_title()) == ("supervised", "fixmatch")
+    half = 12.7062 * 1.5 / math.sqrt(1.0) / math.sqrt(2.0) * math.sqrt(2.0)  # gains of +1 and -2: deviation 2.12
+    (uncertain,) = fixmatch.containers
+    middle, _, (lines,) = uncertain.lines
+    assert middle.get_ydata() == pytest.approx([-0.5]) and middle.get_markerfacecolor() == "white"
+    assert lines.get_segments()[0][:, 1] == pytest.approx([-0.5 - half, -0.5 + half], rel=1e-4)
+    assert [c.lines[0].get_markerfacecolor() != "white" for c in supervised.containers] == [False, True]
+    assert supervised.get_ylim() == fixmatch.get_ylim()  # one scale: panels can be compared
 
 
 def test_the_gains_of_the_zoo_stand_in_the_middle_of_their_intervals(saved: list[Figure], tmp_path: Path) -> None:

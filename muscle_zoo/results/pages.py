@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..recipes.names import ZOO_METHODS
-from .figures import digest, plot_gains, plot_study
+from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
 from .study import select
 from .tables import bias_table, overall_table, search_rows, search_table, study_table, zoo_rows, zoo_table
@@ -31,7 +31,8 @@ class Mark:
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
 
-    ``figure=FILE`` names a picture beside the page, of ``study`` and ``zoo``.
+    ``figure=FILE`` names a picture beside the page, of ``study`` (accuracies) and ``zoo`` (gains); ``gains=FILE`` one
+    of a ``study``'s gains.
     """
 
     kind: str
@@ -44,13 +45,13 @@ class Mark:
 
     @property
     def values(self) -> dict[str, str]:
-        """``key=value`` before the first bar, but ``figure``."""
-        return {key: value for key, value in _values(self.parts[0]).items() if key != "figure"}
+        """``key=value`` before the first bar, but pictures."""
+        return {key: value for key, value in _values(self.parts[0]).items() if key not in ("figure", "gains")}
 
     @property
-    def figure(self) -> str:
-        """Name of the picture; empty if there is none."""
-        return _values(self.parts[0]).get("figure", "")
+    def figures(self) -> dict[str, str]:
+        """Names of the pictures by what they show: ``figure`` and ``gains``."""
+        return {key: value for key, value in _values(self.parts[0]).items() if key in ("figure", "gains")}
 
     @property
     def arch_and_dataset(self) -> tuple[str, str]:
@@ -154,7 +155,7 @@ class PageFigure:
     """A picture beside a page.
 
     Attributes:
-        kind: Of the mark that names it: ``study`` or ``zoo``.
+        kind: Of the mark that names it: ``study`` or ``zoo``; ``gains`` for that of a study's gains.
         rows: What it shows.
     """
 
@@ -163,10 +164,7 @@ class PageFigure:
 
     def plot(self, path: Path) -> None:
         """Draws the picture into a file."""
-        if self.kind == "zoo":
-            plot_gains(self.rows, path)
-        else:
-            plot_study(self.rows, path)
+        {"zoo": plot_gains, "study": plot_study, "gains": plot_gains_of_study}[self.kind](self.rows, path)
 
     def is_at(self, path: Path) -> bool:
         """Whether the picture there shows these rows."""
@@ -189,9 +187,10 @@ def page_figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int])
     for page in pages(root):
         for match in _MARK.finditer(page.read_text(encoding="utf-8")):
             mark = Mark(match["kind"], match["text"])
-            if not mark.figure:
-                continue
-            if mark.kind not in ("study", "zoo"):
-                raise InputError(f"<!-- {mark.kind}{mark.text} -->: figure= is for study and zoo; leave it out here")
-            figures[page.with_name(mark.figure)] = PageFigure(mark.kind, mark.rows(rows, parameters))
+            for word, file in mark.figures.items():
+                if mark.kind != "study" and (mark.kind != "zoo" or word == "gains"):
+                    fit = "study" if word == "gains" else "study and zoo"
+                    raise InputError(f"<!-- {mark.kind}{mark.text} -->: {word}= is for {fit}; leave it out here")
+                kind = "gains" if word == "gains" else mark.kind
+                figures[page.with_name(file)] = PageFigure(kind, mark.rows(rows, parameters))
     return figures
