@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from muscle_zoo import create_model, create_transform
-from muscle_zoo.data import Batches, DataConfig, ImageFiles
+from muscle_zoo.data import Batches, DataConfig, ImageFiles, images
 from muscle_zoo.data.images import upright
 from muscle_zoo.data.picture_folder import list_folder
 from muscle_zoo.engine.build import Data, prepare_data
@@ -271,6 +271,13 @@ def test_two_processes_train_on_streamed_pictures(folder: Path, tmp_path: Path) 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["processes"] == 2
+
+
+def test_one_of_several_processes_does_not_fork_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert images._context() is None
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    context = images._context()  # a fork beside gloo's threads hung once in two hundred times
+    assert context is not None and context.get_start_method() == "forkserver"
 
 
 @pytest.mark.parametrize("words", [[], ["--labels", "8"]])

@@ -6,11 +6,13 @@ a set that is streamed gives the very images that it gives from memory.
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -172,8 +174,22 @@ class ImageFiles:
             collate_fn=partial(_collate, self.input_size),
             generator=torch.Generator(),  # else it would draw from the global one, and change what a network draws
             worker_init_fn=_leave_interrupts,
+            multiprocessing_context=_context() if self.workers else None,
             **extra,
         )
+
+
+def _context() -> BaseContext | None:
+    """How the reading processes start: None for torch's own way, a fork.
+
+    A process that is one of several has threads of gloo or NCCL, and a fork beside them now and then hangs for ever:
+    its readers are forked from a clean process, which imports this file once.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return None
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _leave_interrupts(worker: int) -> None:
