@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from muscle_zoo import InputError
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.data import Batches
+from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.trainer import forward
-from muscle_zoo.methods import METHODS, Batch, Group, Method, RunContext, View, create_method
+from muscle_zoo.methods import METHODS, Batch, Group, Method, RunContext, View, create_method, with_muscle
 from muscle_zoo.methods.base import same_dropout
 from muscle_zoo.methods.supervised import Supervised
 from tests.test_engine import run, short
@@ -51,11 +55,28 @@ def test_what_is_drawn_for_the_same_dropout_is_drawn_again() -> None:
     assert torch.rand(3).equal(first)
 
 
-def test_muscles_views_go_where_the_bases_weak_view_goes() -> None:
-    views = create_method("muscle_vat").views
-    assert views["u_strong"] == View("unlabeled", "strong", 0, 1, still=True)
-    assert views["u_strong"]._replace(policy="weak") == views["u_weak"] == METHODS["vat"].views["u_weak"]
-    assert create_method("muscle").views["u_strong"] == View("unlabeled", "strong")
+@pytest.mark.parametrize("base", METHODS)
+def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(base: str) -> None:
+    method = create_method(with_muscle(base))
+    assert {name: method.views[name] for name in METHODS[base].views} == dict(METHODS[base].views)
+    strong = method.views["u_strong"]
+    if "u_strong" in METHODS[base].views:
+        assert strong == View("unlabeled", "strong")  # the base's own, in the base's forward
+        return
+    assert strong == View("unlabeled", "strong", group=-1, still=True)
+    recipe = get_recipe(f"cnn4.{with_muscle(base)}_digits_10", {"batch_size": 8, "mu": 2})
+    data = prepare_data(recipe)
+    model, teacher = build_model(recipe, data.dataset), build_model(recipe, data.dataset)
+    batch = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views).at(0)
+    states, outputs = [], []
+    for inputs in (batch.inputs, {**batch.inputs, "u_strong": 5.0 + batch.inputs["u_strong"].flip(0)}):
+        torch.manual_seed(0)
+        run_on = copy.deepcopy(model)
+        outputs.append(forward(run_on, teacher, method, dataclasses.replace(batch, inputs=inputs), 0)[0])
+        states.append({name: buffer.clone() for name, buffer in run_on.named_buffers()})
+    assert not outputs[0].pop("u_strong").equal(outputs[1].pop("u_strong"))
+    assert outputs[0] and all(outputs[0][name].equal(outputs[1][name]) for name in outputs[0])
+    assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
 def test_a_method_with_parameters_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -100,7 +100,11 @@ def default_options(name: str) -> MethodOptions:
 
 def recipe_defaults(name: str) -> dict[str, int]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
-    return dict(METHODS[base_of(name)].recipe)
+    base = METHODS[base_of(name)]
+    changes = dict(base.recipe)
+    if name != base_of(name) and "u_strong" not in base.views:
+        changes["version"] = 2  # MUSCLE's own strong view was in one forward with the base's
+    return changes
 
 
 def version_of(name: str) -> int:
