@@ -102,8 +102,8 @@ def recipe_defaults(name: str) -> dict[str, int]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     base = METHODS[base_of(name)]
     changes = dict(base.recipe)
-    if name != base_of(name) and "u_strong" not in base.views:
-        changes["version"] = 2  # MUSCLE's own strong view was in one forward with the base's
+    if name != base_of(name) and Muscle(base()).views["u_strong"].still:
+        changes["version"] = 2  # that view went through the network together with the base's once
     return changes
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from ..errors import InputError
 from ..losses import MutualInformationLoss
 from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 
-# The strong view goes through the network by itself, unless it is the base's own. Normalized together with the base's
-# views it would change the statistics that those are normalized with, and a base that compares outputs of different
-# forwards (a teacher's, an adversarial image's) would learn the difference: at one label a class of the digits, seeds
-# 102 and 103 of the dev fold, VAT with MUSCLE reached 91 and 65 % that way, and 97 and 97 % this way.
-_STRONG = View("unlabeled", "strong", group=-1, still=True)
+# Where the base has weak views of unlabeled images, and no strong one, MUSCLE's strong view goes through the network by
+# itself. Normalized together with the base's views it would change the statistics that those are normalized with, and
+# a base that compares outputs of different forwards (a teacher's, an adversarial image's) would learn the difference:
+# at one label a class of the digits, seeds 102 and 103 of the dev fold, VAT with MUSCLE reached 91 and 65 % that way,
+# and 97 and 97 % this way.
+_BY_ITSELF = View("unlabeled", "strong", group=-1, still=True)
 
 
 class Muscle(Method):
@@ -69,7 +72,7 @@ class Muscle(Method):
         self.views = {
             **base.views,
             "u_weak": base.views.get("u_weak", View("unlabeled", "weak")),
-            "u_strong": base.views.get("u_strong", _STRONG),
+            "u_strong": base.views.get("u_strong", strong_view(base.views)),
         }
 
     def weight_at(self, step: int) -> float:
@@ -97,3 +100,9 @@ class Muscle(Method):
         terms["mi"] = -mi_loss.detach()
         terms["mi_weight"] = mi_loss.new_full((), weight)
         return terms
+
+
+def strong_view(base: Mapping[str, View]) -> View:
+    """MUSCLE's own strong view around a base with these views: by itself if the base sees unlabeled images."""
+    sees_unlabeled = any(view.source == "unlabeled" for view in base.values())
+    return _BY_ITSELF if sees_unlabeled else View("unlabeled", "strong")
