@@ -89,11 +89,17 @@ def test_agreement_is_a_share_of_images() -> None:
         agreement(a[:0], a[:0])
 
 
-def test_the_rule_never_makes_a_network_surer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rule_never_makes_a_network_surer() -> None:
     choose = calibration.choose_temperature
-    assert choose(0.5, 4.0, 1) == 1.0 and choose(1.25, 9.0, 1) == 1.25 and choose(1.23456789, 1.0, 1) == 1.2346
-    monkeypatch.setattr(calibration, "strength", lambda labels_per_class: 1.0 if labels_per_class < 2 else 0.5)
-    assert choose(1.25, 9.0, 1) == 9.0 and choose(1.0, 9.0, 4) == 3.0 and choose(1.0, 0.2, 4) == 1.0
+    assert choose(0.5, 4.0, 0.0) == 1.0 and choose(1.25, 9.0, 0.0) == 1.25 and choose(1.23456789, 1.0, 0.0) == 1.2346
+    assert choose(1.25, 9.0, 1.0) == 9.0 and choose(1.0, 9.0, 0.5) == 3.0 and choose(1.0, 0.2, 0.5) == 1.0
+
+
+def test_the_rule_goes_furthest_at_few_labels_and_nowhere_without_strong_views() -> None:
+    by_labels = [calibration.strength(n, True) for n in (0.5, 1, 2, 4, 10, 100)]
+    assert by_labels == pytest.approx([1.0, 1.0, 0.8409, 0.7071, 0.5623, 0.3162], abs=1e-4)
+    assert not any(calibration.strength(n, False) for n in (0.5, 1, 100))
+    assert calibration.strength(0, True) == 0.0
 
 
 class Brightness(nn.Module):
@@ -122,7 +128,7 @@ PLAIN = dataclasses.replace(INFO, mean=(0.5,), std=(0.02,))
 def test_a_calibration_is_what_its_views_say() -> None:
     """Against a second implementation, of the images that the network was shown."""
     model, images = Brightness(), noise(60)
-    found = calibrate(model, images, PLAIN, WEAK, STRONG, seed=3, labels_per_class=2.5, batch_size=25)
+    found = calibrate(model, images, PLAIN, WEAK, STRONG, seed=3, labels_per_class=2.5, saw_strong=True, batch_size=25)
     shown = [torch.cat([model.shown[part * 4 + view] for part in range(3)]) for view in range(4)]
     assert all(len(view) == 60 for view in shown)
     assert torch.allclose(shown[0], (images.images / 255 - 0.5) / 0.02, atol=1e-4)
@@ -137,12 +143,14 @@ def test_a_calibration_is_what_its_views_say() -> None:
     assert confidence(logits[0], found.t_weak_weak) == pytest.approx(same[1][2])
     weak, strong = (temperature_for(logits[0], same[0][view]) for view in (1, 3))
     assert found.t_geometric == pytest.approx(math.sqrt(weak * strong))
-    assert found.temperature == max(1.0, round(found.t_weak_weak, 4))
+    a = 2.5**-0.25
+    assert found.temperature == max(1.0, round(found.t_weak_weak ** (1 - a) * found.t_geometric**a, 4))
+    assert dataclasses.replace(found, saw_strong=False).temperature == max(1.0, round(found.t_weak_weak, 4))
 
 
 def test_views_are_of_the_policies_that_were_given() -> None:
     model, images = Brightness(), noise(30)
-    calibrate(model, images, PLAIN, parse_policy("weak", "flip"), parse_policy("strong", "cutout(0.6)"), 0, 1.0)
+    calibrate(model, images, PLAIN, parse_policy("weak", "flip"), parse_policy("strong", "cutout(0.6)"), 0, 1.0, True)
     clean, *weak, strong = model.shown
     for view in weak:  # each image as it is or mirrored, and of both kinds some
         mirrored = (view == clean.flip(3)).flatten(1).all(dim=1)
@@ -153,7 +161,7 @@ def test_views_are_of_the_policies_that_were_given() -> None:
 
 def test_a_calibration_is_a_function_of_the_seed() -> None:
     def found(seed: int, **words: Any) -> calibration.Calibration:
-        return calibrate(Brightness(), noise(40), PLAIN, WEAK, STRONG, seed, 1.0, **words)
+        return calibrate(Brightness(), noise(40), PLAIN, WEAK, STRONG, seed, 1.0, True, **words)
 
     assert found(0) == found(0) == found(0, batch_size=7) == found(0, pool=range(40))
     assert found(0) != found(1)
@@ -168,7 +176,7 @@ def test_the_mode_of_every_part_and_the_weights_stay_as_they_are() -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     norms[0].eval()
     modes, state = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
-    calibrate(model, noise(20), INFO, WEAK, STRONG, seed=0, labels_per_class=1)
+    calibrate(model, noise(20), INFO, WEAK, STRONG, seed=0, labels_per_class=1, saw_strong=True)
     assert [module.training for module in model.modules()] == modes
     assert all(value.equal(state[name]) for name, value in model.state_dict().items())
     fold_temperature(model, 2.0, torch.randn(4, 1, 8, 8))
@@ -183,25 +191,27 @@ def test_of_a_large_pool_some_images_are_looked_at(monkeypatch: pytest.MonkeyPat
     assert choose_images(0, pool, 300) == list(pool)
     assert set(choose_images(0, pool, 10)) < set(some)
     monkeypatch.setattr(calibration, "choose_images", lambda seed, pool: choose_images(seed, pool, 30))
-    found = calibrate(Brightness(), noise(500), PLAIN, WEAK, STRONG, seed=0, labels_per_class=1, pool=pool)
+    found = calibrate(
+        Brightness(), noise(500), PLAIN, WEAK, STRONG, seed=0, labels_per_class=1, saw_strong=True, pool=pool
+    )
     assert found.images == 30
 
 
 def test_no_label_is_looked_at() -> None:
     images = noise(40)
     true = images.with_labels(torch.arange(40) % 2)
-    both = [calibrate(Brightness(), source, PLAIN, WEAK, STRONG, 0, 1.0) for source in (images, true)]
+    both = [calibrate(Brightness(), source, PLAIN, WEAK, STRONG, 0, 1.0, True) for source in (images, true)]
     assert both[0] == both[1]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(CalibrationError, match="no unlabeled image"):
-        calibrate(Brightness(), noise(3), INFO, WEAK, STRONG, 0, 1.0, pool=[])
+        calibrate(Brightness(), noise(3), INFO, WEAK, STRONG, 0, 1.0, True, pool=[])
     broken = Brightness()
     with torch.no_grad():
         broken.scale.fill_(math.nan)
     with pytest.raises(CalibrationError, match="not finite"):
-        calibrate(broken, noise(3), INFO, WEAK, STRONG, 0, 1.0)
+        calibrate(broken, noise(3), INFO, WEAK, STRONG, 0, 1.0, True)
 
 
 def conv_head() -> nn.Module:

@@ -43,6 +43,7 @@ class Calibration:
     Attributes:
         images: How many.
         labels_per_class: Labeled images that it was trained on, per class.
+        saw_strong: Whether it was trained on strong views.
         confidence: Mean probability of the most probable class, of the images as they are.
         agreement_weak: Share of images that have the same class in two weak views.
         agreement_clean_weak: The same of the image as it is and a weak view.
@@ -53,6 +54,7 @@ class Calibration:
 
     images: int
     labels_per_class: float
+    saw_strong: bool
     confidence: float
     agreement_weak: float
     agreement_clean_weak: float
@@ -63,46 +65,56 @@ class Calibration:
     @property
     def temperature(self) -> float:
         """What the logits are to be divided by, see :func:`choose_temperature`."""
-        return choose_temperature(self.t_weak_weak, self.t_geometric, self.labels_per_class)
+        return choose_temperature(self.t_weak_weak, self.t_geometric, self.strength)
+
+    @property
+    def strength(self) -> float:
+        """How far between the two temperatures, see :func:`strength`."""
+        return strength(self.labels_per_class, self.saw_strong)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values: the temperature, the rule and its strength first, then the measurements."""
         measured = {key: round(value, 6) if isinstance(value, float) else value for key, value in asdict(self).items()}
-        return {"temperature": self.temperature, "rule": RULE, "strength": strength(self.labels_per_class), **measured}
+        return {"temperature": self.temperature, "rule": RULE, "strength": round(self.strength, 6), **measured}
 
 
-def strength(labels_per_class: float) -> float:
-    """How far the rule goes from the careful temperature (0) to the bold one (1).
+def strength(labels_per_class: float, saw_strong: bool) -> float:
+    """How far the rule goes from the careful temperature (0) to the bold one (1): ``n^(-1/4)``, or 0.
 
     Two weak views of an image are much alike, so their agreement says less than all of how unsure a network should be:
-    its temperature is a floor. The geometric one is nearly the best where labels are fewest, and too much where there
-    are enough of them. 0 for any number of labels, until runs on the dev fold say more.
+    its temperature is a floor. The geometric one is nearly the best for networks that learned to agree on strong views,
+    the more so the fewer labels there were. For those that never saw a strong view it is far too high: they disagree
+    there because such images are new to them. Chosen on the dev fold of the digits at 10, 20 and 40 labels.
 
     Args:
-        labels_per_class: Labeled images per class.
+        labels_per_class: Labeled images per class, n.
+        saw_strong: Whether the network was trained on strong views.
 
     Returns:
         0 to 1.
+
+    Example:
+        >>> strength(1, True), strength(16, True), strength(1, False)
+        (1.0, 0.5, 0.0)
     """
-    return 0.0
+    return min(1.0, labels_per_class**-0.25) if saw_strong and labels_per_class > 0 else 0.0
 
 
-def choose_temperature(t_weak_weak: float, t_geometric: float, labels_per_class: float) -> float:
+def choose_temperature(t_weak_weak: float, t_geometric: float, a: float) -> float:
     """The rule: what the logits are divided by, of what was measured. It never makes a network surer than it is.
 
     Args:
         t_weak_weak: See :class:`Calibration`.
         t_geometric: As there.
-        labels_per_class: Labeled images per class.
+        a: How far from the one to the other, 0 to 1, see :func:`strength`.
 
     Returns:
         1 or more, rounded to four decimals.
 
     Example:
-        >>> choose_temperature(1.5, 3.0, 4), choose_temperature(0.8, 1.2, 4)
-        (1.5, 1.0)
+        >>> choose_temperature(1.5, 3.0, 0.0), choose_temperature(1.5, 3.0, 1.0), choose_temperature(0.8, 1.2, 0.0)
+        (1.5, 3.0, 1.0)
     """
-    a = strength(labels_per_class)
     return round(max(1.0, t_weak_weak ** (1 - a) * t_geometric**a), DECIMALS)
 
 
@@ -186,6 +198,7 @@ def calibrate(
     strong: Policy,
     seed: int,
     labels_per_class: float,
+    saw_strong: bool,
     pool: Sequence[int] | None = None,
     batch_size: int = 1024,
 ) -> Calibration:
@@ -202,6 +215,7 @@ def calibrate(
         strong: Makes the strong view.
         seed: Of the run.
         labels_per_class: Labeled images per class that it was trained on.
+        saw_strong: Whether it was trained on strong views.
         pool: Positions of the unlabeled images; all by default. At most :data:`MAX_IMAGES` of them are looked at.
         batch_size: Images per forward, at most; large ones are fewer.
 
@@ -217,7 +231,8 @@ def calibrate(
         >>> from muscle_zoo.data.augment import parse_policy
         >>> model, digits = create_model("cnn4.muscle_digits_10", pretrained=True), load_dataset("digits")
         >>> weak, strong = (parse_policy("", text) for text in ("affine(8,0.08,0.05)", "affine(30,0.2,0.2)+cutout"))
-        >>> calibrate(model, digits.train, digits.info, weak, strong, seed=0, labels_per_class=1).temperature >= 1
+        >>> found = calibrate(model, digits.train, digits.info, weak, strong, 0, labels_per_class=1, saw_strong=True)
+        >>> found.temperature >= 1
         True
     """
     positions = choose_images(seed, range(len(images)) if pool is None else pool)
@@ -234,6 +249,7 @@ def calibrate(
     return Calibration(
         images=len(positions),
         labels_per_class=labels_per_class,
+        saw_strong=saw_strong,
         confidence=float(clean.double().softmax(dim=1).amax(dim=1).mean()),
         agreement_weak=agreement_weak,
         agreement_clean_weak=rates["weak"],

@@ -16,6 +16,7 @@ from ..engine.calibration import calibrate, choose_images
 from ..engine.classifier import fold_temperature
 from ..engine.evaluate import Metrics
 from ..errors import CalibrationError
+from ..methods import create_method
 from ..recipes import Recipe
 
 FOLD_IMAGES = 64  # whose logits are compared before and after
@@ -77,6 +78,7 @@ def with_temperature(
 def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What was measured, and the tensors with the temperature in the classifier; the written ones where it is 1."""
     info, train, split = data.dataset.info, data.dataset.train, data.split
+    views = create_method(recipe.method, recipe.options).views
     calibration = calibrate(
         written.model,
         train,
@@ -85,6 +87,7 @@ def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any],
         parse_policy("strong", recipe.strong),
         recipe.seed,
         labels_per_class=len(split.labeled) / info.num_classes,
+        saw_strong=any(view.policy == "strong" for view in views.values()),
         pool=split.unlabeled,
     )
     facts = calibration.to_dict()
