@@ -51,8 +51,8 @@ def test_the_exported_weights_are_the_averaged_ones_of_the_last_step(finished_ru
     temperature = config["muscle_zoo"]["calibration"]["temperature"]
     assert temperature > 1
     for key, value in model.state_dict().items():
-        scale = temperature if key.startswith("fc.") else 1.0  # it is in the classifier, and nowhere else
-        assert (scale * value).allclose(loaded[0]["ema"][key], rtol=1e-3, atol=1e-6), key
+        uncalibrated = temperature * value if key.startswith("fc.") else value  # it is in the classifier alone
+        assert uncalibrated.allclose(loaded[0]["ema"][key], rtol=1e-3, atol=1e-6), key
         if "running" in key:
             assert value.equal(loaded[0]["ema"][key]), key  # BatchNorm's buffers stay float32
     assert any(not value.equal(loaded[0]["model"][key]) for key, value in loaded[0]["ema"].items())
