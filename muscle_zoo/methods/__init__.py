@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, suggest
 from .base import Batch, Group, Method, PseudoLabels, RunContext, View
-from .muscle import Muscle
+from .muscle import Muscle, views_around
 
 __all__ = [
     "METHODS",
@@ -102,7 +102,7 @@ def recipe_defaults(name: str) -> dict[str, int]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     base = METHODS[base_of(name)]
     changes = dict(base.recipe)
-    if name != base_of(name) and Muscle(base()).views["u_strong"].still:
+    if name != base_of(name) and views_around(base.views)["u_strong"].still:
         changes["version"] = 2  # that view went through the network together with the base's once
     return changes
 

@@ -12,9 +12,7 @@ from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least,
 
 # Where the base has weak views of unlabeled images, and no strong one, MUSCLE's strong view goes through the network by
 # itself. Normalized together with the base's views it would change the statistics that those are normalized with, and
-# a base that compares outputs of different forwards (a teacher's, an adversarial image's) would learn the difference:
-# at one label a class of the digits, seeds 102 and 103 of the dev fold, VAT with MUSCLE reached 91 and 65 % that way,
-# and 97 and 97 % this way.
+# a base that compares outputs of different forwards (a teacher's, an adversarial image's) would learn the difference.
 _BY_ITSELF = View("unlabeled", "strong", group=-1, still=True)
 
 
@@ -68,12 +66,7 @@ class Muscle(Method):
         self.context = context or RunContext()
         self.mutual_information = MutualInformationLoss(lambda_, temperature)
         self.weight, self.start, self.ramp = weight, start, ramp
-        # A base that has these views too shares them: no image is augmented or sent through the network twice.
-        self.views = {
-            **base.views,
-            "u_weak": base.views.get("u_weak", View("unlabeled", "weak")),
-            "u_strong": base.views.get("u_strong", strong_view(base.views)),
-        }
+        self.views = views_around(base.views)
 
     def weight_at(self, step: int) -> float:
         """w(t) at a step, counted from 0."""
@@ -102,7 +95,15 @@ class Muscle(Method):
         return terms
 
 
-def strong_view(base: Mapping[str, View]) -> View:
-    """MUSCLE's own strong view around a base with these views: by itself if the base sees unlabeled images."""
+def views_around(base: Mapping[str, View]) -> dict[str, View]:
+    """The views of MUSCLE around a base with these views.
+
+    A base that has them too shares them: no image is augmented or sent through the network twice.
+    """
     sees_unlabeled = any(view.source == "unlabeled" for view in base.values())
-    return _BY_ITSELF if sees_unlabeled else View("unlabeled", "strong")
+    own_strong = _BY_ITSELF if sees_unlabeled else View("unlabeled", "strong")
+    return {
+        **base,
+        "u_weak": base.get("u_weak", View("unlabeled", "weak")),
+        "u_strong": base.get("u_strong", own_strong),
+    }
