@@ -246,9 +246,8 @@ class RandAugment:
         """Applies each image's operations in turn. All is planned on the CPU, so that nothing waits for the device."""
         which, strength, side = random_numbers.float().view(len(random_numbers), int(self.ops), 3).unbind(dim=2)
         ranges = torch.tensor([(m.low, m.high - m.low, m.signed) for m in OPERATIONS.values()])
-        last = len(OPERATIONS) - 1  # the identity
-        choice = (which / self.probability * len(OPERATIONS)).long().clamp_(max=last)
-        choice = choice.where(which < self.probability, last)
+        # What is to be left out comes out above the last operation, which is the identity.
+        choice = (which / self.probability * len(OPERATIONS)).long().clamp_(max=len(OPERATIONS) - 1)
         low, span, signed = ranges[choice].unbind(dim=2)
         magnitude = (low + span * strength) * (1.0 - 2.0 * signed * (side < 0.5))
         order = choice.argsort(dim=0, stable=True)
