@@ -35,7 +35,8 @@ def _seed(*key: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, key)).encode()).digest()[:8], "big") >> 1
 
 
-def _generator(*key: object) -> torch.Generator:
+def seeded_generator(*key: object) -> torch.Generator:
+    """A CPU generator whose numbers are a pure function of some words and numbers."""
     return torch.Generator().manual_seed(_seed(*key))
 
 
@@ -50,7 +51,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 @lru_cache(maxsize=8)
 def _permutation(seed: int, stream: str, epoch: int, n: int) -> Tensor:
     # A new one is needed once in many steps: those of both streams, before and after, stay in the cache.
-    return torch.randperm(n, generator=_generator(seed, stream, epoch))
+    return torch.randperm(n, generator=seeded_generator(seed, stream, epoch))
 
 
 def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Tensor:
@@ -92,7 +93,7 @@ def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int)
     """
     # The generators of a CPU and a GPU differ, so it is always the CPU's.
     words = _SEED_WORDS[view.source], view.policy, view.draw
-    return torch.rand(size, count, generator=_generator(seed, "view", *words, step))
+    return torch.rand(size, count, generator=seeded_generator(seed, "view", *words, step))
 
 
 @dataclass

@@ -71,6 +71,11 @@ class LabeledImages:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def nbytes(self) -> int:
+        """What the images take in memory."""
+        return self.images.nbytes
+
     def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """For each batch of positions its images, on the device where they are."""
         for batch in positions:

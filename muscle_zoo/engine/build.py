@@ -28,6 +28,7 @@ from ..data import (
     restrict,
 )
 from ..data.catalog import FOLDER
+from ..data.embedded import EmbeddedImages
 from ..data.split_files import parse_given
 from ..errors import InputError, MuscleZooError, one_line, suggest
 from ..recipes import Recipe
@@ -45,12 +46,14 @@ class Data:
         split: Which images are labeled, and which form the unlabeled pool.
         evaluation: The images it is evaluated on: those of the recipe's fold.
         source: The user's folder or CSV, if that is what the data are; empty for a data set with a name.
+        head: The classifier to train, where the images are embeddings of a frozen backbone.
     """
 
     dataset: DataSet
     split: Split
     evaluation: ImageSource
     source: str = ""
+    head: nn.Module | None = None
 
 
 def own_folder(recipe: Recipe, source: DataConfig | None) -> str:
@@ -73,7 +76,7 @@ def prepare_data(recipe: Recipe, source: DataConfig | None = None, loaded: DataS
         DownloadError: The data set is not there and could not be downloaded.
     """
     dataset, split = split_of(recipe, loaded or load_dataset(recipe.dataset, source, recipe.image_size))
-    evaluation = dataset.test if recipe.fold == "test" else _with_known_class(dataset.train, split.held_out)
+    evaluation = dataset.test if recipe.fold == "test" else known_classes(dataset.train, split.held_out)
     if not len(evaluation):
         raise InputError(
             f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or train "
@@ -117,12 +120,13 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
 
 def to_device(images: ImageSource, device: torch.device) -> ImageSource:
     """Moves images in memory to a GPU if they take at most half of what is free there; others stay where they are."""
-    if not isinstance(images, LabeledImages) or device.type != "cuda":
+    if not isinstance(images, (LabeledImages, EmbeddedImages)) or device.type != "cuda":
         return images
-    return images.to(device) if images.images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images
+    return images.to(device) if images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images
 
 
-def _with_known_class(train: ImageSource, held_out: Sequence[int]) -> ImageSource:
+def known_classes(train: ImageSource, held_out: Sequence[int]) -> ImageSource:
+    """Those of the images that are held out whose class is known."""
     return train.subset([index for index in held_out if train.labels[index] >= 0])
 
 

@@ -18,6 +18,7 @@ from ..recipes import Recipe
 from .build import Data, to_device
 from .collectives import on_main_process, require_the_same, shared_errors
 from .evaluate import Metrics, count_images, summarize
+from .frozen import embed_data
 from .options import RunOptions, TrainResult
 from .resume import find_state, resume
 from .run_folder import RunFolder
@@ -46,6 +47,8 @@ class Run:
         self.seconds_before = 0.0 if self._state is None else self._state[1]["seconds"]
         self.saved = 0 if self._state is None else self._state[1]["step"]
         built = recipe if self._state is None else replace(recipe, init="")  # the state has the weights
+        if recipe.tune == "head":
+            data = embed_data(recipe, data, self.accelerator.device, options.progress)
         self.trainer = Trainer(built, data, self.accelerator, options.compile)
         self.network, self.ema = self.trainer.network, self.trainer.ema.module
         self.optimizer = self.trainer.optimizer.optimizer

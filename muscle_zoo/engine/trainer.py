@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..data import Batches
 from ..data.batches import step_seed
+from ..data.embedded import EmbeddedBatches
 from ..errors import InputError
 from ..methods import Batch, Group, Method, RunContext, create_method, version_of
 from ..methods.base import frozen_statistics, same_dropout
@@ -87,12 +88,13 @@ class Trainer:
         dataset, world = data.dataset, accelerator.num_processes
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
             _require_this_version(recipe)
-            model = build_model(recipe, dataset)
+            model = build_model(recipe, dataset) if data.head is None else data.head
             context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             images = to_device(dataset.train, self.device)
             rank, views = accelerator.process_index, self.method.views
-            self.batches = Batches(recipe, images, dataset.info, data.split, views, rank, world, self.device)
+            make_batches = Batches if data.head is None else EmbeddedBatches
+            self.batches = make_batches(recipe, images, dataset.info, data.split, views, rank, world, self.device)
             if world > 1:  # before the EMA's copy: a teacher in training mode normalizes with the global batch too
                 synchronize_batchnorm(model, recipe.arch)
             # The decay grows from 0 with the steps, for the first weights are random: with a decay of 0.999 from the

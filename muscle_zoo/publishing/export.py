@@ -23,6 +23,7 @@ from ..checkpoints.registry import WEIGHTS_FILE
 from ..data import DataSetInfo, Split, normalize
 from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
+from ..engine.frozen import whole_network
 from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
@@ -66,8 +67,8 @@ def export_run(
     """
     ema = _last_ema_weights(folder, trained.step)
     data = data or prepare_data(recipe)
-    model = build_model(replace(recipe, init=""), data.dataset).eval()
-    model.load_state_dict(ema)
+    model = _network(recipe, data, ema)
+    ema = model.state_dict()
     part = folder.export_dir.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
@@ -103,6 +104,15 @@ def _last_ema_weights(folder: RunFolder, step: int) -> dict[str, Tensor]:
         raise TrainingError(f"{folder.state_dir} holds no whole state of step {step}; run the same command again")
     parts, _ = state
     return parts["ema"]
+
+
+def _network(recipe: Recipe, data: Data, ema: dict[str, Tensor]) -> nn.Module:
+    """The network that was trained, whole: with the frozen backbone, where only the classifier was."""
+    if recipe.tune == "head":
+        return whole_network(recipe, data.dataset, ema).eval()
+    model = build_model(replace(recipe, init=""), data.dataset).eval()
+    model.load_state_dict(ema)
+    return model
 
 
 def _write_weights(

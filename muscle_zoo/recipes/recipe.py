@@ -65,6 +65,10 @@ class Recipe:
             ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
             classes. It is published as it was given.
         image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
+        tune: What of the network is trained: ``all``, or its ``head``, the classifier, on cached embeddings of the rest.
+        embedding_views: With ``tune=head``, how many draws of each policy are embedded; a step sees some of them.
+        classifier: With ``tune=head``, ``linear``, ``cosine`` (of features and weights) or ``mlp`` (linear, and beside it
+            a hidden layer of 256); only ``linear`` can be exported, see :mod:`muscle_zoo.engine.head`.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
 
@@ -101,10 +105,13 @@ class Recipe:
     init: str = ""
     image_size: int = 0
     accumulate: int = 1
+    tune: str = "all"
+    embedding_views: int = 4
+    classifier: str = "linear"
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "version", "accumulate"):
+        for name in ("steps", "batch_size", "eval_every", "version", "accumulate", "embedding_views"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
         fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
@@ -120,6 +127,8 @@ class Recipe:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, suggest(value, allowed))
+        if self.classifier != "linear" and self.tune != "head":
+            raise InputError(f"classifier={self.classifier} is trained on embeddings; give tune=head")
 
     @property
     def name(self) -> str:
@@ -179,10 +188,16 @@ class Recipe:
         return cls(**values)
 
 
-_CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
+_CHOICES = {
+    "fold": ("test", "dev", "validation"),
+    "schedule": ("cosine", "constant"),
+    "tune": ("all", "head"),
+    "classifier": ("linear", "cosine", "mlp"),
+}
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
+_LATER = (*_LATER, "tune", "embedding_views", "classifier")
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
