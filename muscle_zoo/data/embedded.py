@@ -1,7 +1,7 @@
 """Embeddings in the place of images: their views, and the batches of a step.
 
-An embedding is an image of one pixel and as many channels as it has numbers, ``(n, D, 1, 1)``, and the mean and standard
-deviation of a :class:`DataSetInfo` standardize it as they do an image. So whatever takes images takes embeddings.
+An embedding is an image of one pixel and as many channels as it has numbers, ``(n, D, 1, 1)``, so whatever takes images
+takes embeddings. They are standardized where images are normalized.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from ..errors import InputError
 from ..methods.base import Batch, Group
 from .batches import Batches, draw_random_numbers, seeded_generator
 from .images import ImageFiles, ImageSource, LabeledImages
-from .normalization import normalize
 
 _BLOCK = 1024  # images whose random numbers are drawn together
 
@@ -65,32 +64,33 @@ def cached_random_numbers(policy: str, draw: int, start: int, stop: int, count: 
 
 @dataclass(frozen=True)
 class EmbeddedImages:
-    """Embeddings of images, and of some draws of their views; mapped into memory, or on a device.
+    """Embeddings of images, and of some draws of their views; they are handed out standardized, in float32.
 
     Attributes:
-        plain: Of the images as they are, ``(N, D)``, float16 or float32.
+        plain: Of the images as they are, ``(N, D)``.
         labels: ``(N,)`` int64.
-        draws: By policy (``weak``, ``strong``) the embeddings of each draw, ``(N, D)``.
+        mean: What is subtracted from each number, ``(D,)`` float32.
+        std: What it is divided by.
+        draws: By policy (``weak``, ``strong``) the embeddings of each draw, ``(N, D)``, as the cache has them.
+        ready: By policy all draws ``(K N, D)``, standardized, where there is memory for them, see :meth:`prepared`.
         names: What each image is called; empty where they have no names.
     """
 
     plain: Tensor
     labels: Tensor
+    mean: Tensor
+    std: Tensor
     draws: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    ready: Mapping[str, Tensor] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def nbytes(self) -> int:
-        """What all embeddings take in memory."""
-        return self.plain.nbytes + sum(draw.nbytes for draws in self.draws.values() for draw in draws)
-
     def batches(self, positions: Iterable[Tensor]) -> Iterator[Tensor]:
         """For each batch of positions the plain embeddings, ``(n, D, 1, 1)``."""
         for batch in positions:
-            yield self.plain.index_select(0, batch.to(self.plain.device))[:, :, None, None]
+            yield self._standardized(self.plain[batch])[:, :, None, None]
 
     def view(self, policy: str, draw: Tensor, positions: Tensor) -> Tensor:
         """Embeddings ``(n, D, 1, 1)`` of images, each in a draw of its own.
@@ -100,29 +100,48 @@ class EmbeddedImages:
             draw: ``(n,)`` int64, below the number of draws, on the CPU.
             positions: ``(n,)`` int64, on the CPU.
         """
+        if policy in self.ready:
+            ready = self.ready[policy]
+            rows = (draw * len(self) + positions).to(ready.device, non_blocking=True)
+            return ready.index_select(0, rows)[:, :, None, None]
         draws = self.draws[policy]
         out = draws[0].new_empty(len(positions), draws[0].shape[1])
         for number, embeddings in enumerate(draws):
             rows = torch.nonzero(draw == number).flatten()
-            out.index_copy_(
-                0, rows.to(out.device), embeddings.index_select(0, positions[rows].to(out.device))
-            )
-        return out[:, :, None, None]
+            out[rows] = embeddings[positions[rows]]
+        return self._standardized(out)[:, :, None, None]
+
+    def _standardized(self, embeddings: Tensor) -> Tensor:
+        return embeddings.float().sub_(self.mean).div_(self.std) if embeddings.dtype != torch.float32 else (
+            (embeddings - self.mean).div_(self.std)
+        )
+
+    def prepared(self, device: torch.device, memory: int) -> EmbeddedImages:
+        """The same embeddings, and all draws standardized on a device if they take at most so many bytes there.
+
+        It saves a step the reading and the arithmetic; the numbers are the same to the last bit.
+        """
+        size = sum(4 * draw.numel() for draws in self.draws.values() for draw in draws)
+        if size > memory:
+            return self
+        ready = {}
+        for policy, draws in self.draws.items():
+            ready[policy] = torch.empty(len(draws) * len(self), self.plain.shape[1], device=device)
+            for number, draw in enumerate(draws):
+                for rows in torch.arange(len(self)).split(8192):
+                    start = number * len(self) + int(rows[0])
+                    ready[policy][start : start + len(rows)] = self._standardized(draw[rows]).to(device)
+        return replace(self, ready=ready)
 
     def subset(self, positions: Sequence[int]) -> EmbeddedImages:
         """The plain embeddings of some of the images, in the order given."""
         index = torch.as_tensor(positions, dtype=torch.int64)
         names = tuple(self.names[i] for i in positions) if self.names else ()
-        return EmbeddedImages(self.plain[index.to(self.plain.device)], self.labels[index], {}, names)
+        return replace(self, plain=self.plain[index], labels=self.labels[index], draws={}, ready={}, names=names)
 
     def with_labels(self, labels: Tensor) -> EmbeddedImages:
         """The same embeddings with other classes."""
         return replace(self, labels=labels)
-
-    def to(self, device: torch.device) -> EmbeddedImages:
-        """The same embeddings on another device; the classes stay."""
-        draws = {policy: tuple(draw.to(device) for draw in draws) for policy, draws in self.draws.items()}
-        return replace(self, plain=self.plain.to(device), draws=draws)
 
 
 @dataclass
@@ -163,7 +182,7 @@ class EmbeddedBatches(Batches):
                 numbers = draw_random_numbers(self.recipe.seed, step, first, self.sizes[view.source], count)
                 orders[kind] = self._local_rows(numbers).argsort(dim=1, stable=True)
             embeddings = self.embedded.view(view.policy, orders[kind][:, view.draw], positions[view.source])
-            inputs[name] = normalize(embeddings.to(self.device, non_blocking=True), self.info)
+            inputs[name] = embeddings.to(self.device, non_blocking=True)
         labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
         indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}

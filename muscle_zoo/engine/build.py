@@ -29,6 +29,7 @@ from ..data import (
 )
 from ..data.catalog import FOLDER
 from ..data.embedded import EmbeddedImages
+from ..data.memory import free_memory
 from ..data.split_files import parse_given
 from ..errors import InputError, MuscleZooError, one_line, suggest
 from ..recipes import Recipe
@@ -120,7 +121,10 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
 
 def to_device(images: ImageSource, device: torch.device) -> ImageSource:
     """Moves images in memory to a GPU if they take at most half of what is free there; others stay where they are."""
-    if not isinstance(images, (LabeledImages, EmbeddedImages)) or device.type != "cuda":
+    if isinstance(images, EmbeddedImages):
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
+        return images.prepared(device, int(DEVICE_SHARE * free))
+    if not isinstance(images, LabeledImages) or device.type != "cuda":
         return images
     return images.to(device) if images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images
 

@@ -78,7 +78,7 @@ def _fit(run: Run) -> TrainResult:
                 run.log(done, {"lr": run.optimizer.param_groups[0]["lr"], **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
-                run.log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})
+                run.log(done, _measured(metrics))
                 accuracy = f"accuracy {100 * metrics['ema'].top1:.1f} %"
                 bar.set_postfix_str(accuracy)
                 if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
@@ -92,9 +92,18 @@ def _fit(run: Run) -> TrainResult:
                     folder.write_status("stopped", done, recipe.steps, why=why)
                 return run.end(done)
 
+    if not recipe.steps:  # the classifier was there before the first step
+        metrics = run.measure()
+        run.log(0, _measured(metrics))
+        run.save(0, {"loss": torch.zeros(())})
     metrics = metrics or run.measure()
     accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
     return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
+
+
+def _measured(metrics: dict[str, Metrics]) -> dict[str, float]:
+    """An evaluation's row of the log."""
+    return {f"top1_{name}": measured.top1 for name, measured in metrics.items()} | {"nll_ema": metrics["ema"].nll}
 
 
 def _conclude(run: Run) -> list[float]:

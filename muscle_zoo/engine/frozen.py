@@ -8,14 +8,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..data import DataSet, DataSetInfo, ImageSource, normalize
+from ..data import DataSet, DataSetInfo, ImageSource
 from ..data.embedded import EmbeddedImages
+from ..methods.logistic import linear_layer
+from ..methods import base_of, create_method, takes_steps
 from ..recipes import Recipe
 from .backbone import Backbone, split_network
 from .build import Data, build_model, known_classes
 from .collectives import shared_errors
 from .embeddings import PLAIN, CachedView, Pictures, embed_pictures, faster_compute
-from .head import Head, build_head, standardization
+from .head import Head, first_classifier, standardization
 
 
 def backbone_of(recipe: Recipe, dataset: DataSet, device: torch.device | str = "cpu") -> Backbone:
@@ -52,25 +54,40 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
     }
     compute = faster_compute(backbone, train.info)
     found = _embed(backbone, train, [view for views in draws.values() for view in views], compute, progress)
+    pool = torch.tensor(data.split.unlabeled or data.split.labeled)
+    mean, std = (value.float() for value in standardization(found[PLAIN], pool))
+    by_policy = {name: tuple(found[view] for view in views) for name, views in draws.items()}
     dataset = data.dataset
-    embedded = EmbeddedImages(
-        found[PLAIN],
-        dataset.train.labels,
-        {name: tuple(found[view] for view in views) for name, views in draws.items()},
-        dataset.train.names,
-    )
+    embedded = EmbeddedImages(found[PLAIN], dataset.train.labels, mean, std, by_policy, names=dataset.train.names)
     evaluation: ImageSource = known_classes(embedded, data.split.held_out)
     if recipe.fold == "test":
-        evaluation = embed_images(backbone, data.evaluation, dataset.info, progress)
-    return _standardized(recipe, data, embedded, evaluation, backbone)
+        (plain,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
+        evaluation = EmbeddedImages(plain, data.evaluation.labels, mean, std, names=data.evaluation.names)
+    head = Head(_classifier(recipe, data, embedded, pool), mean, std, backbone.sha256)
+    # Handed out standardized, as what comes out of `normalize` would be.
+    info = replace(dataset.info, input_size=(backbone.width, 1, 1), mean=(0.0,), std=(1.0,))
+    return replace(data, dataset=DataSet(info, embedded, dataset.test), evaluation=evaluation, head=head)
 
 
-def embed_images(backbone: Backbone, images: ImageSource, info: DataSetInfo, progress: bool = False) -> EmbeddedImages:
-    """The plain embeddings of images."""
+def _classifier(recipe: Recipe, data: Data, embedded: EmbeddedImages, pool: Tensor) -> nn.Module:
+    """The classifier before the first step; of a method that takes none, the one it makes."""
+    labeled, classes = torch.tensor(data.split.labeled), data.dataset.info.num_classes
+    (features,) = (part.flatten(1) for part in embedded.batches([labeled]))
+    labels = embedded.labels[labeled]
+    torch.manual_seed(recipe.seed)  # for what a classifier draws
+    if takes_steps(base_of(recipe.method)):
+        return first_classifier(recipe.classifier, features, labels, classes)
+    (unlabeled,) = (part.flatten(1) for part in embedded.batches([pool]))
+    classifier = create_method(recipe.method, recipe.options).fit(features, labels, unlabeled, classes)
+    assert classifier is not None, f"{recipe.method} takes no steps and makes no classifier"
+    return classifier
+
+
+def _embed_others(backbone: Backbone, images: ImageSource, info: DataSetInfo, progress: bool) -> list[Tensor]:
+    """The plain embeddings of images other than the training images."""
     with shared_errors():
         pictures = Pictures.of(images, info)
-    (plain,) = embed_pictures(backbone, pictures, (PLAIN,), progress)
-    return EmbeddedImages(plain, images.labels, {}, images.names)
+    return embed_pictures(backbone, pictures, (PLAIN,), progress)
 
 
 def _embed(
@@ -82,23 +99,8 @@ def _embed(
         return dict(zip(asked, embed_pictures(backbone, pictures, asked, progress), strict=True))
     (plain,) = embed_pictures(backbone, pictures, (PLAIN,), progress)
     others = [view for view in asked if view != PLAIN]
-    return {PLAIN: plain, **dict(zip(others, embed_pictures(backbone, pictures, others, progress, compute), strict=True))}
-
-
-def _standardized(
-    recipe: Recipe, data: Data, train: EmbeddedImages, evaluation: ImageSource, backbone: Backbone
-) -> Data:
-    """The data of a run on embeddings."""
-    pool = torch.tensor(data.split.unlabeled or data.split.labeled)
-    mean, std = (value.float() for value in standardization(train.plain, pool))
-    width = (backbone.width, 1, 1)
-    info = replace(data.dataset.info, input_size=width, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-    labeled = torch.tensor(data.split.labeled)
-    features = normalize(next(train.batches([labeled])), info).flatten(1)
-    torch.manual_seed(recipe.seed)  # for what a classifier draws
-    labels = train.labels[labeled]
-    head = build_head(recipe.classifier, features, labels, info.num_classes, (mean, std, backbone.sha256))
-    return replace(data, dataset=DataSet(info, train, data.dataset.test), evaluation=evaluation, head=head)
+    made = embed_pictures(backbone, pictures, others, progress, compute)
+    return {PLAIN: plain, **dict(zip(others, made, strict=True))}
 
 
 @torch.no_grad()
@@ -114,8 +116,8 @@ def whole_network(recipe: Recipe, dataset: DataSet, weights: Mapping[str, Tensor
         InputError: ``init`` is not what the classifier was trained on, or the classifier is not linear.
     """
     backbone = backbone_of(recipe, dataset)
-    weight = weights["classifier.weight"]
-    head = Head(nn.Linear(weight.shape[1], weight.shape[0]), weights["mean"], weights["std"], backbone.sha256)
+    classifier = linear_layer(weights["classifier.weight"], weights["classifier.bias"])
+    head = Head(classifier, weights["mean"], weights["std"], backbone.sha256)
     head.load_state_dict(weights)
     head.fold_into(backbone.classifier)
     return backbone.network

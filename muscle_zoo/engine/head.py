@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import START_OVER, InputError
-from .logistic import logistic_regression
+from ..methods.logistic import linear_layer, logistic_regression
 
 HIDDEN = 256  # of the mlp
 _LEAST_STD = 1e-3  # as a share of the mean one: a feature that hardly varies is not blown up
@@ -118,20 +118,22 @@ def standardization(embeddings: Tensor, positions: Tensor) -> tuple[Tensor, Tens
     return mean, std * norms.mean().clamp(min=1e-12)
 
 
-def build_head(kind: str, features: Tensor, labels: Tensor, num_classes: int, head: tuple[Tensor, Tensor, str]) -> Head:
-    """A classifier begun from logistic regression on the labeled images' standardized embeddings.
+def first_classifier(kind: str, features: Tensor, labels: Tensor, num_classes: int) -> nn.Module:
+    """A classifier ``(n, D)`` to logits, begun from logistic regression on the labeled images' plain embeddings.
 
     Args:
         kind: ``linear``, ``cosine`` or ``mlp``.
         features: ``(n, D)``, standardized.
         labels: ``(n,)`` int64.
         num_classes: C.
-        head: Mean, divisor and the backbone's sha256, see :class:`Head`.
     """
     weight, bias = logistic_regression(features, labels, num_classes)
-    linear = nn.Linear(weight.shape[1], num_classes)
-    with torch.no_grad():
-        linear.weight.copy_(weight)
-        linear.bias.copy_(bias)
-    classifiers = {"linear": lambda: linear, "cosine": lambda: Cosine(weight), "mlp": lambda: SmallMLP(linear)}
-    return Head(classifiers[kind](), *head)
+    linear = linear_layer(weight, bias)
+    if kind == "linear":
+        return linear
+    return Cosine(weight) if kind == "cosine" else SmallMLP(linear)
+
+
+def is_linear(weights: Mapping[str, Tensor]) -> bool:
+    """Whether the weights of a :class:`Head` are those of a linear classifier, which a network can hold."""
+    return {name for name in weights if name.startswith("classifier.")} == {"classifier.weight", "classifier.bias"}

@@ -30,6 +30,7 @@ __all__ = [
     "method_names",
     "preset_options",
     "recipe_defaults",
+    "takes_steps",
     "version_of",
     "with_muscle",
 ]
@@ -45,6 +46,8 @@ _CLASSES = {
     "uda": "UDA",
     "fixmatch": "FixMatch",
     "freematch": "FreeMatch",
+    "knn": "KNN",
+    "label_propagation": "LabelPropagation",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -54,7 +57,7 @@ MethodOptions = dict[str, dict[str, Any]]
 
 
 def list_methods() -> list[str]:
-    """The names of the base methods: each runs alone, or with MUSCLE under the name that :func:`with_muscle` gives.
+    """The names of the base methods: each runs alone, and, if it :func:`takes_steps`, with MUSCLE (:func:`with_muscle`).
 
     Example:
         >>> "fixmatch" in list_methods() and "muscle_fixmatch" not in list_methods()
@@ -65,7 +68,17 @@ def list_methods() -> list[str]:
 
 def method_names() -> list[str]:
     """Every method that a recipe may name: the base methods, alone and with MUSCLE."""
-    return [*METHODS, *map(with_muscle, METHODS)]
+    return [*METHODS, *(with_muscle(name) for name in METHODS if takes_steps(name))]
+
+
+def takes_steps(name: str) -> bool:
+    """Whether a base method is trained; one that is not makes its classifier at once, see :meth:`Method.fit`.
+
+    Example:
+        >>> takes_steps("fixmatch"), takes_steps("knn")
+        (True, False)
+    """
+    return METHODS[name].recipe.get("steps") != 0
 
 
 def with_muscle(name: str) -> str:

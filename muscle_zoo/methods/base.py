@@ -111,6 +111,21 @@ class Method(nn.Module):
     recipe: ClassVar[Mapping[str, int]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
+    def fit(self, labeled: Tensor, labels: Tensor, unlabeled: Tensor, num_classes: int) -> nn.Module | None:
+        """A classifier of embeddings that is made at once, by a method whose ``recipe`` says ``{"steps": 0}``.
+
+        Args:
+            labeled: Standardized embeddings of the labeled images, ``(n, D)``.
+            labels: Their classes, ``(n,)`` int64.
+            unlabeled: Those of the unlabeled pool, ``(m, D)``.
+            num_classes: C.
+
+        Returns:
+            ``(n, D)`` to logits ``(n, C)``; a plain ``nn.Linear`` is exported with the network. None, the default, for
+            a method that takes steps.
+        """
+        return None
+
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """Works out what the loss needs before the forward: pseudo-labels, mixed images, adversarial directions.
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, suggest
 from ..losses import MutualInformationLoss
 from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
 
@@ -14,13 +14,14 @@ from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least,
 # itself. Normalized together with the base's views it would change the statistics that those are normalized with, and
 # a base that compares outputs of different forwards (a teacher's, an adversarial image's) would learn the difference.
 _BY_ITSELF = View("unlabeled", "strong", group=-1, still=True)
+PAIRS = {"weak_strong": ("u_weak", "u_strong"), "weak_weak": ("u_weak", "u_weak_2")}
 
 
 class Muscle(Method):
     """MUSCLE around any method (arXiv 2012.00150, reconstructed from its abstract).
 
-    The loss is ``L_base + w(t) * L_MI``: ``L_MI`` is minus the mutual information between the predictions for the weak
-    and the strong view of the unlabeled images, in nats. Around ``Supervised`` it is MUSCLE as a stand-alone scheme.
+    The loss is ``L_base + w(t) * L_MI``: ``L_MI`` is minus the mutual information between the predictions for two
+    views of the unlabeled images, the weak and the strong one by default, in nats. Around ``Supervised`` it is MUSCLE as a stand-alone scheme.
     The hyper-parameters are this project's. With weight 0 the gradients equal the base's bit for bit on the same views.
 
     Logs what the base logs, ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
@@ -33,6 +34,7 @@ class Muscle(Method):
             labels have named them.
         ramp: Share of the steps over which w(t) then rises linearly, 0 to 1; 0 for at once.
         temperature: Divides the logits inside the term, at least 0.001: below 1 it is content with less sure networks.
+        views: Which pair of views it compares: ``weak_strong``, or ``weak_weak``, two draws of the weak one.
         context: Steps of the run.
 
     Raises:
@@ -53,6 +55,7 @@ class Muscle(Method):
         start: float = 0.0,
         ramp: float = 0.0,
         temperature: float = 1.0,
+        views: str = "weak_strong",
         context: RunContext | None = None,
     ) -> None:
         super().__init__()
@@ -60,13 +63,16 @@ class Muscle(Method):
         check_share("muscle.start", start, zero=True)
         check_share("muscle.ramp", ramp, zero=True)
         check_at_least("muscle.temperature", temperature, 1e-3)
+        if views not in PAIRS:
+            raise InputError(f"muscle.views={views} is unknown; {suggest(views, PAIRS)}")
         if lambda_ <= 0.0:
             raise InputError(f"muscle.lambda_={lambda_} is not above 0; 1 is mutual information")
         self.base = base
         self.context = context or RunContext()
         self.mutual_information = MutualInformationLoss(lambda_, temperature)
         self.weight, self.start, self.ramp = weight, start, ramp
-        self.views = views_around(base.views)
+        self.pair = PAIRS[views]
+        self.views = views_around(base.views, views)
 
     def weight_at(self, step: int) -> float:
         """w(t) at a step, counted from 0."""
@@ -87,7 +93,7 @@ class Muscle(Method):
     def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
         """The base's loss plus the weighted mutual information term."""
         terms = self.base.loss(outputs, batch, step)
-        mi_loss = self.mutual_information(outputs["u_weak"], outputs["u_strong"])
+        mi_loss = self.mutual_information(*(outputs[view] for view in self.pair))
         weight = self.weight_at(step)
         terms["loss"] = terms["loss"] + weight * mi_loss
         terms["mi"] = -mi_loss.detach()
@@ -95,15 +101,14 @@ class Muscle(Method):
         return terms
 
 
-def views_around(base: Mapping[str, View]) -> dict[str, View]:
-    """The views of MUSCLE around a base with these views.
+def views_around(base: Mapping[str, View], pair: str = "weak_strong") -> dict[str, View]:
+    """The views of MUSCLE around a base with these views, for one of :data:`PAIRS`.
 
     A base that has them too shares them: no image is augmented or sent through the network twice.
     """
     sees_unlabeled = any(view.source == "unlabeled" for view in base.values())
-    own_strong = _BY_ITSELF if sees_unlabeled else View("unlabeled", "strong")
-    return {
-        **base,
-        "u_weak": base.get("u_weak", View("unlabeled", "weak")),
-        "u_strong": base.get("u_strong", own_strong),
-    }
+    second = _BY_ITSELF if sees_unlabeled else View("unlabeled", "strong")
+    if pair == "weak_weak":
+        second = second._replace(policy="weak", draw=1)
+    own = dict(zip(PAIRS[pair], (View("unlabeled", "weak"), second), strict=True))
+    return {**base, **{name: base.get(name, view) for name, view in own.items()}}

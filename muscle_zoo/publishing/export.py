@@ -24,11 +24,13 @@ from ..data import DataSetInfo, Split, normalize
 from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.frozen import whole_network
+from ..engine.head import is_linear
 from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
 from ..errors import TrainingError
 from ..files import file_sha256, write_json
+from ..methods import base_of, takes_steps
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
@@ -60,13 +62,15 @@ def export_run(
         device: Where the written weights are evaluated.
 
     Returns:
-        The ledger row.
+        The ledger row. Where no network can hold the classifier it is all there is: nothing is exported.
 
     Raises:
         TrainingError: The state of the last step is gone, or its weights are of no use.
     """
     ema = _last_ema_weights(folder, trained.step)
     data = data or prepare_data(recipe)
+    if recipe.tune == "head" and not is_linear(ema):
+        return _without_network(recipe, folder, trained, data, ema)
     model = _network(recipe, data, ema)
     ema = model.state_dict()
     part = folder.export_dir.with_name("export.part")
@@ -104,6 +108,23 @@ def _last_ema_weights(folder: RunFolder, step: int) -> dict[str, Tensor]:
         raise TrainingError(f"{folder.state_dir} holds no whole state of step {step}; run the same command again")
     parts, _ = state
     return parts["ema"]
+
+
+def _without_network(
+    recipe: Recipe, folder: RunFolder, trained: TrainResult, data: Data, ema: dict[str, Tensor]
+) -> Row:
+    """The row of a run whose classifier no network of timm's can hold: measured on embeddings, nothing is exported."""
+    assert trained.ema is not None
+    sha256 = hashlib.sha256(pack_safetensors(ema, {"format": "pt", "name": recipe.name})).hexdigest()
+    before = {"nll_uncalibrated": trained.ema.nll, "ece_uncalibrated": trained.ema.ece}
+    row = make_row(recipe, trained, trained.ema, data.split, sha256, {"temperature": 1.0, **before})
+    kind = f"classifier={recipe.classifier}" if takes_steps(base_of(recipe.method)) else f"method={recipe.method}"
+    why = f"{kind} is no linear layer, and a network of timm's has no other classifier"
+    print(f"{recipe.name}: nothing is exported: {why}", file=sys.stderr)
+    shutil.rmtree(folder.export_dir, ignore_errors=True)
+    facts = {"row": asdict(row), "data": data.source, "metrics": trained.ema.to_dict(), "without_network": why}
+    folder.write_status("finished", trained.step, recipe.steps, **facts)
+    return row
 
 
 def _network(recipe: Recipe, data: Data, ema: dict[str, Tensor]) -> nn.Module:

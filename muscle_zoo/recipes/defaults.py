@@ -49,6 +49,21 @@ ON: dict[tuple[str, str], dict[str, Any]] = {
     # FixMatch's batches, for as many steps as three runs beside each other took on an H200 in five and a half minutes.
     ("wrn_28_2", "cifar10_jpeg"): {"steps": 7000, "eval_every": 1000, "batch_size": 64, "mu": 7},
 }
+# What a variant that every architecture and data set has changes besides.
+EVERYWHERE: dict[str, dict[str, Any]] = {
+    "frozen": {
+        "tune": "head",
+        "optimizer": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "steps": 300,
+        "batch_size": 128,
+        "mu": 8,
+        "eval_every": 100,
+        "muscle.views": "weak_weak",
+        "muscle.temperature": 0.5,
+    },
+}
 # What a variant changes besides, of an architecture on a data set.
 VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
     ("wrn_16_2", "cifar10_jpeg", "long"): {"steps": 10_486, "eval_every": 1000},  # a hundredth of FixMatch's 2^20

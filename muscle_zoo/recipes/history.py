@@ -12,7 +12,7 @@ from typing import Any
 MethodOptions = dict[str, dict[str, Any]]
 
 # Option of a later version: the value at which the method is what it was before.
-_LATER: dict[str, dict[str, Any]] = {"muscle": {"start": 0.0, "ramp": 0.0, "temperature": 1.0}}
+_LATER: dict[str, dict[str, Any]] = {"muscle": {"start": 0.0, "ramp": 0.0, "temperature": 1.0, "views": "weak_strong"}}
 
 
 def as_first_published(options: Mapping[str, Mapping[str, Any]]) -> MethodOptions:
@@ -40,7 +40,7 @@ def as_spelled_now(options: Mapping[str, Mapping[str, Any]], steps: int) -> Meth
 
     Example:
         >>> as_spelled_now({"muscle": {"weight": 1.0, "ramp_steps": 50}}, steps=200)["muscle"]
-        {'start': 0.0, 'ramp': 0.25, 'temperature': 1.0, 'weight': 1.0}
+        {'start': 0.0, 'ramp': 0.25, 'temperature': 1.0, 'views': 'weak_strong', 'weight': 1.0}
     """
     spelled = {part: {**_LATER.get(part, {}), **values} for part, values in options.items()}
     for values in spelled.values():

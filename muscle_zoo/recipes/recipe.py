@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import default_options, preset_options, recipe_defaults
-from .defaults import DATASETS, ON, VARIANTS
+from ..methods import base_of, default_options, method_names, preset_options, recipe_defaults, takes_steps
+from .defaults import DATASETS, EVERYWHERE, ON, VARIANTS
 from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
 
@@ -34,7 +34,7 @@ class Recipe:
         seed: Draws the split, the initial weights, the batches and the views; 0 to 2**63 - 1.
         fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``,
             on held-out labeled images.
-        steps: Optimizer updates.
+        steps: Optimizer updates; 0 for a method that takes none.
         batch_size: Labeled images a step (B).
         mu: Unlabeled images a step for each labeled one: mu B in all.
         weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
@@ -111,7 +111,11 @@ class Recipe:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "version", "accumulate", "embedding_views"):
+        if self.method in method_names():  # one of a card may be of a later version
+            least = 1 if takes_steps(base_of(self.method)) else 0
+            fits = self.steps >= 1 if least else self.steps == 0
+            _require(fits, "steps", self.steps, "give 1 or more" if least else f"{self.method} takes none: give 0")
+        for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
         fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
@@ -207,7 +211,7 @@ _IDENTITY = ("arch", "method", "dataset", "labels", "variant")
 def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | None = None) -> Recipe:
     """Composes a recipe from its name and overrides.
 
-    The defaults come first, then what the data set changes, the architecture on it, the method, the variant, and the
+    The defaults come first, then what the data set changes, the architecture on it, the variant, the method, and the
     overrides. An override of a part of the name (``labels=20``) gives the recipe of that other name.
 
     Args:
@@ -230,14 +234,15 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(name)
     for key in [key for key in overrides if key in _IDENTITY]:
         parts[key] = _convert(key, overrides.pop(key), parts[key])
-    parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
+    parts = parse_name(make_name(**parts))  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
     defaults = (
         DATASETS[parts["dataset"].partition(":")[0]],
         ON.get((parts["arch"], parts["dataset"]), {}),
-        recipe_defaults(parts["method"]),
+        EVERYWHERE.get(parts["variant"], {}),
         VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
+        recipe_defaults(parts["method"]),
     )
     for layer in defaults:
         for key, value in layer.items():

@@ -55,11 +55,20 @@ class RunResult:
         """
         if not self.finished:
             raise InputError(f"{self.path} is not finished, so it has no weights yet; train again to go on with it")
+        if why := self.without_network:
+            raise InputError(f"{self.path} has no network to load: {why}; its figures are in `row` and `metrics`")
         return f"{weights.LOCAL_DIR}{(self.path / 'export').as_posix()}"
+
+    @property
+    def without_network(self) -> str:
+        """Why a finished run has no weights to load; empty where it has."""
+        return str(RunFolder(self.path).read_status().get("without_network", ""))
 
     @property
     def metrics(self) -> Metrics:
         """Accuracy, likelihood and calibration of the exported weights on the images of the recipe's fold."""
+        if self.without_network:
+            return Metrics(**RunFolder(self.path).read_status()["metrics"])
         config = read_config(Path(self.checkpoint.removeprefix(weights.LOCAL_DIR)))
         return Metrics(**config[BLOCK]["metrics"])
 
@@ -129,7 +138,8 @@ def finished_row(folder: RunFolder, data: str) -> Row | None:
         InputError: It is finished, but on other data: its result must not be taken for one on these.
     """
     status = folder.read_status()
-    if status.get("status") != "finished" or not _is_whole(folder.export_dir):
+    whole = "without_network" in status or _is_whole(folder.export_dir)
+    if status.get("status") != "finished" or not whole:
         return None
     if status.get("data", "") != data:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 C = 10.0  # inverse strength of the penalty, for features of mean norm 1
 MOST_STEPS = 1000  # of L-BFGS
@@ -52,3 +52,12 @@ def logistic_regression(features: Tensor, labels: Tensor, num_classes: int, c: f
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": 1e-6})
     theta = torch.from_numpy(found.x).view(num_classes, width + 1).float()
     return theta[:, :-1].contiguous(), theta[:, -1].contiguous()
+
+
+def linear_layer(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """A linear layer of a weight and a bias; it draws nothing."""
+    layer = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+    return layer
