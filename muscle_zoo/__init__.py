@@ -6,7 +6,7 @@ functions here read it at every call, but ``timm.create_model`` and ``timm.list_
 """
 
 from . import backbones
-from .api import evaluate, list_methods, predict, train
+from .api import embed, evaluate, list_methods, predict, train
 from .checkpoints.factory import create_model, create_transform, load_model
 from .checkpoints.listing import ModelInfo, list_models, model_info
 from .checkpoints.weights import Checkpoint
@@ -31,6 +31,7 @@ __all__ = [
     "backbones",
     "create_model",
     "create_transform",
+    "embed",
     "evaluate",
     "get_recipe",
     "list_methods",

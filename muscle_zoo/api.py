@@ -1,4 +1,4 @@
-"""Training, evaluation and prediction from Python: what the commands ``train``, ``eval`` and ``predict`` do.
+"""Training, evaluation, prediction and embeddings from Python: what the commands of these names do.
 
 The engine is imported when it is needed: ``import muscle_zoo`` alone brings torch and timm, not accelerate.
 """
@@ -20,11 +20,12 @@ from .methods import list_methods
 from .recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
+    from .sessions.embed import Embeddings
     from .sessions.evaluate import Evaluation
     from .sessions.predict import Prediction
     from .sessions.train import RunResult
 
-__all__ = ["evaluate", "list_methods", "predict", "train"]
+__all__ = ["embed", "evaluate", "list_methods", "predict", "train"]
 
 AnyPath = str | PathLike[str]
 
@@ -182,6 +183,57 @@ def predict(
             model.train(training)
     model = create_model(checkpoint_name(_target(checkpoint)), pretrained=True).eval().to(device_for(cpu))
     return list(predict_files(model, files, topk, batch_size))
+
+
+def embed(
+    checkpoint: AnyPath | RunResult,
+    data: AnyPath | None = None,
+    *,
+    dataset: str = "folder",
+    image_size: int = 0,
+    out: AnyPath | None = None,
+    cpu: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+) -> Embeddings:
+    """Embeddings of pictures: a network's features before its classifier; the same as ``muscle-zoo embed``.
+
+    They are kept in a cache (``MUSCLE_ZOO_CACHE``, by default ~/.cache/muscle_zoo): the same call reads them from
+    there, and goes on where it was interrupted.
+
+    Args:
+        checkpoint: As in :func:`evaluate`; or a name of timm's pretrained networks.
+        data: Your pictures, a folder (of classes, or not) or a CSV; with a ``dataset``, where data sets are.
+        dataset: A data set's name: its training images, then its test images.
+        image_size: Side in pixels that pictures become; 0 for the network's own.
+        out: A ``.safetensors`` or ``.npy`` file to write, too.
+        cpu: Stay on the CPU.
+        workers: Processes that read pictures.
+        progress: Say how long it takes.
+
+    Returns:
+        ``embeddings`` ``(N, D)``, ``labels`` (negative where there is none), ``names`` and ``class_names``.
+
+    Raises:
+        InputError: There are no such weights or pictures, or the cache or ``out`` cannot be written.
+        TrainingError: A picture cannot be read.
+
+    Example:
+        >>> found = embed("cnn4.muscle_digits_10", dataset="digits", cpu=True, progress=False)
+        >>> found.embeddings.shape, found.names[0]
+        (torch.Size([1797, 64]), 'train/0')
+    """
+    from .sessions.embed import check_suffix, embed_checkpoint
+
+    if out is not None:
+        check_suffix(_path("out", out))
+    _require_number("image_size", image_size, at_least=0)
+    found = embed_checkpoint(
+        _target(checkpoint), _data(data, None, workers, progress), dataset, image_size, cpu, progress
+    )
+    if out is not None:
+        found.save(_path("out", out))
+    return found
 
 
 def _target(checkpoint: AnyPath | RunResult) -> str:

@@ -10,7 +10,21 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import bench, calibrate, cards, data, download, export, info, predict, publish, study, train, verify
+from .commands import (
+    bench,
+    calibrate,
+    cards,
+    data,
+    download,
+    embed,
+    export,
+    info,
+    predict,
+    publish,
+    study,
+    train,
+    verify,
+)
 from .commands import eval as eval_command
 from .commands import list as list_command
 from .engine.processes import is_main_process
@@ -28,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "list": ("list checkpoints and recipes, with their accuracy", list_command.add_arguments, list_command.run),
     "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
     "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
+    "embed": ("embed pictures by a pretrained network, with names and labels", embed.add_arguments, embed.run),
     "data": ("show a data set's split and its views", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),

@@ -78,7 +78,9 @@ def stopped(out: Path) -> str:
 
 def summary(result: RunResult) -> str:
     """What a finished run has to say: its accuracy, where it is, and how to load it."""
-    load = f"no network: {result.without_network}" if result.without_network else f"load it:    {load_line(result.path)}"
+    load = (
+        f"no network: {result.without_network}" if result.without_network else f"load it:    {load_line(result.path)}"
+    )
     lines = [f"run folder: {result.path}", load]
     if (row := result.row) is not None:
         seconds = f"{row.hours * 3600:.0f} s of training and evaluation"

@@ -112,8 +112,10 @@ class EmbeddedImages:
         return self._standardized(out)[:, :, None, None]
 
     def _standardized(self, embeddings: Tensor) -> Tensor:
-        return embeddings.float().sub_(self.mean).div_(self.std) if embeddings.dtype != torch.float32 else (
-            (embeddings - self.mean).div_(self.std)
+        return (
+            embeddings.float().sub_(self.mean).div_(self.std)
+            if embeddings.dtype != torch.float32
+            else ((embeddings - self.mean).div_(self.std))
         )
 
     def prepared(self, device: torch.device, memory: int) -> EmbeddedImages:

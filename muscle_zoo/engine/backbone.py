@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ class Backbone:
 
     Attributes:
         network: The whole network, in evaluation mode.
-        classifier: Its layer that gives the logits; it is not part of the backbone.
+        classifier: Its layer that gives the logits; it is not part of the backbone. None where it has no linear one.
         width: Numbers of an embedding.
         sha256: Of the backbone's weights, by name.
 
@@ -29,7 +30,7 @@ class Backbone:
     """
 
     network: nn.Module
-    classifier: nn.Linear | nn.Conv2d
+    classifier: nn.Linear | nn.Conv2d | None
     width: int
     sha256: str
 
@@ -53,12 +54,13 @@ class Backbone:
 
 
 @torch.inference_mode()
-def split_network(network: nn.Module, input_size: tuple[int, int, int]) -> Backbone:
+def split_network(network: nn.Module, input_size: tuple[int, int, int], classifier: bool = True) -> Backbone:
     """Finds the two parts of a network, and makes sure that they are all of it.
 
     Args:
         network: Of timm's; it is put into evaluation mode.
         input_size: Channels, height, width of its images.
+        classifier: Whether a linear classifier is needed; embeddings alone can be had of others, too.
 
     Raises:
         InputError: It has no linear classifier on a vector of features, or does more than these two parts do.
@@ -70,31 +72,45 @@ def split_network(network: nn.Module, input_size: tuple[int, int, int]) -> Backb
         (256, torch.Size([1, 256]))
     """
     network = network.eval()
-    arch = cast(dict[str, Any], network.pretrained_cfg).get("architecture")
-    classifier = network.get_classifier() if hasattr(network, "get_classifier") else None
-    if not isinstance(classifier, (nn.Linear, nn.Conv2d)) or classifier.weight[0].numel() != classifier.weight.shape[1]:
+    arch = str(cast(dict[str, Any], network.pretrained_cfg).get("architecture"))
+    layer = cast(Any, network).get_classifier() if hasattr(network, "get_classifier") else None
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)) or layer.weight[0].numel() != layer.weight.shape[1]:
+        if classifier:
+            raise InputError(
+                f"arch={arch}: its classifier is {type(layer).__name__}, not one linear layer, so tune=head cannot "
+                "take it; give another arch, or tune=all"
+            )
+        layer = None
+    sha256 = weights_sha256(network, layer)
+    device = next(network.parameters()).device
+    images = torch.linspace(-1, 1, 2 * math.prod(input_size), device=device).view(2, *input_size)
+    try:
+        backbone = Backbone(network, layer, 0, sha256)
+        embeddings = backbone.embed(images)
+        problem = "" if layer is None else _difference(network(images), embeddings, layer)
+    except (RuntimeError, TypeError, AttributeError, AssertionError, ValueError) as error:
+        problem = one_line(error)
+    if problem:
         raise InputError(
-            f"arch={arch}: its classifier is {type(classifier).__name__}, not one linear layer, so tune=head and `embed` "
-            "cannot take it; give another arch, or tune=all"
+            f"arch={arch}: its logits are not those of a linear layer on its pre-logits features ({problem}), so it "
+            "cannot be embedded with; give another arch"
         )
-    own = {id(parameter) for parameter in classifier.parameters()}
+    return replace(backbone, width=embeddings.shape[1])
+
+
+def weights_sha256(network: nn.Module, without: nn.Module | None) -> str:
+    """Hash of a network's weights and buffers, by name, without those of one of its layers."""
+    own = {id(parameter) for parameter in without.parameters()} if without is not None else set()
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict(keep_vars=True).items()):
         if id(value) not in own:
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    backbone = Backbone(network, classifier, classifier.weight.shape[1], digest.hexdigest())
-    images = torch.linspace(-1, 1, 2 * torch.Size(input_size).numel()).view(2, *input_size).to(classifier.weight.device)
-    try:
-        whole, embeddings = network(images), backbone.embed(images)
-        parts = embeddings @ classifier.weight.flatten(1).T + (0.0 if classifier.bias is None else classifier.bias)
-        off = float((whole - parts).abs().max() / whole.abs().max().clamp(min=1e-30))
-        problem = "" if off <= TOLERANCE else f"they are off by {off:.1e} of the largest logit"
-    except (RuntimeError, TypeError, AttributeError) as error:
-        problem = one_line(error)
-    if problem:
-        raise InputError(
-            f"arch={arch}: its logits are not those of a linear layer on its pre-logits features ({problem}), so "
-            "tune=head and `embed` cannot take it; give another arch, or tune=all"
-        )
-    return backbone
+    return digest.hexdigest()
+
+
+def _difference(logits: Tensor, embeddings: Tensor, layer: nn.Linear | nn.Conv2d) -> str:
+    """How logits differ from a layer's on embeddings, in words; empty where they do not."""
+    parts = embeddings @ layer.weight.flatten(1).T + (0.0 if layer.bias is None else layer.bias)
+    off = float((logits - parts).abs().max() / logits.abs().max().clamp(min=1e-30))
+    return "" if off <= TOLERANCE else f"they are off by {off:.1e} of the largest"

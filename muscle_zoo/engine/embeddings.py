@@ -264,9 +264,9 @@ def batch_size(info: DataSetInfo, device: torch.device) -> int:
 
 
 def faster_compute(backbone: Backbone, info: DataSetInfo) -> str:
-    """``bfloat16`` where the device has units for it and a batch took at most four fifths of the time; else ``float32``.
+    """``bfloat16`` where the device has units for it and a batch took less than four fifths of the time.
 
-    The first process measures for all.
+    Else ``float32``. The first process measures for all.
     """
     from .collectives import on_main_process
 
@@ -289,7 +289,9 @@ def _measured(backbone: Backbone, info: DataSetInfo) -> str:
         times = []
         for _ in range(4):
             began = time.perf_counter()
-            embed_batch(backbone, images, info, (PLAIN,), 0, compute)  # it ends on the CPU, so nothing is left to wait for
+            embed_batch(
+                backbone, images, info, (PLAIN,), 0, compute
+            )  # it ends on the CPU, so nothing is left to wait for
             times.append(time.perf_counter() - began)
         seconds[compute] = min(times[1:])
     return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"

@@ -1,4 +1,4 @@
-"""`tune=head`: a run whose images are the embeddings of a frozen backbone, and whose network is a classifier on them."""
+"""`tune=head`: a run whose images are embeddings of a frozen backbone, and whose network is a classifier on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..data import DataSet, DataSetInfo, ImageSource
 from ..data.embedded import EmbeddedImages
-from ..methods.logistic import linear_layer
 from ..methods import base_of, create_method, takes_steps
+from ..methods.logistic import linear_layer
 from ..recipes import Recipe
 from .backbone import Backbone, split_network
 from .build import Data, build_model, known_classes
@@ -119,5 +119,6 @@ def whole_network(recipe: Recipe, dataset: DataSet, weights: Mapping[str, Tensor
     classifier = linear_layer(weights["classifier.weight"], weights["classifier.bias"])
     head = Head(classifier, weights["mean"], weights["std"], backbone.sha256)
     head.load_state_dict(weights)
+    assert backbone.classifier is not None
     head.fold_into(backbone.classifier)
     return backbone.network

@@ -1,9 +1,8 @@
 """Classifiers on standardized embeddings, and how one becomes the classifier of the whole network.
 
-Embeddings are standardized by the unlabeled pool's mean and standard deviation, and divided by their mean norm. Norm 1
-for each would do as well (CONTRIBUTING has the figures), but no linear layer does that, and this folds into one: what is
-exported is a network of timm's as it is. For the same reason only ``linear`` can be exported: a cosine needs norms, and
-``mlp`` a layer that the networks do not have.
+Embeddings are standardized by the unlabeled pool's mean and standard deviation, and divided by their mean norm. No linear
+layer brings each to norm 1, and this folds into one: what is exported is a network of timm's as it is. For the same
+reason only ``linear`` can be exported: a cosine needs norms, and ``mlp`` a layer that the networks do not have.
 """
 
 from __future__ import annotations
@@ -62,7 +61,9 @@ class Head(nn.Module):
             InputError: It is not linear, or the layer has no bias.
         """
         if not isinstance(self.classifier, nn.Linear) or layer.bias is None:
-            raise InputError(f"{type(self.classifier).__name__} cannot be a network's last layer; give classifier=linear")
+            raise InputError(
+                f"{type(self.classifier).__name__} cannot be a network's last layer; give classifier=linear"
+            )
         mean, std = (value.double() for value in (self.get_buffer("mean"), self.get_buffer("std")))
         weight = self.classifier.weight.detach().double() / std
         bias = self.classifier.bias.detach().double() - weight @ mean

@@ -136,14 +136,25 @@ class Trainer:
                 timer.lap("loss")
                 self.accelerator.backward(terms[-1]["loss"])
                 timer.lap("backward")
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+                self._update()
                 timer.lap("optimizer")
             if count_right:
                 hits += self._right_pseudo_labels(outputs, prepared)
         self.ema.update(self.network, step=step + 1)
         timer.lap("ema")
         return {name: torch.stack([part[name].detach() for part in terms]).mean(0) for name in terms[0]}, hits
+
+    def _update(self) -> None:
+        """Moves the weights, after the last part of a step.
+
+        Accelerate's wrapper, which fp16 needs, looks for packages on the disk at every step: a tenth of a classifier's.
+        """
+        if self.accelerator.scaler is not None:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        elif self.accelerator.sync_gradients:
+            self.optimizer.optimizer.step()
+            self.optimizer.optimizer.zero_grad()
 
     def begin(self, step: int) -> None:
         """Sets the learning rate and the seed of what the network draws (dropout).

@@ -57,7 +57,9 @@ MethodOptions = dict[str, dict[str, Any]]
 
 
 def list_methods() -> list[str]:
-    """The names of the base methods: each runs alone, and, if it :func:`takes_steps`, with MUSCLE (:func:`with_muscle`).
+    """The names of the base methods.
+
+    Each runs alone, and, if it :func:`takes_steps`, with MUSCLE under the name that :func:`with_muscle` gives.
 
     Example:
         >>> "fixmatch" in list_methods() and "muscle_fixmatch" not in list_methods()

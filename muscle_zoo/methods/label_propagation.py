@@ -82,7 +82,7 @@ def spread_labels(features: Tensor, seeds: Tensor, neighbors: int, alpha: float)
 
 
 def _normalized_graph(features: Tensor, neighbors: int) -> Tensor:
-    """``D^-1/2 W D^-1/2``, sparse, where W_ij is 1 for i among j's neighbors and the other way round, 1/2 for one way."""
+    """``D^-1/2 W D^-1/2``, sparse; W_ij is 1 where i and j are among each other's neighbors, 1/2 where one is."""
     unit, n = F.normalize(features), len(features)
     nearest = []
     for start in range(0, n, _ROWS):

@@ -20,9 +20,10 @@ PAIRS = {"weak_strong": ("u_weak", "u_strong"), "weak_weak": ("u_weak", "u_weak_
 class Muscle(Method):
     """MUSCLE around any method (arXiv 2012.00150, reconstructed from its abstract).
 
-    The loss is ``L_base + w(t) * L_MI``: ``L_MI`` is minus the mutual information between the predictions for two
-    views of the unlabeled images, the weak and the strong one by default, in nats. Around ``Supervised`` it is MUSCLE as a stand-alone scheme.
-    The hyper-parameters are this project's. With weight 0 the gradients equal the base's bit for bit on the same views.
+    The loss is ``L_base + w(t) * L_MI``: ``L_MI`` is minus the mutual information between the predictions for two views
+    of the unlabeled images, by default the weak and the strong one, in nats. Around ``Supervised`` it is MUSCLE as a
+    stand-alone scheme. The hyper-parameters are this project's. With weight 0 the gradients equal the base's bit for
+    bit on the same views.
 
     Logs what the base logs, ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
 

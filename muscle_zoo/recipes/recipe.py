@@ -65,10 +65,10 @@ class Recipe:
             ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
             classes. It is published as it was given.
         image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
-        tune: What of the network is trained: ``all``, or its ``head``, the classifier, on cached embeddings of the rest.
+        tune: What of the network is trained: ``all``, or its ``head``, the classifier, on embeddings of the rest.
         embedding_views: With ``tune=head``, how many draws of each policy are embedded; a step sees some of them.
-        classifier: With ``tune=head``, ``linear``, ``cosine`` (of features and weights) or ``mlp`` (linear, and beside it
-            a hidden layer of 256); only ``linear`` can be exported, see :mod:`muscle_zoo.engine.head`.
+        classifier: With ``tune=head``, ``linear``, ``cosine`` (of features and weights) or ``mlp`` (linear, and beside
+            it a hidden layer of 256); only ``linear`` can be exported, see :mod:`muscle_zoo.engine.head`.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
 
@@ -200,8 +200,18 @@ _CHOICES = {
 }
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
-_LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
-_LATER = (*_LATER, "tune", "embedding_views", "classifier")
+_LATER = (
+    "bias",
+    "unlabeled_bias",
+    "classes",
+    "mismatch",
+    "validation",
+    "split",
+    "init",
+    "image_size",
+    "accumulate",
+    *("tune", "embedding_views", "classifier"),
+)
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
