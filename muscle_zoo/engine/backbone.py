@@ -69,7 +69,7 @@ def split_network(network: nn.Module, input_size: tuple[int, int, int], classifi
         >>> import timm
         >>> backbone = split_network(timm.create_model("test_resnet", num_classes=10), (3, 32, 32))
         >>> backbone.width, backbone.embed(torch.zeros(1, 3, 32, 32)).shape
-        (256, torch.Size([1, 256]))
+        (96, torch.Size([1, 96]))
     """
     network = network.eval()
     arch = str(cast(dict[str, Any], network.pretrained_cfg).get("architecture"))

@@ -170,15 +170,16 @@ class EmbeddingWriter:
     def rewind(self, rows: int) -> None:
         """Keeps the first rows and drops the others."""
         header = self.file.header()
-        self._stream.seek(0)
-        if not rows:
-            self._stream.write(header)
         size = len(header) + rows * self.file._row_bytes
-        self._stream.truncate(size)
-        self._stream.flush()
-        self._stream.seek(0)
         self._digest = hashlib.sha256()
-        _update(self._digest, self._stream, size)
+        with _told(self.file, self):
+            self._stream.seek(0)
+            if not rows:
+                self._stream.write(header)
+            self._stream.truncate(size)
+            self._stream.flush()
+            self._stream.seek(0)
+            _update(self._digest, self._stream, size)
         self.rows = rows
 
     def append(self, embeddings: Tensor) -> None:

@@ -177,6 +177,10 @@ def _fill(
             _write(backbone, pictures, list(files), writers, begun, size, compute, told)
         for writer in writers.values():
             writer.finish()
+    except InputError:  # the disk is full: what is half-written would keep it so
+        for writer in writers.values():
+            writer.discard()
+        raise
     except KeyboardInterrupt:
         for writer in writers.values():
             writer.keep()

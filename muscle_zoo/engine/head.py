@@ -1,8 +1,8 @@
 """Classifiers on standardized embeddings, and how one becomes the classifier of the whole network.
 
-Embeddings are standardized by the unlabeled pool's mean and standard deviation, and divided by their mean norm. No linear
-layer brings each to norm 1, and this folds into one: what is exported is a network of timm's as it is. For the same
-reason only ``linear`` can be exported: a cosine needs norms, and ``mlp`` a layer that the networks do not have.
+Embeddings are standardized by the unlabeled pool's mean and standard deviation, and divided by their mean norm. No
+linear layer brings each to norm 1, and this folds into one: what is exported is a network of timm's as it is. For the
+same reason only ``linear`` can be exported: a cosine needs norms, and ``mlp`` a layer that the networks do not have.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,7 +130,9 @@ def _pictures(config: DataConfig, input_size: tuple[int, int, int]) -> tuple[dic
     root = config.root
     classes: tuple[str, ...] = ()
     try:
-        listing = list_folder(root)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pictures without a class: here none is needed
+            listing = list_folder(root)
         root, classes, named = listing.root, listing.class_names, [*listing.train, *listing.test]
     except InputError:
         if not root.is_dir():
