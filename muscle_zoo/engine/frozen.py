@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..data import DataSet, DataSetInfo, ImageSource
 from ..data.embedded import EmbeddedImages
-from ..methods import base_of, create_method, takes_steps
+from ..methods import create_method, takes_steps
 from ..methods.logistic import linear_layer
 from ..recipes import Recipe
 from .backbone import Backbone, split_network
@@ -75,7 +75,7 @@ def _classifier(recipe: Recipe, data: Data, embedded: EmbeddedImages, pool: Tens
     (features,) = (part.flatten(1) for part in embedded.batches([labeled]))
     labels = embedded.labels[labeled]
     torch.manual_seed(recipe.seed)  # for what a classifier draws
-    if takes_steps(base_of(recipe.method)):
+    if takes_steps(recipe.method):
         return first_classifier(recipe.classifier, features, labels, classes)
     (unlabeled,) = (part.flatten(1) for part in embedded.batches([pool]))
     classifier = create_method(recipe.method, recipe.options).fit(features, labels, unlabeled, classes)

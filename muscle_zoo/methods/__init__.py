@@ -70,17 +70,21 @@ def list_methods() -> list[str]:
 
 def method_names() -> list[str]:
     """Every method that a recipe may name: the base methods, alone and with MUSCLE."""
-    return [*METHODS, *(with_muscle(name) for name in METHODS if takes_steps(name))]
+    return [*METHODS, *(with_muscle(name) for name in METHODS if _has_steps(name))]
+
+
+def _has_steps(base: str) -> bool:
+    return METHODS[base].recipe.get("steps") != 0
 
 
 def takes_steps(name: str) -> bool:
-    """Whether a base method is trained; one that is not makes its classifier at once, see :meth:`Method.fit`.
+    """Whether a method is trained; one that is not makes its classifier at once, see :meth:`Method.fit`.
 
     Example:
-        >>> takes_steps("fixmatch"), takes_steps("knn")
+        >>> takes_steps("muscle_fixmatch"), takes_steps("knn")
         (True, False)
     """
-    return METHODS[name].recipe.get("steps") != 0
+    return _has_steps(base_of(name))
 
 
 def with_muscle(name: str) -> str:
@@ -113,7 +117,7 @@ def default_options(name: str) -> MethodOptions:
     return {part: values for part, values in options.items() if values}
 
 
-def recipe_defaults(name: str) -> dict[str, int]:
+def recipe_defaults(name: str) -> dict[str, int | str]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     base = METHODS[base_of(name)]
     changes = dict(base.recipe)
@@ -129,7 +133,7 @@ def version_of(name: str) -> int:
         >>> version_of("fixmatch"), version_of("muscle_vat")
         (1, 2)
     """
-    return recipe_defaults(name).get("version", 1)
+    return int(recipe_defaults(name).get("version", 1))
 
 
 def preset_options(name: str, preset: str) -> dict[str, Any]:

@@ -108,11 +108,11 @@ class Method(nn.Module):
     """
 
     views: Mapping[str, View] = {}
-    recipe: ClassVar[Mapping[str, int]] = {}
+    recipe: ClassVar[Mapping[str, int | str]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def fit(self, labeled: Tensor, labels: Tensor, unlabeled: Tensor, num_classes: int) -> nn.Module | None:
-        """A classifier of embeddings that is made at once, by a method whose ``recipe`` says ``{"steps": 0}``.
+        """A classifier of embeddings that is made at once, by a method whose ``recipe`` has ``steps`` 0, ``tune`` head.
 
         Args:
             labeled: Standardized embeddings of the labeled images, ``(n, D)``.

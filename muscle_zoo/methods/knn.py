@@ -34,7 +34,7 @@ class KNN(Method):
         [1]
     """
 
-    recipe: ClassVar[Mapping[str, int]] = {"steps": 0}
+    recipe: ClassVar[Mapping[str, int | str]] = {"steps": 0, "tune": "head"}
 
     def __init__(self, neighbors: int = 5, temperature: float = 0.07, context: RunContext | None = None) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ class LabelPropagation(Method):
         InputError: An option is out of its range.
     """
 
-    recipe: ClassVar[Mapping[str, int]] = {"steps": 0}
+    recipe: ClassVar[Mapping[str, int | str]] = {"steps": 0, "tune": "head"}
 
     def __init__(
         self, neighbors: int = 15, alpha: float = 0.9, c: float = 1.0, context: RunContext | None = None

@@ -30,7 +30,7 @@ from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
 from ..errors import TrainingError
 from ..files import file_sha256, write_json
-from ..methods import base_of, takes_steps
+from ..methods import takes_steps
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
@@ -118,7 +118,7 @@ def _without_network(
     sha256 = hashlib.sha256(pack_safetensors(ema, {"format": "pt", "name": recipe.name})).hexdigest()
     before = {"nll_uncalibrated": trained.ema.nll, "ece_uncalibrated": trained.ema.ece}
     row = make_row(recipe, trained, trained.ema, data.split, sha256, {"temperature": 1.0, **before})
-    kind = f"classifier={recipe.classifier}" if takes_steps(base_of(recipe.method)) else f"method={recipe.method}"
+    kind = f"classifier={recipe.classifier}" if takes_steps(recipe.method) else f"method={recipe.method}"
     why = f"{kind} is no linear layer, and a network of timm's has no other classifier"
     print(f"{recipe.name}: nothing is exported: {why}", file=sys.stderr)
     shutil.rmtree(folder.export_dir, ignore_errors=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import base_of, default_options, method_names, preset_options, recipe_defaults, takes_steps
+from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_steps
 from .defaults import DATASETS, EVERYWHERE, ON, VARIANTS
 from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
@@ -112,7 +112,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.method in method_names():  # one of a card may be of a later version
-            least = 1 if takes_steps(base_of(self.method)) else 0
+            least = 1 if takes_steps(self.method) else 0
             fits = self.steps >= 1 if least else self.steps == 0
             _require(fits, "steps", self.steps, "give 1 or more" if least else f"{self.method} takes none: give 0")
         for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
@@ -131,6 +131,8 @@ class Recipe:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, suggest(value, allowed))
+        if self.steps == 0 and self.tune != "head":
+            raise InputError(f"tune={self.tune}: {self.method} makes its classifier of embeddings; give tune=head")
         if self.classifier != "linear" and self.tune != "head":
             raise InputError(f"classifier={self.classifier} is trained on embeddings; give tune=head")
 
