@@ -24,6 +24,14 @@ from muscle_zoo.methods import Batch
 SHORT = ["cnn4.muscle_digits_10", "steps=24", "eval_every=8", "batch_size=16", "mu=2"]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Embeddings of tests are not the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUSCLE_ZOO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder; tests only read it."""

@@ -38,12 +38,6 @@ INIT = {"init": "cnn4.muscle_digits_10", "cpu_threads": 1}
 SHORT = {**INIT, "steps": 12, "eval_every": 6, "batch_size": 16, "mu": 2, "embedding_views": 2}
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path_factory.getbasetemp() / "shared-cache"
-    monkeypatch.setenv("MUSCLE_ZOO_CACHE", str(folder))
-
-
 def head_recipe(method: str = "muscle", **more: Any) -> Recipe:
     return get_recipe(f"cnn4.{method}_digits_40_frozen", {**SHORT, **more})
 
@@ -216,10 +210,8 @@ def test_every_method_takes_steps_on_embeddings(method: str, tmp_path: Path) -> 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MUSCLE_ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "shared-cache"))
-        out = tmp_path_factory.mktemp("frozen") / "run"
-        return train("cnn4.muscle_digits_40_frozen", SHORT, out=out, cpu=True, progress=False)
+    out = tmp_path_factory.mktemp("frozen") / "run"
+    return train("cnn4.muscle_digits_40_frozen", SHORT, out=out, cpu=True, progress=False)
 
 
 def test_plain_timm_loads_the_whole_network(finished: Any) -> None:

@@ -216,7 +216,7 @@ WRONG_INPUT = {
     "too small": (nothing, ["train", "cnn13.supervised_digits_10"], "8x8 images of digits: it takes 12x12 and more"),
     "fp16 on a CPU": (nothing, ["train", NAME, "--cpu", "--mixed-precision", "fp16"], "fp16 does not run on a CPU"),
     "huge seed": (nothing, ["train", NAME, "seed=99999999999999999999"], "seed=99999999999999999999"),
-    "variant": (nothing, ["train", f"{NAME}_typo"], "variant 'typo'; there is none"),
+    "variant": (nothing, ["train", f"{NAME}_typo"], "variant 'typo'; known: frozen"),
     "damaged block": (cards(damaged_block), ["eval", "card"], "the muscle_zoo block of config.json is damaged"),
     "foreign row": (foreign_row, ["export", "out", "--to", "out"], "has no ledger row"),
     "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),

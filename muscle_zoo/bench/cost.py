@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data import DataSet
 from ..engine.options import RunOptions
-from ..methods import default_options, method_names, version_of
+from ..methods import default_options, method_names, takes_steps, version_of
 from ..recipes import Recipe
 from .step import Stepper, bare_step, mi_seconds
 from .timing import median_seconds
@@ -49,7 +49,7 @@ def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tupl
     costs = []
     device = None
     with tempfile.TemporaryDirectory() as folder:
-        for method in method_names():
+        for method in filter(takes_steps, method_names()):
             own = replace(recipe, method=method, options=default_options(method), version=version_of(method))
             step = Stepper(own, dataset, options, Path(folder) / method)
             control = replace(

@@ -33,6 +33,12 @@ class LabelPropagation(Method):
 
     Raises:
         InputError: An option is out of its range.
+
+    Example:
+        >>> pool = torch.tensor([[1.0, 0.1], [1.0, 0.2], [0.1, 1.0], [0.2, 1.0]])
+        >>> classifier = LabelPropagation(neighbors=2).fit(torch.eye(2), torch.tensor([0, 1]), pool, 2)
+        >>> classifier(pool).argmax(dim=1).tolist()
+        [0, 0, 1, 1]
     """
 
     recipe: ClassVar[Mapping[str, int | str]] = {"steps": 0, "tune": "head"}

@@ -54,7 +54,7 @@ EVERYWHERE: dict[str, dict[str, Any]] = {
     "frozen": {
         "tune": "head",
         "optimizer": "adamw",
-        "lr": 1e-3,
+        "lr": 3e-3,
         "weight_decay": 0.0,
         "steps": 300,
         "batch_size": 128,

@@ -246,7 +246,8 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(name)
     for key in [key for key in overrides if key in _IDENTITY]:
         parts[key] = _convert(key, overrides.pop(key), parts[key])
-    parts = parse_name(make_name(**parts))  # what was overridden must still be a name of the grammar
+    at_once = recipe_defaults(parts["method"]) if parts["method"] in method_names() else {}  # it may take no steps
+    parts = parse_name(Recipe(**{**at_once, **parts}).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
     defaults = (

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import InputError
-from ..methods import METHODS, base_of, with_muscle
+from ..methods import METHODS, base_of, takes_steps, with_muscle
 from ..recipes import Recipe, get_recipe
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
@@ -47,7 +47,7 @@ def plan(
     recipes = []
     for seed, dataset, bias, budget, base in product(seeds, datasets, biases, labels, methods):
         changes = {**(overrides or {}), "seed": seed, "bias": bias}
-        for method in (base, with_muscle(base)):
+        for method in (base, with_muscle(base)) if takes_steps(base) else (base,):
             recipes.append(get_recipe(make_name(arch, method, dataset, budget), changes))
     return recipes
 
