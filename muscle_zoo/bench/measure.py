@@ -15,6 +15,7 @@ from ..errors import MissingDataError
 from ..recipes import Recipe
 from .cost import bench_methods
 from .data import bench_data
+from .embed import bench_embed
 from .evaluation import bench_eval
 from .step import bench_step
 
@@ -25,7 +26,7 @@ def measure(what: str, recipe: Recipe, options: RunOptions, config: DataConfig) 
     """Measures, in the recipe's number of threads.
 
     Args:
-        what: ``step``, ``eval``, ``data``, ``all`` of them; or ``methods``: the step of each next to a supervised one.
+        what: ``step``, ``eval``, ``data``, ``all`` of these; ``embed``; or ``methods``: each one's step.
         recipe: What is measured.
         options: Precision, device, compilation.
         config: Where the images are; random ones of the same shape are taken where they are not on disk.
@@ -62,6 +63,8 @@ def _part(
 ) -> dict[str, Any]:
     if part == "step":
         return bench_step(recipe, dataset, options, test_images)
+    if part == "embed":
+        return bench_embed(recipe, dataset, device)
     return bench_eval(recipe, dataset, options) if part == "eval" else bench_data(recipe, dataset, device)
 
 

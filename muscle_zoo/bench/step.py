@@ -59,7 +59,7 @@ def bench_step(recipe: Recipe, dataset: DataSet, options: RunOptions, test_image
         parts = stepper.breakdown(ROUNDS)
         mi = mi_seconds(recipe, dataset.info.num_classes, device)
         kernels = kernel_seconds(stepper, PROFILED) if device.type == "cuda" else {}
-        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _resident_bytes()
+        memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident_bytes()
     whole = seconds["step"]
     rate = bench_eval(recipe, dataset, options)["images_per_s"]
     evaluations = math.ceil(recipe.steps / recipe.eval_every) * 2 * (test_images or len(dataset.test))
@@ -183,6 +183,7 @@ def kernel_seconds(work: Callable[[], None], calls: int) -> dict[str, float]:
     return seconds
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
+    """The most memory that this process had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -18,6 +18,7 @@ WHAT = {
     "eval": "an evaluation",
     "data": "how fast views are made and pictures read",
     "all": "these three",
+    "embed": "embedding pictures next to a loop of timm and torchvision",
     "methods": "a step of every method next to a supervised one",
 }
 

@@ -30,7 +30,7 @@ from .embedding_progress import EmbeddingProgress
 from .folder_lock import FolderLock
 
 MOST = {"cpu": 256, "cuda": 1024}  # images in a batch
-_NUMBERS = {"cpu": 5_000_000, "cuda": 50_000_000}  # numbers in a batch: small ones fit into a processor's cache
+_NUMBERS = {"cpu": 2_500_000, "cuda": 50_000_000}  # numbers in a batch: small ones fit into a processor's cache
 _ACTIVATIONS = 64  # numbers that a network holds at a time for each one of its input, of all that we know the most
 KEEP_EVERY = 10.0  # seconds of work that a kill costs at most
 _POLL = 1.0  # seconds
