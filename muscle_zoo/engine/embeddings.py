@@ -175,8 +175,9 @@ def _fill(
         told = EmbeddingProgress(backbone.arch, pictures.info, len(pictures.images), len(files), begun, progress)
         with told:
             _write(backbone, pictures, list(files), writers, begun, size, compute, told)
-        for writer in writers.values():
-            writer.finish()
+        with shared_errors():  # after it the others find the files, too
+            for writer in writers.values():
+                writer.finish()
     except InputError:  # the disk is full: what is half-written would keep it so
         for writer in writers.values():
             writer.discard()
