@@ -20,6 +20,7 @@ from muscle_zoo.data import DataSet, load_dataset, normalize
 from muscle_zoo.data.embedded import EmbeddedBatches, EmbeddedImages
 from muscle_zoo.engine import frozen
 from muscle_zoo.engine.build import Data, prepare_data
+from muscle_zoo.engine.evaluate import evaluate
 from muscle_zoo.engine.head import Cosine, Head, SmallMLP, first_classifier, standardization
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
@@ -228,6 +229,8 @@ def test_plain_timm_loads_the_whole_network(finished: Any) -> None:
         exported = network(images)
     temperature = json.loads((finished.path / "export" / "config.json").read_text())["muscle_zoo"]["calibration"]
     torch.testing.assert_close(exported * temperature["temperature"], logits, rtol=2e-3, atol=2e-3)
+    measured = evaluate(network, digits.test, digits.info)  # on the pictures, as a stranger would
+    assert measured.top1 == finished.metrics.top1 and measured.nll == pytest.approx(finished.metrics.nll, rel=1e-4)
     assert finished.row.top1_ema > 0.7 and finished.metrics.n == 360
 
 

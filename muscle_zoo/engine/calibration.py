@@ -241,13 +241,27 @@ def calibrate(
     policies = {"clean": Policy(()), "weak": weak, "weak again": weak, "strong": strong}
     batch_size = min(batch_size, max(8, _PIXELS // math.prod(info.input_size)))
     logits = _logits_by_view(model, images, info, policies, seed, torch.tensor(positions), batch_size)
+    return calibrate_logits(logits, labels_per_class, saw_strong)
+
+
+def calibrate_logits(logits: dict[str, Tensor], labels_per_class: float, saw_strong: bool) -> Calibration:
+    """What :func:`calibrate` measures.
+
+    Args:
+        logits: ``(n, C)`` of the views ``clean``, ``weak``, ``weak again`` and ``strong``.
+        labels_per_class: Labeled images per class that the network was trained on.
+        saw_strong: Whether it was trained on strong views.
+
+    Raises:
+        CalibrationError: They are not finite.
+    """
     if not all(values.isfinite().all() for values in logits.values()):
         raise CalibrationError("its logits of some unlabeled images are not finite")
     clean = logits["clean"]
     rates = {view: agreement(clean, logits[view]) for view in ("weak", "strong")}
     agreement_weak = agreement(logits["weak"], logits["weak again"])
     return Calibration(
-        images=len(positions),
+        images=len(clean),
         labels_per_class=labels_per_class,
         saw_strong=saw_strong,
         confidence=float(clean.double().softmax(dim=1).amax(dim=1).mean()),

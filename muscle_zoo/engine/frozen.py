@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import DataSet, DataSetInfo, ImageSource
@@ -17,6 +18,7 @@ from .backbone import Backbone, split_network
 from .build import Data, build_model, known_classes
 from .collectives import shared_errors
 from .embeddings import PLAIN, CachedView, Pictures, embed_pictures, faster_compute
+from .evaluate import Metrics, count, summarize
 from .head import Head, first_classifier, standardization
 
 
@@ -45,6 +47,25 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
     Raises:
         InputError: The backbone does not fit the data, or the embeddings cannot be kept.
     """
+    backbone, plain, by_policy = embed_views(recipe, data, device, progress)
+    pool = torch.tensor(data.split.unlabeled or data.split.labeled)
+    mean, std = (value.float() for value in standardization(plain, pool))
+    dataset = data.dataset
+    embedded = EmbeddedImages(plain, dataset.train.labels, mean, std, by_policy, names=dataset.train.names)
+    evaluation: ImageSource = known_classes(embedded, data.split.held_out)
+    if recipe.fold == "test":
+        (tested,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
+        evaluation = EmbeddedImages(tested, data.evaluation.labels, mean, std, names=data.evaluation.names)
+    head = Head(_classifier(recipe, data, embedded, pool), mean, std, backbone.sha256)
+    # Handed out standardized, as what comes out of `normalize` would be.
+    info = replace(dataset.info, input_size=(backbone.width, 1, 1), mean=(0.0,), std=(1.0,))
+    return replace(data, dataset=DataSet(info, embedded, dataset.test), evaluation=evaluation, head=head)
+
+
+def embed_views(
+    recipe: Recipe, data: Data, device: torch.device, progress: bool = False
+) -> tuple[Backbone, Tensor, dict[str, tuple[Tensor, ...]]]:
+    """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy."""
     with shared_errors():
         backbone = backbone_of(recipe, data.dataset, device)
         train = Pictures.of(data.dataset.train, data.dataset.info)
@@ -54,19 +75,36 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
     }
     compute = faster_compute(backbone, train.info)
     found = _embed(backbone, train, [view for views in draws.values() for view in views], compute, progress)
-    pool = torch.tensor(data.split.unlabeled or data.split.labeled)
-    mean, std = (value.float() for value in standardization(found[PLAIN], pool))
-    by_policy = {name: tuple(found[view] for view in views) for name, views in draws.items()}
-    dataset = data.dataset
-    embedded = EmbeddedImages(found[PLAIN], dataset.train.labels, mean, std, by_policy, names=dataset.train.names)
-    evaluation: ImageSource = known_classes(embedded, data.split.held_out)
-    if recipe.fold == "test":
-        (plain,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
-        evaluation = EmbeddedImages(plain, data.evaluation.labels, mean, std, names=data.evaluation.names)
-    head = Head(_classifier(recipe, data, embedded, pool), mean, std, backbone.sha256)
-    # Handed out standardized, as what comes out of `normalize` would be.
-    info = replace(dataset.info, input_size=(backbone.width, 1, 1), mean=(0.0,), std=(1.0,))
-    return replace(data, dataset=DataSet(info, embedded, dataset.test), evaluation=evaluation, head=head)
+    return backbone, found[PLAIN], {name: tuple(found[view] for view in views) for name, views in draws.items()}
+
+
+@torch.inference_mode()
+def evaluate_embedded(network: nn.Module, data: Data) -> Metrics:
+    """Evaluates a whole network whose backbone was frozen: its own backbone's embeddings are kept for the next one.
+
+    Runs of one backbone differ in their classifiers only, so that most of an evaluation is done once for all of them.
+    """
+    backbone = split_network(network, data.dataset.info.input_size)
+    (plain,) = _embed_others(backbone, data.evaluation, data.dataset.info, False)
+    return summarize(count(_logits(backbone, plain), data.evaluation.labels))
+
+
+@torch.inference_mode()
+def logits_by_view(network: nn.Module, recipe: Recipe, data: Data, positions: Tensor) -> dict[str, Tensor]:
+    """Logits ``(n, C)`` of cached views of some training images, by what :func:`calibrate_logits` calls them."""
+    device = next(network.parameters()).device
+    _, plain, draws = embed_views(recipe, data, device)
+    views = {"clean": plain, "weak": draws["weak"][0], "weak again": draws["weak"][1], "strong": draws["strong"][0]}
+    backbone = split_network(network, data.dataset.info.input_size)
+    return {view: _logits(backbone, embeddings[positions]) for view, embeddings in views.items()}
+
+
+def _logits(backbone: Backbone, embeddings: Tensor) -> Tensor:
+    """Float32, on the CPU."""
+    layer = backbone.classifier
+    assert layer is not None
+    weight, bias = layer.weight.flatten(1).cpu(), None if layer.bias is None else layer.bias.cpu()
+    return F.linear(embeddings.float(), weight, bias)
 
 
 def _classifier(recipe: Recipe, data: Data, embedded: EmbeddedImages, pool: Tensor) -> nn.Module:

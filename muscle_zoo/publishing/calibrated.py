@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import Tensor, nn
 
 from ..data import normalize
 from ..data.augment import parse_policy
 from ..engine.build import Data
-from ..engine.calibration import calibrate, choose_images
+from ..engine.calibration import calibrate, calibrate_logits, choose_images
 from ..engine.classifier import fold_temperature
 from ..engine.evaluate import Metrics
+from ..engine.frozen import logits_by_view
 from ..errors import CalibrationError
 from ..methods import create_method
 from ..recipes import Recipe
@@ -75,21 +77,29 @@ def with_temperature(
         return written, {"temperature": 1.0, "why": str(error), **uncalibrated}
 
 
+def by_embeddings(recipe: Recipe) -> bool:
+    """Whether a run's network is measured on cached embeddings: its backbone was frozen, and no process waits.
+
+    Where there are several processes the first one exports alone, and the cache is made by all of them.
+    """
+    return recipe.tune == "head" and recipe.embedding_views > 1 and PartialState().num_processes == 1
+
+
 def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What was measured, and the tensors with the temperature in the classifier; the written ones where it is 1."""
     info, train, split = data.dataset.info, data.dataset.train, data.split
     views = create_method(recipe.method, recipe.options).views
-    calibration = calibrate(
-        written.model,
-        train,
-        info,
-        parse_policy("weak", recipe.weak),
-        parse_policy("strong", recipe.strong),
-        recipe.seed,
-        labels_per_class=len(split.labeled) / info.num_classes,
-        saw_strong=any(view.policy == "strong" for view in views.values()),
-        pool=split.unlabeled,
-    )
+    labels_per_class = len(split.labeled) / info.num_classes
+    saw_strong = any(view.policy == "strong" for view in views.values())
+    if by_embeddings(recipe) and split.unlabeled:
+        positions = torch.tensor(choose_images(recipe.seed, split.unlabeled))
+        logits = logits_by_view(written.model, recipe, data, positions)
+        calibration = calibrate_logits(logits, labels_per_class, saw_strong)
+    else:
+        weak, strong = parse_policy("weak", recipe.weak), parse_policy("strong", recipe.strong)
+        calibration = calibrate(
+            written.model, train, info, weak, strong, recipe.seed, labels_per_class, saw_strong, split.unlabeled
+        )
     facts = calibration.to_dict()
     if calibration.temperature == 1:
         return facts, written.tensors

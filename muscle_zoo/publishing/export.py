@@ -23,7 +23,7 @@ from ..checkpoints.registry import WEIGHTS_FILE
 from ..data import DataSetInfo, Split, normalize
 from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
-from ..engine.frozen import whole_network
+from ..engine.frozen import evaluate_embedded, whole_network
 from ..engine.head import is_linear
 from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
@@ -34,7 +34,7 @@ from ..methods import takes_steps
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
-from .calibrated import Written, with_temperature
+from .calibrated import Written, by_embeddings, with_temperature
 from .ledger_row import make_row
 
 SCHEMA = 1
@@ -79,7 +79,7 @@ def export_run(
 
     def write(tensors: dict[str, Tensor]) -> Written:
         sha256 = _write_weights(model, tensors, recipe, data, trained.step, part)
-        return Written(tensors, sha256, *evaluate_written(part, data, device))
+        return Written(tensors, sha256, *evaluate_written(part, data, device, by_embeddings(recipe)))
 
     written = write(_half_precision(model))
     assert trained.ema is not None
@@ -148,9 +148,20 @@ def _write_weights(
     return sha256
 
 
-def evaluate_written(part: Path, data: Data, device: torch.device | str) -> tuple[nn.Module, Metrics]:
-    """What plain timm makes of the written files, and what it does: no other weights than these are reported on."""
+def evaluate_written(
+    part: Path, data: Data, device: torch.device | str, embedded: bool = False
+) -> tuple[nn.Module, Metrics]:
+    """What plain timm makes of the written files, and what it does: no other weights than these are reported on.
+
+    Args:
+        part: The folder of the files.
+        data: Its images to evaluate on.
+        device: Where.
+        embedded: Keep what its backbone gives in the cache, or take it from there: the file's own backbone, as written.
+    """
     published = timm.create_model(f"local-dir:{part}", pretrained=True).eval().to(device)
+    if embedded:
+        return published, evaluate_embedded(published, data)
     return published, evaluate(published, data.evaluation, data.dataset.info)
 
 
