@@ -94,7 +94,7 @@ def logits_by_view(network: nn.Module, recipe: Recipe, data: Data, positions: Te
     """Logits ``(n, C)`` of cached views of some training images, by what :func:`calibrate_logits` calls them."""
     device = next(network.parameters()).device
     _, plain, draws = embed_views(recipe, data, device)
-    views = {"clean": plain, "weak": draws["weak"][0], "weak again": draws["weak"][1], "strong": draws["strong"][0]}
+    views = {"clean": plain, "weak": draws["weak"][0], "weak again": draws["weak"][1]}
     backbone = split_network(network, data.dataset.info.input_size)
     return {view: _logits(backbone, embeddings[positions]) for view, embeddings in views.items()}
 

@@ -96,9 +96,9 @@ def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any],
         logits = logits_by_view(written.model, recipe, data, positions)
         calibration = calibrate_logits(logits, labels_per_class, saw_strong)
     else:
-        weak, strong = parse_policy("weak", recipe.weak), parse_policy("strong", recipe.strong)
+        weak = parse_policy("weak", recipe.weak)
         calibration = calibrate(
-            written.model, train, info, weak, strong, recipe.seed, labels_per_class, saw_strong, split.unlabeled
+            written.model, train, info, weak, recipe.seed, labels_per_class, saw_strong, split.unlabeled
         )
     facts = calibration.to_dict()
     if calibration.temperature == 1:
