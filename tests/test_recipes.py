@@ -52,6 +52,8 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "classes": "0+1",
         "split": "mine.json",
         "init": "cnn4.muscle_digits_10",
+        "tune": "last:2",
+        "global_pool": "avg",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options"):
@@ -213,18 +215,18 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("cnn4.musle_digitz_10", "method 'musle'; did you mean 'muscle'"),
         ("cnn4.muscle_digits_ten", "labels 'ten'; give a number"),
         ("cnn4.muscle_digits_" + "9" * 5000, "labels '9+'; give a number"),
-        ("cnn4.muscle_digits_10_digits_10", "variant 'digits_10'; there is none"),
+        ("cnn4.muscle_digits_10_digits_10", "variant 'digits_10'; known: finetuned, frozen"),
         ("cnn4.muscle", "the data set and the label budget are missing"),
         ("cnn4.muscle_", "data set ''"),
         ("cnn4.mean_teachr_synthetic:3x8x8x2_40", "method 'mean_teachr'; did you mean 'mean_teacher'"),
         ("cnn4.x\ny_digits_10", r"method 'x\\ny'"),
-        ("cnn4.muscle_digits_10_", "variant ''; there is none"),
+        ("cnn4.muscle_digits_10_", "variant ''; known: finetuned, frozen"),
         ("cnn4.muscle_synthetic_10", "data set 'synthetic'"),
         ("cnn4.muscle_synthetic:1x8x8x10", "the label budget is missing"),
-        ("resnet50.muscle_imagenet_10pct_typo", "variant 'typo'; there is none"),
+        ("resnet50.muscle_imagenet_10pct_typo", "variant 'typo'; known: finetuned, frozen"),
         ("cnn4.muscle_digits_\u0661\u0660", "labels .*; give a number"),
-        ("cnn4.muscle_digits_10_typo", "variant 'typo'; there is none"),
-        ("cnn4.muscle_cifar10_jpeg_250_long", "variant 'long'; there is none"),
+        ("cnn4.muscle_digits_10_typo", "variant 'typo'; known: finetuned, frozen"),
+        ("cnn4.muscle_cifar10_jpeg_250_long", "variant 'long'; known: finetuned, frozen"),
         ("wrn_16_2.muscle_cifar10_jpeg_250_lang", "variant 'lang'; did you mean 'long'"),
     ],
 )

@@ -22,7 +22,7 @@ from .run import Run
 from .run_folder import RunFolder
 from .stop import StopSignal
 
-__all__ = ["fit"]
+__all__ = ["data_of_run", "fit"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them is to stop
@@ -35,7 +35,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         recipe: What to train.
         folder: Where to; :meth:`RunFolder.check` has passed, or the options say ``fresh``.
         options: How.
-        data: What :func:`prepare_data` gave, if it was called before.
+        data: What :func:`data_of_run` gave, if it was called before.
 
     Returns:
         How it ended. The folder's state holds weights, their EMA and everything else of the last step.
@@ -51,11 +51,17 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         options = options or RunOptions()
         process_state(options.cpu)
         if data is None:
-            with shared_errors():
-                data = prepare_data(recipe, options.data)
+            data = data_of_run(recipe, folder, options)
         return _fit(Run(recipe, folder, options, data))
     finally:
         torch.set_num_threads(before)
+
+
+def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Data:
+    """The data of a run, new or to go on with, on every process; see :func:`prepare_data`."""
+    known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
+    with shared_errors():
+        return prepare_data(recipe, options.data, normalization=known)
 
 
 def _fit(run: Run) -> TrainResult:

@@ -73,7 +73,7 @@ class Run:
     def _open_folder(self) -> None:
         if self.options.fresh and (old := self.folder.set_aside()) is not None:
             print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
-        self.folder.open(self.recipe)
+        self.folder.open(self.recipe, (self.info.mean, self.info.std))
         write_json(self.folder.split_file, self.split)
         self.folder.rewind_log(self.saved)
         self.folder.write_status("running", self.saved, self.recipe.steps)

@@ -65,7 +65,7 @@ def export_run(
         TrainingError: The state of the last step is gone, or its weights are of no use.
     """
     ema = _last_ema_weights(folder, trained.step)
-    data = data or prepare_data(recipe)
+    data = data or prepare_data(recipe, normalization=folder.read_normalization(recipe))
     model = build_model(replace(recipe, init=""), data.dataset).eval()
     model.load_state_dict(ema)
     part = folder.export_dir.with_name("export.part")

@@ -9,11 +9,12 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoints.card import BLOCK
+from ..checkpoints.card import BLOCK, as_trained
 from ..data import DataSetInfo
 from ..errors import InputError
 from ..methods import base_of
 from ..recipes import Recipe, changes, get_recipe
+from ..recipes.defaults import EMBEDDED
 from ..recipes.names import parse_name
 from ..results.ledger import Row, runs_of
 from ..results.stats import cells, gain_text, mean_std, percent
@@ -40,7 +41,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     Raises:
         InputError: The ledger has no row of the checkpoint's own.
     """
-    block = config[BLOCK]
+    block, info = config[BLOCK], as_trained(info, config)
     name = block["name"]
     runs = runs_of(rows, name, block["recipe_sha256"])
     own = next((row for row in runs if row.seed == block["seed"]), None)
@@ -72,7 +73,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
 
 def license_of(init: str) -> str:
     """The Hub's word for the licence of weights that were trained from ``init``'s."""
-    return "other" if init else "apache-2.0"
+    return "other" if init and init not in EMBEDDED.values() else "apache-2.0"
 
 
 def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> str:

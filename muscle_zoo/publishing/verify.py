@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, CONFIG_FILE
+from ..checkpoints.card import BLOCK, CONFIG_FILE, as_trained
 from ..checkpoints.factory import load_model
 from ..checkpoints.registry import CARD_FILES
 from ..data import dataset_info
@@ -62,7 +62,7 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
         checks.append(_same("hash", checkpoint.sha256, block["weights_sha256"]))
         model = load_model(checkpoint).eval()
         checks.append(Check("model", True, config["architecture"]))
-        info = dataset_info(block["dataset"])
+        info = as_trained(dataset_info(block["dataset"]), config)
         checks.append(_probe(probe(model, info), block["probe"]))
         split = read_untrusted_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))

@@ -10,7 +10,7 @@ import timm
 
 from ..errors import InputError, suggest
 from ..methods import method_names
-from .defaults import DATASETS, VARIANTS
+from .defaults import DATASETS, PRETRAINED, VARIANTS
 
 __all__ = ["ZOO", "ZOO_METHODS", "budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
 
@@ -100,9 +100,9 @@ def parse_name(name: str) -> dict[str, Any]:
     if budget is None:  # as in cifar10_jpg_40: more of the data set's name rather than a budget
         word = tag.removeprefix(f"{method}_").rpartition("_")[0]
         raise _unknown(name, f"data set {word!r}; {suggest(word, DATASETS)}")
-    if variant is not None and (arch, dataset, variant) not in VARIANTS:
-        variants = [known for *place, known in VARIANTS if place == [arch, dataset]]
-        raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants) if variants else 'there is none'}")
+    if variant is not None and (arch, dataset, variant) not in VARIANTS and variant not in PRETRAINED:
+        variants = [*PRETRAINED, *(known for *place, known in VARIANTS if place == [arch, dataset])]
+        raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants)}")
     number = labels if budget[1] else int(labels)
     return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant or ""}
 

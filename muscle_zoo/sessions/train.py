@@ -17,10 +17,10 @@ from torch import nn
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, read_config
 from ..checkpoints.factory import create_model
-from ..engine.build import own_folder, prepare_data
+from ..engine.build import own_folder
 from ..engine.collectives import on_main_process, shared_errors
 from ..engine.evaluate import Metrics
-from ..engine.fit import fit
+from ..engine.fit import data_of_run, fit
 from ..engine.options import RunOptions, process_state
 from ..engine.processes import is_launched, is_main_process
 from ..engine.run_folder import RunFolder
@@ -150,8 +150,7 @@ def _read_row(folder: RunFolder) -> Row | None:
 def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
     written = _time_written(folder)
     try:
-        with shared_errors():
-            data = prepare_data(recipe, options.data)
+        data = data_of_run(recipe, folder, options)
         if options.time_limit is not None:  # it counts from the start of the command
             left = options.time_limit - (time.monotonic() - began)
             options = replace(options, time_limit=max(left, 1e-6))
