@@ -63,7 +63,10 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
         ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_digits_10'"),
         ("cnn4.muscle_digits_3000", "init=.*no weights"),
         ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),
-        ("resnet18.a1_in1k", "is weights of resnet18, not cnn4; they have .* conv1.weight, cnn4 has layer1.conv.weight"),
+        (
+            "resnet18.a1_in1k",
+            "is weights of resnet18, not cnn4; they have .* conv1.weight, cnn4 has layer1.conv.weight",
+        ),
         ("local-dir:/nowhere", "init=local-dir:/nowhere: "),
         ("", "init= is empty"),
         ("no/run", "no/run does not exist; give a run folder"),

@@ -43,7 +43,7 @@ def build_arguments(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
     channels, height, width = info.input_size
     arguments: dict[str, Any] = {"num_classes": info.num_classes, "in_chans": channels, "drop_rate": recipe.drop_rate}
     cfg = timm.get_pretrained_cfg(recipe.arch)
-    if cfg is not None and cfg.fixed_input_size and tuple(cfg.input_size[1:]) != (height, width):
+    if cfg is not None and cfg.fixed_input_size:
         if problem := _why_not(recipe.arch, arguments | {"img_size": (height, width)}):
             if "img_size" in problem and "argument" in problem:
                 problem = "it takes {}x{} only".format(*cfg.input_size[1:])

@@ -11,6 +11,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ..checkpoints import weights
+from ..checkpoints.card import model_args
 from ..checkpoints.factory import create_model, pretrained_cfg_by_name
 from ..data import DataSetInfo
 from ..errors import InputError, MuscleZooError, one_line
@@ -39,6 +40,7 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         if arch != recipe.arch and timm.is_model(arch):
             differ = _difference(arch, recipe.arch)
             raise InputError(f"is weights of {arch}, not {recipe.arch}; {differ}; give others, or arch={arch}")
+        _require_pooling(recipe)
         return create_model(init, pretrained=True, **arguments)
     except MuscleZooError as error:
         verb = " " if str(error).startswith("is weights of") else ": "
@@ -55,6 +57,16 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
             f"init={init} does not fit arch={recipe.arch} with {settings} ({one_line(error)}); leave out global_pool, "
             "or give other weights"
         ) from None
+
+
+def _require_pooling(recipe: Recipe) -> None:
+    """Refuses weights of another pooling: what is exported is built from the recipe alone."""
+    found = weights.find_config(recipe.init) if recipe.init.startswith((weights.HF_HUB, weights.LOCAL_DIR)) else None
+    pool = model_args(found[0]).get("global_pool") if found is not None else None
+    if pool is not None and pool != recipe.global_pool:
+        raise InputError(
+            f"its global_pool is {pool}, not {recipe.global_pool or 'the default'}; give global_pool={pool}"
+        )
 
 
 def _arch_of(init: str) -> str:
