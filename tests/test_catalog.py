@@ -17,16 +17,7 @@ from PIL import Image
 from torchvision import datasets
 
 from muscle_zoo import InputError
-from muscle_zoo.data import (
-    DataConfig,
-    DataSet,
-    ImageSource,
-    catalog,
-    dataset_info,
-    dataset_names,
-    load_dataset,
-    normalize,
-)
+from muscle_zoo.data import DataConfig, DataSet, ImageSource, catalog, dataset_info, dataset_names, load_dataset
 from muscle_zoo.errors import MissingDataError
 from tests.test_archives import Part, Patch, make, one_line
 
@@ -186,20 +177,6 @@ def test_image_sizes_that_do_not_fit(name: str, size: int, says: str) -> None:
 
 def test_what_is_bundled_or_made_is_there_in_its_own_size() -> None:
     assert load_dataset("digits", image_size=8).info == dataset_info("digits")
-
-
-def test_small_images_are_enlarged_when_they_are_normalized_as_pillow_does_it() -> None:
-    small, large = load_dataset("digits"), load_dataset("digits", image_size=40)
-    assert large.train.images.equal(small.train.images) and large.info.input_size == (1, 40, 40)
-    info = replace(large.info, mean=(0.0,), std=(1 / 255,))
-    images = normalize(small.train.images[:20], info)
-    assert images.shape == (20, 1, 40, 40)
-    for image, enlarged in zip(small.train.images[:20], images, strict=True):
-        by_pillow = Image.fromarray(image[0].numpy()).resize((40, 40), Image.Resampling.BICUBIC)
-        assert (enlarged[0] - torch.from_numpy(np.array(by_pillow))).abs().max() <= 1.5  # it rounds twice
-    whole = normalize(small.train.images[:20].float() / 255, info)
-    assert torch.allclose(whole, images, atol=1e-3)
-    assert normalize(small.train.images[:20], small.info).shape == (20, 1, 8, 8)
 
 
 def shrink(monkeypatch: Patch, name: str, train_size: int, test_size: int, classes: int = 10) -> None:

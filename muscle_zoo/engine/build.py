@@ -32,6 +32,7 @@ from ..recipes import Recipe
 from .architecture import build_arguments, require_fit
 from .starting_weights import Normalization, normalization_of, with_starting_weights
 from .state import optimizer_state
+from .tuning import freeze
 
 DEVICE_SHARE = 0.5  # of the device's free memory
 
@@ -164,6 +165,7 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     torch.manual_seed(recipe.seed)
     model = with_starting_weights(recipe, arguments) if recipe.init else timm.create_model(recipe.arch, **arguments)
     require_fit(model, recipe, info)
+    freeze(model, recipe)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
@@ -171,7 +173,10 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases and norms do not decay.
+    """The recipe's optimizer of what is trained; biases and norms do not decay.
+
+    With ``layer_decay`` each of timm's layer groups is a parameter group, whose ``lr_scale`` its learning rate is to be
+    multiplied by.
 
     Raises:
         InputError: timm has no such optimizer, it refuses a setting, or what it keeps could not be saved with a run.
@@ -185,6 +190,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
     )
     try:
         _require_state_that_can_be_saved(create)

@@ -20,6 +20,7 @@ from .options import RunOptions, TrainResult, process_state
 from .plots import plot_curves
 from .run import Run
 from .run_folder import RunFolder
+from .schedule import learning_rate
 from .stop import StopSignal
 
 __all__ = ["data_of_run", "fit"]
@@ -81,7 +82,7 @@ def _fit(run: Run) -> TrainResult:
                 row = trainer.row(terms, hits)
                 if not math.isfinite(row["loss"]):
                     raise run.not_finite(done, row)
-                run.log(done, {"lr": run.optimizer.param_groups[0]["lr"], **row})
+                run.log(done, {"lr": learning_rate(recipe, step), **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
                 run.log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})

@@ -22,6 +22,7 @@ from .build import Data, build_model, build_optimizer, to_device
 from .collectives import shared_errors
 from .schedule import learning_rate
 from .stage_timer import NoTimer
+from .tuning import Probe
 
 __all__ = ["Trainer", "forward"]
 
@@ -101,6 +102,7 @@ class Trainer:
             # After synchronizing, so that it holds the parameters that are trained, whatever synchronizing replaces.
             optimizer = build_optimizer(recipe, model)
             self.method = self.method.to(self.device)
+            self.probe = Probe(model, recipe)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The loop turns autocast on, and not Accelerate's wrapper: what is evaluated and saved is float32.
         self.network = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -133,6 +135,7 @@ class Trainer:
                     terms.append(self.method.loss(outputs, prepared, step))
                 timer.lap("loss")
                 self.accelerator.backward(terms[-1]["loss"])
+                self.probe.drop_gradients(step)
                 timer.lap("backward")
                 self.optimizer.step()
                 self.optimizer.zero_grad()
@@ -144,12 +147,13 @@ class Trainer:
         return {name: torch.stack([part[name].detach() for part in terms]).mean(0) for name in terms[0]}, hits
 
     def begin(self, step: int) -> None:
-        """Sets the learning rate and the seed of what the network draws (dropout).
+        """Sets the learning rate, what is trained, and the seed of what the network draws (dropout).
 
         Both are functions of the step alone: nothing has to be saved for a resumed run to draw the same.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, step)
+            group["lr"] = learning_rate(self.recipe, step) * group.get("lr_scale", 1.0)
+        self.probe.begin(step)
         seed = step_seed(self.recipe.seed, step, self.accelerator.process_index)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.8 ms: a stack trace for absent devices
         if self.device.type != "cpu":

@@ -59,7 +59,18 @@ VARIANTS: dict[tuple[str, str, str], dict[str, Any]] = {
 # Variants that every architecture and data set has: both start from pretrained weights, see `starting_weights`.
 PRETRAINED: dict[str, dict[str, Any]] = {
     "frozen": {"tune": "head"},
-    "finetuned": {},
+    # As vision transformers are fine-tuned (BEiT, arXiv 2106.08254): AdamW, layers that learn the slower the earlier
+    # they are; and a classifier that is trained first. Not chosen on a dev fold yet.
+    "finetuned": {
+        "optimizer": "adamw",
+        "lr": 5e-4,
+        "weight_decay": 0.05,
+        "layer_decay": 0.75,
+        "warmup_steps": 50,
+        "frozen_batchnorm": True,
+        "probe_steps": 100,
+        "probe_lr": 3e-3,
+    },
 }
 # Sides, in pixels, that they enlarge the images of a data set to: networks that were pretrained on photographs see
 # little in small ones. Where it says nothing, the images keep their own size.

@@ -67,6 +67,11 @@ class Recipe:
             is published as it was given.
         tune: What is trained: ``all``; ``head``, the classifier alone; or ``last:N``, it and the last N of timm's
             layer groups. What is not trained is left as it is, BatchNorm's running statistics too.
+        layer_decay: Factor of the learning rate from each of timm's layer groups to the one before it, 1 for none: the
+            classifier learns at ``lr``, the first layers slowest.
+        frozen_batchnorm: Whether BatchNorm normalizes with its running statistics in training too, and leaves them.
+        probe_steps: Steps at the start in which the classifier alone is trained (LP-FT, arXiv 2202.10054).
+        probe_lr: Their learning rate; 0 for ``lr``.
         image_size: Side in pixels of the square images that pictures become, and to which smaller ones are enlarged; 0
             for the data set's own size.
         global_pool: How timm pools features before the classifier (``avg``, ``token``, ``map``, ...); empty for the
@@ -106,6 +111,10 @@ class Recipe:
     split: str = ""
     init: str = ""
     tune: str = "all"
+    layer_decay: float = 1.0
+    frozen_batchnorm: bool = False
+    probe_steps: int = 0
+    probe_lr: float = 0.0
     image_size: int = 0
     global_pool: str = ""
     accumulate: int = 1
@@ -117,10 +126,23 @@ class Recipe:
         share = re.compile(r"(100|[1-9]\d?)pct")
         fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
         _require(fits, "labels", self.labels, "give 1 or more, or 1pct to 100pct")
-        for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads", "image_size"):
+        for name in (
+            "seed",
+            "warmup_steps",
+            "mu",
+            "momentum",
+            "weight_decay",
+            "cpu_threads",
+            "image_size",
+            "probe_steps",
+            "probe_lr",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
         _require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give more than 0 and at most 1")
+        fits = not self.probe_steps or self.probe_steps < self.steps
+        _require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}")
         for name in ("ema_decay", "drop_rate", "validation"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
         _require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
@@ -193,7 +215,7 @@ _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edit
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = (
     *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
-    *("tune", "global_pool"),
+    *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool"),
 )
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
