@@ -182,7 +182,9 @@ def test_weights_that_pool_otherwise_are_told(folder: Path, tmp_path: Path) -> N
     model = build_model(recipe, data.dataset)
     write_weights(model, model.state_dict(), recipe, data, 0, tmp_path)
     settings["init"] = f"local-dir:{tmp_path}"
-    with pytest.raises(InputError, match=r"init=local-dir:.*: its global_pool is avg, .*; give global_pool=avg$"):
+    with pytest.raises(
+        InputError, match=r"init=local-dir:.*: their global_pool is avg, .*'s is token; give global_pool=avg$"
+    ):
         build_model(get_recipe("test_vit.supervised_folder_4", settings), data.dataset)
     again = build_model(get_recipe("test_vit.supervised_folder_4", {**settings, "global_pool": "avg"}), data.dataset)
     assert all(value.equal(model.state_dict()[name]) for name, value in again.state_dict().items())

@@ -28,6 +28,7 @@ from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.trainer import Trainer
+from muscle_zoo.engine.tuning import Probe
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
 from tests.conftest import once, train_step
 
@@ -42,12 +43,16 @@ OPTIONS = {
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_convnext")
+IMAGES = "synthetic:3x32x32x10"
 SMALL = {"batch_size": 8, "mu": 2, "lr": 0.01}  # gently: rounding must not grow on random images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("cnn4.pi_model_digits_10", {}),  # several forwards before one backward
     **{m: (f"cnn4.{m}_digits_10", OPTIONS.get(m.removeprefix("muscle_"), {})) for m in SAME},
-    **{network: (f"{network}.muscle_synthetic:3x32x32x10_10", SMALL) for network in NETWORKS},
+    "tuned": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "tune": "last:2", "layer_decay": 0.5}),
+    "still": (f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "frozen_batchnorm": True}),
+    "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 4}),
+    **{network: (f"{network}.muscle_{IMAGES}_10", SMALL) for network in NETWORKS},
 }
 
 # Every kind of BatchNorm that is synchronized, and the shape of what it normalizes.
@@ -92,14 +97,17 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     batches = Batches(recipe, dataset.train, dataset.info, data.split, method.views, rank, world)
     model.train()
     teacher.eval()
+    probe = Probe(model, recipe)
     first: list[Tensor] = []
     log = []
     for step, batch in enumerate(batches.steps(0, STEPS)):
+        probe.begin(step)
         terms = train_step(network, teacher, method, in_float64(batch), step)
         optimizer.zero_grad()
         terms["loss"].backward()
+        probe.drop_gradients(step)
         if step == 0:
-            first = [parameter.grad.clone() for parameter in model.parameters()]
+            first = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         optimizer.step()
         log.append({name: value.detach() for name, value in terms.items()})
     return [*first, *(buffer.double() for buffer in model.buffers())], log
@@ -235,7 +243,7 @@ def outcomes_of(rank: int, folder: Path) -> dict[str, Any]:
     parts["b"] = {"scalar": torch.tensor(3), "nothing": torch.empty(0, 4)}
     out["tensors"] = share_tensors(parts if rank == 0 else {}, torch.device("cpu"))
 
-    recipe = get_recipe("test_efficientnet.muscle_synthetic:3x32x32x10_10", {**SMALL, "steps": 2, "eval_every": 2})
+    recipe = get_recipe(f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "steps": 2, "eval_every": 2})
     data = prepare_data(recipe)
     data = dataclasses.replace(data, evaluation=data.evaluation.subset(range(64)))
     own = RunFolder(folder / str(rank))

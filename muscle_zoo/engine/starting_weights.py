@@ -11,7 +11,6 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ..checkpoints import weights
-from ..checkpoints.card import model_args
 from ..checkpoints.factory import create_model, pretrained_cfg_by_name
 from ..data import DataSetInfo
 from ..errors import InputError, MuscleZooError, one_line
@@ -40,8 +39,9 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         if arch != recipe.arch and timm.is_model(arch):
             differ = _difference(arch, recipe.arch)
             raise InputError(f"is weights of {arch}, not {recipe.arch}; {differ}; give others, or arch={arch}")
-        _require_pooling(recipe)
-        return create_model(init, pretrained=True, **arguments)
+        model = create_model(init, pretrained=True, **arguments)
+        _require_pooling(model, recipe, arguments)
+        return model
     except MuscleZooError as error:
         verb = " " if str(error).startswith("is weights of") else ": "
         raise type(error)(f"init={init}{verb}{error}") from None
@@ -59,14 +59,23 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         ) from None
 
 
-def _require_pooling(recipe: Recipe) -> None:
-    """Refuses weights of another pooling: what is exported is built from the recipe alone."""
-    found = weights.find_config(recipe.init) if recipe.init.startswith((weights.HF_HUB, weights.LOCAL_DIR)) else None
-    pool = model_args(found[0]).get("global_pool") if found is not None else None
-    if pool is not None and pool != recipe.global_pool:
-        raise InputError(
-            f"its global_pool is {pool}, not {recipe.global_pool or 'the default'}; give global_pool={pool}"
-        )
+def _require_pooling(model: nn.Module, recipe: Recipe, arguments: dict[str, Any]) -> None:
+    """Refuses weights of another pooling, as config.json asks for it: an export is built from the recipe alone."""
+    with torch.device("meta"):
+        wanted = _pooling_of(timm.create_model(recipe.arch, **arguments))
+    pooling = _pooling_of(model)
+    if pooling != wanted and pooling is not None:
+        raise InputError(f"their global_pool is {pooling}, the recipe's is {wanted}; give global_pool={pooling}")
+
+
+def _pooling_of(model: nn.Module) -> str | None:
+    """How a network pools, as timm calls it; None where it does not say."""
+    for holder in (model, getattr(model, "head", None)):
+        pool = getattr(holder, "global_pool", None)
+        name = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+        if isinstance(name, str):
+            return name
+    return None
 
 
 def _arch_of(init: str) -> str:
