@@ -30,6 +30,7 @@ from ..data import (
 from ..data.catalog import FOLDER
 from ..data.split_files import parse_given
 from ..errors import InputError, MuscleZooError, one_line, suggest
+from ..methods import trains_classifier
 from ..recipes import Recipe
 from .state import optimizer_state
 
@@ -137,6 +138,8 @@ def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     """The recipe's network, with the weights to start from: ``init``'s, or those of its seed.
 
+    It has a classifier, unless the method trains without labels, see :func:`muscle_zoo.methods.trains_classifier`.
+
     Raises:
         InputError: The architecture does not take the data set's images, or ``init`` is of another one.
         WeightsError: The weights of ``init`` are missing or damaged.
@@ -144,7 +147,7 @@ def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     """
     info = dataset.info
     shape: dict[str, Any] = {
-        "num_classes": info.num_classes,
+        "num_classes": info.num_classes if trains_classifier(recipe.method) else 0,
         "in_chans": info.input_size[0],
         "drop_rate": recipe.drop_rate,
     }
@@ -174,7 +177,8 @@ def _require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
         try:
             with torch.no_grad():
                 shape = tuple(model.eval()(torch.zeros(1, *info.input_size)).shape)
-            problem = "" if shape == (1, info.num_classes) else f"its output has the shape {shape}"
+            right = len(shape) == 2 and model.num_classes in (0, shape[1])  # without a classifier it gives features
+            problem = "" if right else f"its output has the shape {shape}"
         except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
             problem = one_line(error)
         model.train()

@@ -64,6 +64,8 @@ class Recipe:
         init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
             ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
             classes. It is published as it was given.
+        teacher: A finished network whose predictions the method learns from, named as ``init`` is; empty for none. The
+            hash of its weights is kept with the run. It is published as it was given.
         image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
         options: The method's options by part, e.g. ``{"fixmatch": {"threshold": 0.95}, "muscle": {"weight": 1.0}}``.
     """
@@ -99,6 +101,7 @@ class Recipe:
     validation: float = 0.0
     split: str = ""
     init: str = ""
+    teacher: str = ""
     image_size: int = 0
     accumulate: int = 1
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -182,7 +185,10 @@ class Recipe:
 _CHOICES = {"fold": ("test", "dev", "validation"), "schedule": ("cosine", "constant")}
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
-_LATER = ("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate")
+_LATER = (
+    *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
+    "teacher",
+)
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
 
