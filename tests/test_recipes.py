@@ -52,6 +52,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "classes": "0+1",
         "split": "mine.json",
         "init": "cnn4.muscle_digits_10",
+        "teacher": "cnn4.muscle_digits_10",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options"):

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
-from .base import Batch, Group, Method, PseudoLabels, RunContext, View
+from .base import TEACHER, Batch, Group, Method, PseudoLabels, RunContext, View
 from .muscle import Muscle, views_around
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "base_of",
     "create_method",
     "default_options",
+    "learns_from_teacher",
     "list_methods",
     "method_names",
     "preset_options",
@@ -99,6 +100,16 @@ def base_of(name: str) -> str:
     if name not in method_names():
         raise InputError(f"method={name}: it is unknown; {suggest(name, method_names())}")
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
+
+
+def learns_from_teacher(name: str) -> bool:
+    """Whether a method needs the recipe's ``teacher``.
+
+    Example:
+        >>> learns_from_teacher("distillation"), learns_from_teacher("mean_teacher")
+        (True, False)
+    """
+    return any(TEACHER in wanted for wanted in METHODS[base_of(name)].needs.values())
 
 
 def _constructor_defaults(cls: type[Method]) -> dict[str, Any]:
