@@ -31,10 +31,10 @@ class ModelInfo:
         dataset: What on.
         labels: Label budget.
         pretrained: Whether there are weights.
-        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights.
+        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights or a classifier.
         seed: Seed of these weights; None without.
         input_size: Channels, height, width.
-        class_names: One per class.
+        class_names: One per class; empty without a classifier.
         sha256: Of the weights; None without.
         origin: Where the weights are; None without.
         parameters: How many there are to train.
@@ -193,10 +193,10 @@ def info_of_card(config: dict[str, Any], origin: str, name: str) -> ModelInfo:
             dataset=block["dataset"],
             labels=block["labels"],
             pretrained=True,
-            top1=(block.get("metrics") or {})["top1"],
+            top1=(block.get("metrics") or {})["top1"] if cfg["num_classes"] else None,
             seed=block["seed"],
             input_size=tuple(cfg["input_size"]),
-            class_names=tuple(cfg["label_names"]),
+            class_names=tuple(cfg["label_names"] if cfg["num_classes"] else ()),
             sha256=block["weights_sha256"],
             origin=origin,
             parameters=_count(arch, cfg, model_args),

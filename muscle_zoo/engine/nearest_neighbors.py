@@ -55,7 +55,7 @@ class NearestNeighbors(nn.Module):
         return votes.scatter_add(1, self.labels[nearest.indices], weights).clamp_min(_NO_VOTE).log()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _features(network: nn.Module, images: ImageSource, info: DataSetInfo, device: torch.device) -> Tensor:
     """Features of length 1, ``(n, F)``."""
     size = max(8, min(1024, _PIXELS // math.prod(info.input_size)))

@@ -32,8 +32,8 @@ class Network(nn.Module):
         parts: Heads by name, each of which takes features ``(n, F)``.
 
     Example:
-        >>> import timm
-        >>> network = Network(timm.create_model("cnn4", num_classes=10), {"rotation": nn.Linear(128, 4)})
+        >>> from muscle_zoo import create_model
+        >>> network = Network(create_model("cnn4.muscle_digits_10"), {"rotation": nn.Linear(64, 4)})
         >>> outputs = network(torch.zeros(6, 1, 8, 8), {"logits": [(0, 2)], "rotation": [(2, 4), (5, 6)]})
         >>> {what: tuple(output.shape) for what, output in outputs.items()}
         {'logits': (2, 10), 'rotation': (3, 4)}
