@@ -157,7 +157,7 @@ class Batches:
 
     def positions(self, step: int) -> dict[str, Tensor]:
         """Which training images this process sees at a step: ``labeled`` and ``unlabeled``, where a view needs them."""
-        positions = {}
+        positions: dict[str, Tensor] = {}
         for source, pool in self.pools.items():
             rows = stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool))
             positions[source] = pool[self._local_rows(rows)]

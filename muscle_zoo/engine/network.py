@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ class Network(nn.Module):
 
     def __init__(self, backbone: nn.Module, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone  # it has timm's methods, which nn.Module does not know of
         self.parts = nn.ModuleDict(dict(parts))
 
     def forward(self, images: Tensor, wanted: Mapping[str, Rows] | None = None) -> Tensor | dict[str, Tensor]:
@@ -128,7 +129,7 @@ def with_parts(
 
 
 @torch.no_grad()
-def _count_features(backbone: nn.Module, arch: str, input_size: Sequence[int]) -> int:
+def _count_features(backbone: Any, arch: str, input_size: Sequence[int]) -> int:
     """How many pre-logits features a network has, asked by an image, for timm's attributes do not always tell."""
     training = backbone.training
     try:

@@ -40,9 +40,11 @@ class Teacher(nn.Module):
         cfg = pretrained_cfg_of(network)
         own_mean, own_std = (torch.tensor(cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (info.mean, info.std))
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer("scale", std / own_std, persistent=False)
         self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
-        self.same = bool((self.scale == 1).all() and (self.shift == 0).all())
+        self.same = torch.equal(mean, own_mean) and torch.equal(std, own_std)
         self.eval()
 
     def train(self, mode: bool = True) -> Teacher:
