@@ -103,11 +103,14 @@ def test_the_temperature_is_that_of_the_written_weights_on_the_pool(
     monkeypatch.setattr(calibration, "choose_temperature", with_rule(1.0))
     export_run(recipe, folder, trained)
     data = prepare_data(recipe)
-    weak, strong = parse_policy("weak", recipe.weak), parse_policy("strong", recipe.strong)
     pool = data.dataset.train.subset(data.split.unlabeled)
-    found = calibrate(exported(folder)[2], pool, INFO, weak, strong, recipe.seed, 1.0, True)
-    assert said["t_weak_weak"] == round(found.t_weak_weak, 6) and said["saw_strong"] is True
-    assert row.temperature == said["temperature"] == round(found.t_geometric, 4) > 1.0  # at one label a class
+    found = calibrate(exported(folder)[2], pool, INFO, parse_policy("weak", recipe.weak), recipe.seed, 1.0, True)
+    assert said["agreement_weak"] == round(found.agreement_weak, 6) and said["saw_strong"] is True
+    assert said["expected_accuracy"] == round(found.expected_accuracy, 6) and said["power"] == 5.0
+    assert found.temperature == 1.0 < row.temperature == said["temperature"]
+    monkeypatch.undo()
+    found = calibrate(exported(folder)[2], pool, INFO, parse_policy("weak", recipe.weak), recipe.seed, 1.0, True)
+    assert found.temperature == row.temperature  # what is written now was not divided
 
 
 @pytest.mark.parametrize("seed", range(4))

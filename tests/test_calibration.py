@@ -21,7 +21,7 @@ from muscle_zoo.engine.calibration import HIGHEST, LOWEST, agreement, calibrate,
 from muscle_zoo.engine.classifier import fold_temperature
 from muscle_zoo.errors import CalibrationError, InputError
 
-WEAK, STRONG = parse_policy("weak", "affine(8,0.08,0.05)"), parse_policy("strong", "affine(40,0.2,0.2)+cutout(0.5)")
+WEAK = parse_policy("weak", "affine(8,0.08,0.05)")
 DIGITS = load_dataset("digits")
 INFO = DIGITS.info
 OUTPUT = pytest.CaptureFixture[str]
@@ -90,16 +90,29 @@ def test_agreement_is_a_share_of_images() -> None:
 
 
 def test_the_rule_never_makes_a_network_surer() -> None:
-    choose = calibration.choose_temperature
-    assert choose(0.5, 4.0, 0.0) == 1.0 and choose(1.25, 9.0, 0.0) == 1.25 and choose(1.23456789, 1.0, 0.0) == 1.2346
-    assert choose(1.25, 9.0, 1.0) == 9.0 and choose(1.0, 9.0, 0.5) == 3.0 and choose(1.0, 0.2, 0.5) == 1.0
+    logits = torch.tensor([[math.log(9), 0.0]] * 3)  # of confidence 0.9
+    for accuracy in (0.9, 0.95, 1.0):
+        assert calibration.choose_temperature(logits, accuracy) == 1.0
+    assert calibration.choose_temperature(logits, 0.75) == 2.0
 
 
-def test_the_rule_goes_furthest_at_few_labels_and_nowhere_without_strong_views() -> None:
-    by_labels = [calibration.strength(n, True) for n in (0.5, 1, 2, 4, 10, 100)]
-    assert by_labels == pytest.approx([1.0, 1.0, 0.8409, 0.7071, 0.5623, 0.3162], abs=1e-4)
-    assert not any(calibration.strength(n, False) for n in (0.5, 1, 100))
-    assert calibration.strength(0, True) == 0.0
+def test_a_network_is_as_often_wrong_as_its_views_differ_times_the_power_where_both_are_rare() -> None:
+    for power in (1.0, 1.5, 2.5, 5.0):
+        differ = 1e-5
+        assert 1 - calibration.expected_accuracy(1 - differ, 10, power) == pytest.approx(power * differ, rel=1e-3)
+        by_agreement = [calibration.expected_accuracy(rate / 20, 10, power) for rate in range(21)]
+        assert by_agreement == sorted(by_agreement) and by_agreement[0] == by_agreement[2] == 0.1
+        assert by_agreement[-1] == 1.0
+    for agreement_weak, classes in ((0.3, 10), (0.75, 2), (0.99, 1000)):  # at power 1 they are equal
+        assert calibration.expected_accuracy(agreement_weak, classes, 1.0) == pytest.approx(agreement_weak)
+    assert calibration.expected_accuracy(0.75, 2, 2.0) == 0.625  # half of the way above chance, squared: a quarter
+    assert calibration.expected_accuracy(1.0, 1, 5.0) == 1.0  # of one class, which is always right
+
+
+def test_views_promise_the_less_the_fewer_labels_a_network_of_strong_views_had() -> None:
+    by_labels = [calibration.power_of(n, True) for n in (0, 0.5, 1, 2, 4, 16, 10_000)]
+    assert by_labels == pytest.approx([5.0, 5.0, 5.0, 4.2045, 3.5355, 2.5, 1.0], abs=1e-4)
+    assert {calibration.power_of(n, False) for n in (0, 1, 100)} == {1.5}
 
 
 class Brightness(nn.Module):
@@ -125,43 +138,39 @@ def noise(n: int, seed: int = 0) -> LabeledImages:
 PLAIN = dataclasses.replace(INFO, mean=(0.5,), std=(0.02,))
 
 
-def test_a_calibration_is_what_its_views_say() -> None:
+@pytest.mark.parametrize(("saw_strong", "power"), [(True, 5.0 * 2.5**-0.25), (False, 1.5)])
+def test_a_calibration_is_what_its_views_say(saw_strong: bool, power: float) -> None:
     """Against a second implementation, of the images that the network was shown."""
     model, images = Brightness(), noise(60)
-    found = calibrate(model, images, PLAIN, WEAK, STRONG, seed=3, labels_per_class=2.5, saw_strong=True, batch_size=25)
-    shown = [torch.cat([model.shown[part * 4 + view] for part in range(3)]) for view in range(4)]
+    found = calibrate(model, images, PLAIN, WEAK, seed=3, labels_per_class=2.5, saw_strong=saw_strong, batch_size=25)
+    shown = [torch.cat([model.shown[part * 3 + view] for part in range(3)]) for view in range(3)]
     assert all(len(view) == 60 for view in shown)
     assert torch.allclose(shown[0], (images.images / 255 - 0.5) / 0.02, atol=1e-4)
     assert not shown[1].equal(shown[2])  # two weak views of the same images
     with torch.no_grad():
         logits = [Brightness().eval()(view) for view in shown]
-    same = [[float((a.argmax(1) == b.argmax(1)).double().mean()) for b in logits] for a in logits]
-    assert found.images == 60 and found.labels_per_class == 2.5
+    same = float((logits[1].argmax(1) == logits[2].argmax(1)).double().mean())
+    assert found.images == 60 and found.labels_per_class == 2.5 and found.saw_strong is saw_strong
     assert found.confidence == pytest.approx(confidence(logits[0], 1.0))
-    assert (found.agreement_weak, found.agreement_clean_weak) == (same[1][2], same[0][1])
-    assert found.agreement_clean_strong == same[0][3] < 1.0
-    assert confidence(logits[0], found.t_weak_weak) == pytest.approx(same[1][2])
-    weak, strong = (temperature_for(logits[0], same[0][view]) for view in (1, 3))
-    assert found.t_geometric == pytest.approx(math.sqrt(weak * strong))
-    a = 2.5**-0.25
-    assert found.temperature == max(1.0, round(found.t_weak_weak ** (1 - a) * found.t_geometric**a, 4))
-    assert dataclasses.replace(found, saw_strong=False).temperature == max(1.0, round(found.t_weak_weak, 4))
+    assert found.agreement_weak == same < 1.0
+    assert found.expected_accuracy == pytest.approx(0.5 + 0.5 * (2 * same - 1) ** power)
+    assert found.temperature > 1.0
+    assert confidence(logits[0], found.temperature) == pytest.approx(found.expected_accuracy, abs=1e-4)
 
 
 def test_views_are_of_the_policies_that_were_given() -> None:
     model, images = Brightness(), noise(30)
-    calibrate(model, images, PLAIN, parse_policy("weak", "flip"), parse_policy("strong", "cutout(0.6)"), 0, 1.0, True)
-    clean, *weak, strong = model.shown
+    calibrate(model, images, PLAIN, parse_policy("weak", "flip"), 0, 1.0, True)
+    clean, *weak = model.shown
+    assert len(weak) == 2
     for view in weak:  # each image as it is or mirrored, and of both kinds some
         mirrored = (view == clean.flip(3)).flatten(1).all(dim=1)
         assert (mirrored | (view == clean).flatten(1).all(dim=1)).all() and 0 < int(mirrored.sum()) < 30
-    black = float((0 - 0.5) / 0.02)
-    assert ((strong == clean) | torch.isclose(strong, torch.tensor(black))).all() and not strong.equal(clean)
 
 
 def test_a_calibration_is_a_function_of_the_seed() -> None:
     def found(seed: int, **words: Any) -> calibration.Calibration:
-        return calibrate(Brightness(), noise(40), PLAIN, WEAK, STRONG, seed, 1.0, True, **words)
+        return calibrate(Brightness(), noise(40), PLAIN, WEAK, seed, 1.0, True, **words)
 
     assert found(0) == found(0) == found(0, batch_size=7) == found(0, pool=range(40))
     assert found(0) != found(1)
@@ -176,7 +185,7 @@ def test_the_mode_of_every_part_and_the_weights_stay_as_they_are() -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     norms[0].eval()
     modes, state = [module.training for module in model.modules()], copy.deepcopy(model.state_dict())
-    calibrate(model, noise(20), INFO, WEAK, STRONG, seed=0, labels_per_class=1, saw_strong=True)
+    calibrate(model, noise(20), INFO, WEAK, seed=0, labels_per_class=1, saw_strong=True)
     assert [module.training for module in model.modules()] == modes
     assert all(value.equal(state[name]) for name, value in model.state_dict().items())
     fold_temperature(model, 2.0, torch.randn(4, 1, 8, 8))
@@ -191,27 +200,25 @@ def test_of_a_large_pool_some_images_are_looked_at(monkeypatch: pytest.MonkeyPat
     assert choose_images(0, pool, 300) == list(pool)
     assert set(choose_images(0, pool, 10)) < set(some)
     monkeypatch.setattr(calibration, "choose_images", lambda seed, pool: choose_images(seed, pool, 30))
-    found = calibrate(
-        Brightness(), noise(500), PLAIN, WEAK, STRONG, seed=0, labels_per_class=1, saw_strong=True, pool=pool
-    )
+    found = calibrate(Brightness(), noise(500), PLAIN, WEAK, seed=0, labels_per_class=1, saw_strong=True, pool=pool)
     assert found.images == 30
 
 
 def test_no_label_is_looked_at() -> None:
     images = noise(40)
     true = images.with_labels(torch.arange(40) % 2)
-    both = [calibrate(Brightness(), source, PLAIN, WEAK, STRONG, 0, 1.0, True) for source in (images, true)]
+    both = [calibrate(Brightness(), source, PLAIN, WEAK, 0, 1.0, True) for source in (images, true)]
     assert both[0] == both[1]
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
     with pytest.raises(CalibrationError, match="no unlabeled image"):
-        calibrate(Brightness(), noise(3), INFO, WEAK, STRONG, 0, 1.0, True, pool=[])
+        calibrate(Brightness(), noise(3), INFO, WEAK, 0, 1.0, True, pool=[])
     broken = Brightness()
     with torch.no_grad():
         broken.scale.fill_(math.nan)
     with pytest.raises(CalibrationError, match="not finite"):
-        calibrate(broken, noise(3), INFO, WEAK, STRONG, 0, 1.0, True)
+        calibrate(broken, noise(3), INFO, WEAK, 0, 1.0, True)
 
 
 def conv_head() -> nn.Module:

@@ -10,7 +10,7 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.data import dataset_names
 from muscle_zoo.data.augment import Flip, parse_policy
-from muscle_zoo.methods import default_options, method_names
+from muscle_zoo.methods import METHODS, default_options, method_names
 from muscle_zoo.recipes import Recipe, changes
 from muscle_zoo.recipes.defaults import DATASETS, VARIANTS
 from muscle_zoo.recipes.names import make_name, parse_name, recipe_names, with_method
@@ -100,10 +100,36 @@ def test_a_preset_sets_options_and_gives_way_to_those_beside_it() -> None:
     for key, value, says in (
         ("vat.preset", "papr", "'paper'"),
         ("fixmach.preset", "paper", "fixmach.preset=paper"),
-        ("fixmatch.preset", "paper", "its defaults are the paper's"),
+        ("fixmatch.preset", "papers", "'paper'"),
     ):
         with pytest.raises(InputError, match=says):
             get_recipe("cnn4.muscle_fixmatch_digits_10" if "fixm" in key else "cnn4.vat_digits_10", {key: value})
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dataset", ["digits", "cifar10"])
+def test_every_method_has_the_values_of_its_paper(method: str, dataset: str) -> None:
+    few, many = (get_recipe(f"cnn4.{method}_{name}_40", {f"{method}.preset": "paper"}) for name in (dataset, "cifar10"))
+    assert few.options == many.options
+    if METHODS[method].presets:
+        assert changes(many)
+    else:  # a run of 2^20 steps is as in the paper
+        assert not changes(many)
+
+
+def test_short_runs_have_settings_of_their_own() -> None:
+    for name, key, short, paper in (
+        ("pi_model", "weight", 10.0, 100.0),
+        ("vat", "epsilon", 0.4, 0.21),
+        ("mixmatch", "weight", 150.0, 75.0),
+        ("uda", "threshold", 0.6, 0.8),
+        ("freematch", "momentum", 0.99, 0.999),
+    ):
+        for method in (name, f"muscle_{name}"):
+            for dataset in ("digits", "fashion_mnist", "folder"):
+                assert get_recipe(f"cnn4.{method}_{dataset}_40").options[name][key] == short
+            assert get_recipe(f"cnn4.{method}_cifar10_40").options[name][key] == paper
+            assert get_recipe(f"cnn4.{method}_digits_40", {f"{name}.preset": "paper"}).options[name][key] == paper
 
 
 @pytest.mark.parametrize("dataset", ["digits", "cifar10", "cifar10_jpeg"])

@@ -148,18 +148,22 @@ def version_of(name: str) -> int:
 def preset_options(name: str, preset: str) -> dict[str, Any]:
     """The options of a base method that a preset sets.
 
+    ``paper`` are the values of its paper: the method's own defaults, but for those that it says are others. A data
+    set's recipes may have others, see recipes/defaults.py.
+
     Raises:
         InputError: The method has no preset of this name.
 
     Example:
-        >>> preset_options("vat", "paper")["entropy_weight"]
-        1.0
+        >>> preset_options("vat", "paper")["entropy_weight"], preset_options("uda", "paper")["threshold"]
+        (1.0, 0.8)
     """
-    presets = METHODS[name].presets if name in METHODS else {}
+    if name not in METHODS:
+        raise InputError(f"override {name}.preset={preset} does not exist; {suggest(name, METHODS)}")
+    presets = {"paper": {}, **METHODS[name].presets}
     if preset not in presets:
-        hint = suggest(preset, presets) if presets else "leave it out: its defaults are the paper's"
-        raise InputError(f"override {name}.preset={preset} does not exist; {hint}")
-    return dict(presets[preset])
+        raise InputError(f"override {name}.preset={preset} does not exist; {suggest(preset, presets)}")
+    return {**_constructor_defaults(METHODS[name]), **presets[preset]}
 
 
 def create_method(name: str, options: MethodOptions | None = None, context: RunContext | None = None) -> Method:

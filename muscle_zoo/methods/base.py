@@ -110,8 +110,8 @@ class Method(nn.Module):
         views: The views it needs, by the name under which ``loss`` finds their logits.
         recipe: What it changes of a recipe's defaults: ``{"mu": 1}``, or ``version``, which goes up with every change
             of the code that changes what it trains.
-        presets: Named sets of its options, for ``NAME.preset=paper`` in a recipe: the values of a paper where the
-            defaults are others.
+        presets: What named sets of its options change of the defaults, for ``NAME.preset=paper`` in a recipe. Every
+            method has ``paper``; here it says which of the paper's values are other ones.
         needs: What is computed of an input, by its name: ``logits`` (``outputs[name]``, and all that is computed of an
             input without an entry), ``features`` (``outputs[name, "features"]``, before the classifier), the name of
             one of its :meth:`parts` (``outputs[name, part]``), or ``teacher`` (``outputs[name, "teacher"]``, the logits

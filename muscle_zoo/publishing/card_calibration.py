@@ -49,7 +49,7 @@ def _how(said: dict[str, Any]) -> list[str]:
         return [f"Its logits are not divided by a temperature, for {agreed}.", ""]
     return [
         f"It is calibrated without labels: its logits are divided by {said['temperature']:g}, which is in the weights "
-        f"of its classifier, for {agreed} (`{said['rule']}`, see config.json). Before, its negative log-likelihood "
+        f"of its classifier, for {agreed} (the rule is in config.json). Before, its negative log-likelihood "
         f"was {said['nll_uncalibrated']:.3f} nats and its expected calibration error "
         f"{100 * said['ece_uncalibrated']:.1f} %; its accuracy was the same.",
         "",

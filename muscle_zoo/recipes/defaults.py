@@ -16,8 +16,19 @@ _CROPPED = {"weak": "crop(0.2)+flip", "strong": f"crop(0.2)+flip+{_STRONG}"}
 # for `stl10` another network (WRN-37-2): those recipes are not its, and were never run.
 _FIXMATCH = {"steps": 2**20, "eval_every": 2**10}
 
+# Of methods, in runs of some hundred or thousand steps; what is not here is best as in its paper, whose values
+# `METHOD.preset=paper` gives back. Found on dev folds, by a search of the same size for every method:
+# hub_cards/studies/search.md.
+_FEW_STEPS = {
+    "pi_model.weight": 10.0,
+    "vat.epsilon": 0.4,
+    "mixmatch.weight": 150.0,
+    "uda.threshold": 0.6,
+    "freematch.momentum": 0.99,
+}
+
 # For two CPU cores in minutes: hub_cards/studies/short_budgets.md.
-_SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500}
+_SHORT = {"steps": 3000, "batch_size": 16, "mu": 3, "eval_every": 500, **_FEW_STEPS}
 
 # What a data set changes of Recipe's defaults, for every architecture, method and budget alike.
 DATASETS: dict[str, dict[str, Any]] = {
@@ -30,6 +41,7 @@ DATASETS: dict[str, dict[str, Any]] = {
         "eval_every": 30,
         "cpu_threads": 1,
         **_DIGIT_VIEWS,
+        **_FEW_STEPS,
     },
     "mnist": {**_SHORT, **_DIGIT_VIEWS},
     "fashion_mnist": {**_SHORT, **_FLIPPED},
