@@ -240,6 +240,7 @@ def test_nearest_neighbors_against_loops(references: int) -> None:
     network = Pixels()
     model = NearestNeighbors(network, LabeledImages(pixels[:references], labels), info)
     assert model.training and network.training
+    assert not NearestNeighbors(network.eval(), LabeledImages(pixels[:references], labels), info).training
     shares = model(normalize(pixels[references:], info)).exp()
     features = normalize(pixels, info).flatten(1).double()
     for image, share in zip(features[references:], shares, strict=True):
