@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from muscle_zoo import InputError, get_recipe
@@ -176,6 +177,15 @@ def test_parts_are_drawn_from_the_seed_and_decay_as_the_network_does() -> None:
     assert decays[id(same.parts["rotation"][1].weight)] == 0.1 and decays[id(same.parts["rotation"][1].bias)] == 0.0
     vit = timm.create_model("test_vit", num_classes=2)
     assert Network(vit, {}).no_weight_decay() == {f"backbone.{name}" for name in vit.no_weight_decay()} != set()
+
+
+@pytest.mark.parametrize("arch", ["cnn4", "test_vit"])
+def test_layers_are_the_backbones_and_parts_are_the_last(arch: str) -> None:
+    backbone = timm.create_model(arch, num_classes=2)
+    network = Network(backbone, {"head": nn.Linear(4, 2)})
+    own, whole = (group_parameters(m, m.group_matcher(coarse=False), reverse=True) for m in (backbone, network))
+    assert {name.removeprefix("backbone."): layer for name, layer in whole.items() if "parts" not in name} == own
+    assert whole["parts.head.weight"] == max(own.values()) + 1 > 2
 
 
 @pytest.mark.parametrize(

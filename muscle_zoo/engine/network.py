@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 import torch
+from timm.models import group_parameters
 from torch import Tensor, nn
 
 from ..errors import InputError, one_line
@@ -83,6 +85,11 @@ class Network(nn.Module):
         """Names of the backbone's parameters that do not decay although they are matrices, as timm asks for them."""
         names = self.backbone.no_weight_decay() if hasattr(self.backbone, "no_weight_decay") else ()
         return {_BACKBONE + name for name in names}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], float]:
+        """Which of the backbone's layers a parameter is of, as timm asks for it; parts are behind all of them."""
+        layers = group_parameters(self.backbone, self.backbone.group_matcher(coarse=coarse), reverse=True)
+        return lambda name: layers[name.removeprefix(_BACKBONE)] if name.startswith(_BACKBONE) else math.inf
 
 
 def _rows(values: Tensor, rows: Rows) -> Tensor:
