@@ -215,6 +215,14 @@ def test_its_card_is_that_of_its_config(pretrained: Path, tmp_path: Path) -> Non
     assert [check.passed for check in verify(f"local-dir:{card}", [])][-1] is False
 
 
+def test_a_recipes_network_has_no_classifier_before_it_is_trained() -> None:
+    model = create_model("cnn4.simclr_digits_10")
+    assert model.num_classes == 0 and model(torch.zeros(1, 1, 8, 8)).shape == (1, 64)
+    info = model_info("cnn4.simclr_digits_10")
+    assert info.class_names == () and info.parameters == sum(p.numel() for p in model.parameters())
+    assert model_info("cnn4.muscle_digits_10").class_names
+
+
 def test_a_study_is_of_classifiers() -> None:
     with pytest.raises(InputError, match="--methods vicreg trains no classifier to compare"):
         plan("cnn4", ["supervised", "vicreg"], ["digits"], ["10"], [0])

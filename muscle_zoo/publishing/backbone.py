@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.card import BLOCK, pretrained_cfg_of
+from ..checkpoints.card import BLOCK, pretrained_cfg_of, without_classifier
 from ..checkpoints.registry import WEIGHTS_FILE
 from ..data import DataSetInfo
 from ..engine.build import Data, build_model, prepare_data
@@ -99,8 +99,7 @@ def _write(
 
 
 def _describe(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], part: Path) -> None:
-    cfg = {key: value for key, value in info.timm_cfg().items() if key not in ("num_classes", "label_names")}
-    save_config(model, recipe, cfg, {BLOCK: block}, part)
+    save_config(model, recipe, without_classifier(info.timm_cfg()), {BLOCK: block}, part)
 
 
 def _block(recipe: Recipe, trained: TrainResult, data: Data, metrics: Metrics, sha256: str) -> dict[str, Any]:
