@@ -22,15 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, ImageSource
 from muscle_zoo.engine.batchnorm import GlobalBatchNormAct2d, synchronize_batchnorm
-from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
+from muscle_zoo.engine.build import build_optimizer, prepare_data
 from muscle_zoo.engine.collectives import on_main_process, require_the_same, share_tensors, shared_errors
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.engine.tuning import Probe
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method
-from tests.conftest import once, train_step
+from muscle_zoo.recipes.names import parse_name
+from tests.conftest import network_of, once, taught, train_step
 
 STEPS = 10
 OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one
@@ -80,14 +82,15 @@ def in_float64(batch: Batch) -> Batch:
 def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Gradients of the first step, and every step's terms, as the loop takes its steps."""
     name, overrides = CASES[case]
-    recipe = get_recipe(name, overrides)
+    recipe = get_recipe(name, {**overrides, **taught(parse_name(name)["method"])})
     data = prepare_data(recipe)
     dataset = data.dataset
-    model = build_model(recipe, dataset).double()
     method = create_method(recipe.method, recipe.options, RunContext(1000, len(dataset.train), 10)).double()
     if case == "groups":
         method.views = {name: v._replace(group=i, still=i > 0) for i, (name, v) in enumerate(method.views.items())}
-    teacher = build_model(recipe, dataset).double()
+    model, teacher = (network_of(recipe, data, method).double() for _ in range(2))
+    frozen = load_teacher(recipe, method, dataset.info)
+    frozen = None if frozen is None else frozen.double()
     network: nn.Module = model
     if world > 1:
         synchronize_batchnorm(model, recipe.arch)
@@ -102,7 +105,7 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     log = []
     for step, batch in enumerate(batches.steps(0, STEPS)):
         probe.begin(step)
-        terms = train_step(network, teacher, method, in_float64(batch), step)
+        terms = train_step(network, teacher, method, in_float64(batch), step, frozen)
         optimizer.zero_grad()
         terms["loss"].backward()
         probe.drop_gradients(step)

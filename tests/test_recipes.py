@@ -54,6 +54,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "init": "cnn4.muscle_digits_10",
         "tune": "last:2",
         "global_pool": "avg",
+        "teacher": "cnn4.muscle_digits_10",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options"):

@@ -265,6 +265,11 @@ def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
     return cfg
 
 
+def without_classifier(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Timm's ``pretrained_cfg`` of the same network without its classifier."""
+    return {key: value for key, value in cfg.items() if key != "label_names"} | {"num_classes": 0}
+
+
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
     """What a config.json says the network is built with."""
     return {key: value for key, value in config.get("model_args", {}).items() if value is not None}

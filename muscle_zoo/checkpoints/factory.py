@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from ..data.datasets import dataset_info
 from ..data.images import upright
 from ..errors import DownloadError, InputError, WeightsError, one_line, suggest
+from ..methods import trains_classifier
 from ..recipes.names import parse_name
 from . import efficientnet_lite, registry, weights
-from .card import describe_config, pretrained_cfg_of, shown
+from .card import describe_config, pretrained_cfg_of, shown, without_classifier
 
 __all__ = ["create_model", "create_transform", "load_model", "pretrained_cfg_by_name"]
 
@@ -272,7 +273,8 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     card = weights.find_config(name)
     if card is None:
         parts = parse_name(name)
-        return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
+        cfg = dataset_info(parts["dataset"]).timm_cfg()
+        return parts["arch"], cfg if trains_classifier(parts["method"]) else without_classifier(cfg), {}
     return describe_config(*card)
 
 

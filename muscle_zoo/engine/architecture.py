@@ -12,6 +12,7 @@ from torch import nn
 from ..data import DataSetInfo
 from ..data.datasets import SIZES
 from ..errors import InputError, one_line
+from ..methods import trains_classifier
 from ..recipes import Recipe
 
 __all__ = ["build_arguments", "require_fit"]
@@ -41,7 +42,8 @@ def build_arguments(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
         {'num_classes': 10, 'in_chans': 3, 'drop_rate': 0.0, 'img_size': 32}
     """
     channels, height, width = info.input_size
-    arguments: dict[str, Any] = {"num_classes": info.num_classes, "in_chans": channels, "drop_rate": recipe.drop_rate}
+    classes = _classes(recipe, info)
+    arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": recipe.drop_rate}
     cfg = timm.get_pretrained_cfg(recipe.arch)
     if cfg is not None and cfg.fixed_input_size:
         if problem := _why_not(recipe.arch, arguments | {"img_size": (height, width)}):
@@ -52,6 +54,11 @@ def build_arguments(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
     if recipe.global_pool:
         arguments |= _pooling(recipe, arguments)
     return arguments
+
+
+def _classes(recipe: Recipe, info: DataSetInfo) -> int:
+    """Of the classifier; 0 where the method trains none."""
+    return info.num_classes if trains_classifier(recipe.method) else 0
 
 
 def _pooling(recipe: Recipe, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -105,10 +112,10 @@ def require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
     if min(info.input_size[1:]) < min(least):
         problem = f"it takes {least[0]}x{least[1]} and more"
     else:
-        problem = _misfit(model, info.input_size, info.num_classes)
+        problem = _misfit(model, info.input_size, _classes(recipe, info))
     model.train()
     if problem:
-        arguments = {"num_classes": info.num_classes, "in_chans": info.input_size[0]}
+        arguments = {"num_classes": _classes(recipe, info), "in_chans": info.input_size[0]}
         raise _refusal(recipe, info, problem, arguments)
 
 
@@ -126,7 +133,8 @@ def _misfit(model: nn.Module, input_size: tuple[int, int, int], num_classes: int
             shape = tuple(model.eval()(torch.zeros(1, *input_size, device=device)).shape)
     except _REFUSALS as error:
         return one_line(error) or type(error).__name__
-    return "" if shape == (1, num_classes) else f"its output has the shape {shape}"
+    right = shape == (1, num_classes or shape[-1])  # without a classifier it gives features
+    return "" if right else f"its output has the shape {shape}"
 
 
 def _refusal(recipe: Recipe, info: DataSetInfo, problem: str, arguments: dict[str, Any]) -> InputError:

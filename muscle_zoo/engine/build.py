@@ -153,6 +153,8 @@ def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     """The recipe's network, with the weights to start from: ``init``'s, or those of its seed.
 
+    It has a classifier, unless the method trains without labels, see :func:`muscle_zoo.methods.trains_classifier`.
+
     Raises:
         InputError: The architecture does not take the data set's images, or ``init`` is of another one.
         WeightsError: The weights of ``init`` are missing or damaged.

@@ -85,8 +85,9 @@ def _fit(run: Run) -> TrainResult:
                 run.log(done, {"lr": learning_rate(recipe, step), **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
-                run.log(done, {f"top1_{name}": m.top1 for name, m in metrics.items()} | {"nll_ema": metrics["ema"].nll})
-                accuracy = f"accuracy {100 * metrics['ema'].top1:.1f} %"
+                run.log(done, run.measured_row(metrics))
+                what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
+                accuracy = f"{what} {100 * metrics['ema'].top1:.1f} %"
                 bar.set_postfix_str(accuracy)
                 if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
                     print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
@@ -108,7 +109,7 @@ def _conclude(run: Run) -> list[float]:
     """Draws the log's curves; the EMA's accuracies in it."""
     rows = run.folder.read_log()
     plot_curves(rows, run.recipe, run.info.num_classes, run.folder.curves_file)
-    return [row["top1_ema"] for row in rows if "top1_ema" in row]
+    return [row[f"{run.measured}_ema"] for row in rows if f"{run.measured}_ema" in row]
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:

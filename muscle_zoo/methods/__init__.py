@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
-from .base import Batch, Group, Method, PseudoLabels, RunContext, View
+from .base import TEACHER, Batch, Group, Method, PseudoLabels, RunContext, View
 from .muscle import Muscle, views_around
 
 __all__ = [
@@ -26,10 +26,12 @@ __all__ = [
     "base_of",
     "create_method",
     "default_options",
+    "learns_from_teacher",
     "list_methods",
     "method_names",
     "preset_options",
     "recipe_defaults",
+    "trains_classifier",
     "version_of",
     "with_muscle",
 ]
@@ -45,6 +47,10 @@ _CLASSES = {
     "uda": "UDA",
     "fixmatch": "FixMatch",
     "freematch": "FreeMatch",
+    "distillation": "Distillation",
+    "simclr": "SimCLR",
+    "vicreg": "VICReg",
+    "mi_only": "MIOnly",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -54,7 +60,9 @@ MethodOptions = dict[str, dict[str, Any]]
 
 
 def list_methods() -> list[str]:
-    """The names of the base methods: each runs alone, or with MUSCLE under the name that :func:`with_muscle` gives.
+    """The names of the base methods.
+
+    Each runs alone, and, if it :func:`trains_classifier`, with MUSCLE under the name that :func:`with_muscle` gives.
 
     Example:
         >>> "fixmatch" in list_methods() and "muscle_fixmatch" not in list_methods()
@@ -65,7 +73,17 @@ def list_methods() -> list[str]:
 
 def method_names() -> list[str]:
     """Every method that a recipe may name: the base methods, alone and with MUSCLE."""
-    return [*METHODS, *map(with_muscle, METHODS)]
+    return [*METHODS, *(with_muscle(name) for name in METHODS if METHODS[name].classifier)]
+
+
+def trains_classifier(name: str) -> bool:
+    """Whether what a method trains has a classifier; one that pre-trains without labels does not.
+
+    Example:
+        >>> trains_classifier("muscle_fixmatch"), trains_classifier("simclr")
+        (True, False)
+    """
+    return METHODS[base_of(name)].classifier
 
 
 def with_muscle(name: str) -> str:
@@ -82,6 +100,16 @@ def base_of(name: str) -> str:
     if name not in method_names():
         raise InputError(f"method={name}: it is unknown; {suggest(name, method_names())}")
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
+
+
+def learns_from_teacher(name: str) -> bool:
+    """Whether a method needs the recipe's ``teacher``.
+
+    Example:
+        >>> learns_from_teacher("distillation"), learns_from_teacher("mean_teacher")
+        (True, False)
+    """
+    return any(TEACHER in wanted for wanted in METHODS[base_of(name)].needs.values())
 
 
 def _constructor_defaults(cls: type[Method]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def export_onnx(target: str, file: Path | None = None) -> tuple[Path, float]:
     if missing := [package for package in PACKAGES if importlib.util.find_spec(package) is None]:
         raise InputError(f"--onnx needs {missing[0]}, which is not installed; run pip install {' '.join(missing)}")
     model = load_model(checkpoint).eval()
-    facts = describe(checkpoint)
+    facts = describe(checkpoint)  # of a network without a classifier, what is called logits are its features
     file = file or Path(f"{facts['name']}.onnx")
     exported = convert(model, facts["input_size"], facts)
     difference = compare(model, exported, probes(facts))

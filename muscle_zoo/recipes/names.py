@@ -9,7 +9,7 @@ from typing import Any
 import timm
 
 from ..errors import InputError, suggest
-from ..methods import method_names
+from ..methods import method_names, trains_classifier
 from .defaults import DATASETS, PRETRAINED, VARIANTS
 
 __all__ = ["ZOO", "ZOO_METHODS", "budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
@@ -91,7 +91,7 @@ def parse_name(name: str) -> dict[str, Any]:
         raise _unknown(name, _without_dataset(tag))
     method, dataset, labels, variant = match["method"], match["dataset"], match["labels"], match["variant"]
     if method not in method_names():
-        raise _unknown(name, f"method {method!r}; {suggest(method, method_names())}")
+        raise _unknown(name, f"method {method!r}; {_instead_of(method)}")
     if labels is None:
         raise _unknown(name, "the label budget is missing, such as _10")
     budget = _LABELS.fullmatch(labels)
@@ -105,6 +105,14 @@ def parse_name(name: str) -> dict[str, Any]:
         raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants)}")
     number = labels if budget[1] else int(labels)
     return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant or ""}
+
+
+def _instead_of(method: str) -> str:
+    """What to write instead of a method that there is not."""
+    base = method.removeprefix("muscle_")
+    if base != method and base in method_names() and not trains_classifier(base):
+        return f"{base} trains no classifier for MUSCLE to compare; pre-train with {base}, then muscle with init=RUN"
+    return suggest(method, method_names())
 
 
 def _unknown(name: str, problem: str) -> InputError:

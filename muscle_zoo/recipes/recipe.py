@@ -65,6 +65,8 @@ class Recipe:
             ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``; empty draws them from the seed. The classifier is kept
             where there are as many classes, and images are normalized as these weights were trained to see them. It
             is published as it was given.
+        teacher: A finished network whose predictions the method learns from, named as ``init`` is; empty for none. The
+            hash of its weights is kept with the run. It is published as it was given.
         tune: What is trained: ``all``; ``head``, the classifier alone; or ``last:N``, it and the last N of timm's
             layer groups. What is not trained is left as it is, BatchNorm's running statistics too.
         layer_decay: Factor of the learning rate from each of timm's layer groups to the one before it, 1 for none: the
@@ -110,6 +112,7 @@ class Recipe:
     validation: float = 0.0
     split: str = ""
     init: str = ""
+    teacher: str = ""
     tune: str = "all"
     layer_decay: float = 1.0
     frozen_batchnorm: bool = False
@@ -215,7 +218,7 @@ _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edit
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = (
     *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
-    *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool"),
+    *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool", "teacher"),
 )
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
