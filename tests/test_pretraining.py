@@ -63,12 +63,12 @@ def test_permuted_labels_give_the_same_weights(method: str, tmp_path: Path, monk
     recipe = short(method)
     seen, _ = fit_run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe, source: DataConfig | None) -> Data:
-        data = prepare_data(name, source)
+    def permuted(name: Recipe, source: DataConfig | None, **known: Any) -> Data:
+        data = prepare_data(name, source, **known)
         labels = data.dataset.train.labels
         labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))]
         dataset = dataclasses.replace(data.dataset, train=data.dataset.train.with_labels(labels))
-        return prepare_data(name, source, dataset)
+        return prepare_data(name, source, dataset, **known)
 
     monkeypatch.setattr(engine, "prepare_data", permuted)
     blind, _ = fit_run(recipe, tmp_path / "blind")
