@@ -30,7 +30,7 @@ from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_optimizer_state, load_state, optimizer_state, save_state
 from muscle_zoo.engine.stop import StopSignal
-from muscle_zoo.methods import Batch, create_method, method_names
+from muscle_zoo.methods import Batch, create_method, default_options, method_names
 from muscle_zoo.publishing.export import HALF_TOLERANCE, export_run
 from muscle_zoo.recipes import Recipe
 from tests.conftest import taught
@@ -96,7 +96,17 @@ GOLDEN = {
 def trajectory(method: str, path: Path) -> list[float]:
     # At FixMatch's threshold of 0.95 no guess would count in so few steps.
     threshold = {"fixmatch.threshold": 0.3} if "fixmatch" in method else {}
-    overrides = {"seed": 3, "steps": 5, "eval_every": 5, **threshold, **taught(method)}
+    own = {
+        f"{part}.{key}": value for part, options in default_options(method).items() for key, value in options.items()
+    }
+    overrides = {
+        **own,
+        "seed": 3,
+        "steps": 5,
+        "eval_every": 5,
+        **threshold,
+        **taught(method),
+    }  # not the recipes' values
     folder, _ = run(get_recipe(f"cnn4.{method}_digits_10", overrides), path)
     return [row.get("loss", row.get("nll_ema", row.get("knn_ema"))) for row in folder.read_log()]
 
