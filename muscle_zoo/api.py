@@ -249,8 +249,9 @@ def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bo
     if not isinstance(overrides or {}, Mapping) or not all(isinstance(key, str) for key in overrides or {}):
         raise InputError(f'overrides={overrides!r}: give a dictionary of fields and values, such as {{"seed": 1}}')
     values = dict(overrides or {})
-    if isinstance(values.get("init"), str):
-        values["init"] = checkpoint_name(str(values["init"]))  # a run folder will do
+    for key in ("init", "teacher"):
+        if isinstance(values.get(key), str):
+            values[key] = checkpoint_name(str(values[key]))  # a run folder will do
     if isinstance(recipe, str):
         return get_recipe(recipe, values)
     if values:

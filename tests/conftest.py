@@ -18,8 +18,11 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from muscle_zoo.cli import main
+from muscle_zoo.engine.build import Data, build_model
+from muscle_zoo.engine.network import with_parts
 from muscle_zoo.engine.trainer import forward
-from muscle_zoo.methods import Batch
+from muscle_zoo.methods import Batch, Method, RunContext, learns_from_teacher
+from muscle_zoo.recipes import Recipe
 
 SHORT = ["cnn4.muscle_digits_10", "steps=24", "eval_every=8", "batch_size=16", "mu=2"]
 
@@ -81,9 +84,22 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
     return code, out, err
 
 
-def train_step(model: nn.Module, teacher: nn.Module, method: nn.Module, batch: Batch, step: int) -> dict[str, Tensor]:
+def taught(method: str) -> dict[str, str]:
+    """What a recipe of a method needs beside its name: a teacher, if it learns from one."""
+    return {"teacher": "cnn4.muscle_digits_10"} if learns_from_teacher(method) else {}
+
+
+def network_of(recipe: Recipe, data: Data, method: Method) -> nn.Module:
+    """A recipe's network with the parts of its method."""
+    context = RunContext(num_classes=data.dataset.info.num_classes)
+    return with_parts(build_model(recipe, data.dataset), method, context, recipe, data.dataset.info.input_size)
+
+
+def train_step(
+    model: nn.Module, ema: nn.Module, method: Method, batch: Batch, step: int, teacher: nn.Module | None = None
+) -> dict[str, Tensor]:
     """A step up to its loss, without an engine around it."""
-    outputs, batch = forward(model, teacher, method, batch, step)
+    outputs, batch = forward(model, ema, method, batch, step, teacher)
     return method.loss(outputs, batch, step)
 
 

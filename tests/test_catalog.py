@@ -164,10 +164,10 @@ def test_what_has_no_facts() -> None:
 @pytest.mark.parametrize(
     ("name", "size", "says"),
     [
-        ("digits", 32, "digits has images of 8x8; leave it out"),
-        ("synthetic:3x16x16x2", 32, "images of 16x16"),
-        ("imagenet", 7, "out of range; give 8 to 512"),
-        ("mini_imagenet", 513, "out of range; give 8 to 512"),
+        ("digits", 7, "out of range; give 8 to 1024"),
+        ("synthetic:3x16x16x2", 1025, "out of range; give 8 to 1024"),
+        ("imagenet", 7, "out of range; give 8 to 1024"),
+        ("mini_imagenet", 1025, "out of range; give 8 to 1024"),
     ],
 )
 def test_image_sizes_that_do_not_fit(name: str, size: int, says: str) -> None:

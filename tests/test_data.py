@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, Budget, dataset_names, load_dataset, make_split, normalize
@@ -162,3 +165,17 @@ def test_a_container_may_have_less_than_the_machine(
     droppable = "total_inactive_file" if version == 1 else "inactive_file"
     (folder / "memory.stat").write_text(f"anon 500\n{droppable} 200\n")
     assert free_memory(tmp_path) == free
+
+
+def test_small_images_are_enlarged_when_they_are_normalized_as_pillow_does_it() -> None:
+    small, large = load_dataset("digits"), load_dataset("digits", image_size=40)
+    assert large.train.images.equal(small.train.images) and large.info.input_size == (1, 40, 40)
+    info = replace(large.info, mean=(0.0,), std=(1 / 255,))
+    images = normalize(small.train.images[:20], info)
+    assert images.shape == (20, 1, 40, 40)
+    for image, enlarged in zip(small.train.images[:20], images, strict=True):
+        by_pillow = Image.fromarray(image[0].numpy()).resize((40, 40), Image.Resampling.BICUBIC)
+        assert (enlarged[0] - torch.from_numpy(np.array(by_pillow))).abs().max() <= 1.5  # it rounds twice
+    whole = normalize(small.train.images[:20].float() / 255, info)
+    assert torch.allclose(whole, images, atol=1e-3)
+    assert normalize(small.train.images[:20], small.info).shape == (20, 1, 8, 8)

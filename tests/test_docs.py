@@ -58,7 +58,11 @@ def test_commands_parse(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, (text, add_arguments, _) in cli.COMMANDS.items():
         monkeypatch.setitem(cli.COMMANDS, name, (text, add_arguments, lambda args: parsed.append(args) or 0))
     assert cli.main(given, command) == 0
-    overrides = parse_overrides(getattr(parsed[0], "overrides", None) or [])
+    changed = getattr(parsed[0], "overrides", None) or []
+    from_runs = [word for word in changed if word.partition("=")[2].startswith("runs/")]
+    for word in from_runs:  # that another command makes
+        assert any(other.endswith(f"--out {word.partition('=')[2]}") for other in LINES), f"no command makes {word}"
+    overrides = parse_overrides([word for word in changed if word not in from_runs])
     if hasattr(parsed[0], "methods"):
         assert plan(parsed[0].arch, parsed[0].methods, parsed[0].datasets, parsed[0].labels, [0], ["none"], overrides)
     names = [match[1] for word in given if (match := NAME.fullmatch(word))]

@@ -226,18 +226,18 @@ def test_no_picture_can_be_read(tmp_path: Path) -> None:
     assert "<_io" not in text  # what Python calls an open file is nothing to the user
 
 
-@pytest.mark.parametrize("size", [(7, 7), (7, 9), (9, 7), (513, 8), (8, 513)])
+@pytest.mark.parametrize("size", [(7, 7), (7, 9), (9, 7), (1025, 8), (8, 1025)])
 def test_pictures_of_a_size_that_is_none(tmp_path: Path, size: tuple[int, int]) -> None:
     put(tmp_path, "a/1.png", "b/1.png", size=size)
     text = refusal(tmp_path)
-    assert "image_size=0" in text and f"{size[0]}x{size[1]}" in text and "image_size=8 to 512" in text
+    assert "image_size=0" in text and f"{size[0]}x{size[1]}" in text and "image_size=8 to 1024" in text
     assert load_dataset("folder", DataConfig(root=tmp_path, stream=True), image_size=8).info.input_size == (3, 8, 8)
 
 
-@pytest.mark.parametrize("image_size", [-1, 1, 7, 513])
+@pytest.mark.parametrize("image_size", [-1, 1, 7, 1025])
 def test_image_size_out_of_range(tmp_path: Path, image_size: int) -> None:
     text = refusal(put(tmp_path, "a/1.png", "b/1.png"), image_size)
-    assert f"image_size={image_size} is out of range; give 8 to 512" in text
+    assert f"image_size={image_size} is out of range; give 8 to 1024" in text
 
 
 # --- Warnings

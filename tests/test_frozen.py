@@ -27,7 +27,7 @@ from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.state import load_state
 from muscle_zoo.engine.trainer import Trainer
-from muscle_zoo.methods import METHODS, create_method, method_names, takes_steps
+from muscle_zoo.methods import METHODS, create_method, method_names, takes_embeddings, takes_steps
 from muscle_zoo.methods.knn import KNN
 from muscle_zoo.methods.label_propagation import spread_labels
 from muscle_zoo.methods.logistic import logistic_regression
@@ -198,7 +198,7 @@ def test_hidden_labels_change_nothing(tmp_path: Path) -> None:
     assert all(states[0][name].equal(states[1][name]) for name in states[0])
 
 
-@pytest.mark.parametrize("method", [name for name in method_names() if takes_steps(name)])
+@pytest.mark.parametrize("method", [name for name in method_names() if takes_steps(name) and takes_embeddings(name)])
 def test_every_method_takes_steps_on_embeddings(method: str, tmp_path: Path) -> None:
     recipe = head_recipe(method)
     trained = trainer(recipe, embedded(recipe), tmp_path)

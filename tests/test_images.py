@@ -212,8 +212,8 @@ def test_an_image_is_what_timm_would_make_of_the_picture(size: tuple[int, int], 
     assert (image / 255 - transform(picture)).abs().max() <= 1 / 255
 
 
-@pytest.mark.parametrize("side", [8, 9, 511, 512])
-def test_sizes_from_8_to_512(tmp_path: Path, side: int) -> None:
+@pytest.mark.parametrize("side", [8, 9, 1023, 1024])
+def test_sizes_from_8_to_1024(tmp_path: Path, side: int) -> None:
     values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     classes_of(tmp_path, {f"{label}/1.bmp": Image.fromarray(values) for label in "ab"})
     own = load_dataset("folder", DataConfig(root=tmp_path))

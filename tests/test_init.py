@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import muscle_zoo
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.checkpoints.card import CONFIG_FILE
 from muscle_zoo.data import DataConfig, load_dataset
-from muscle_zoo.engine.build import build_model
+from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.starting_weights import normalization_of
 from muscle_zoo.engine.state import load_state
+from muscle_zoo.sessions.train import RunResult
 from tests.conftest import run
 from tests.test_images import classes_of
 
@@ -63,18 +66,25 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
         ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_digits_10'"),
         ("cnn4.muscle_digits_3000", "init=.*no weights"),
         ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),
-        ("resnet18", "init=resnet18: .*is an architecture; name a checkpoint of it: resnet18.a1_in1k"),
+        (
+            "resnet18.a1_in1k",
+            "is weights of resnet18, not cnn4; they have .* conv1.weight, cnn4 has layer1.conv.weight",
+        ),
         ("local-dir:/nowhere", "init=local-dir:/nowhere: "),
+        (
+            "weights.pth",
+            "weights.pth is a pickle, .*; where you trust it, .*safetensors.*weights_only=True.*config.json",
+        ),
+        ("local-dir:weights.bin", "weights.bin is a pickle, .*; where you trust it, .*safetensors"),
         ("", "init= is empty"),
         ("no/run", "no/run does not exist; give a run folder"),
-        ("resnet18.a1_in1k", "init=resnet18.a1_in1k: .*cannot be had"),
     ],
 )
 def test_what_is_wrong_with_init_is_told(
     init: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(["train", NAME, f"init={init}", "--cpu", "--out", str(tmp_path / "run")], capsys)
-    assert code == (1 if "cannot be had" in says else 2) and not (tmp_path / "run").exists()
+    assert code == 2 and not (tmp_path / "run").exists()
     assert re.search(says, err) and err.count("\n") == 1, err
 
 
@@ -129,10 +139,21 @@ def test_any_architecture_of_timms(
 @pytest.mark.parametrize(
     ("arch", "size", "says"),
     [
-        ("test_vit", 64, "arch=test_vit does not take the 64x64 images of folder: it takes 160x160 only"),
+        ("test_vit", 64, ""),
         ("test_vit", 160, ""),
-        ("cnn13", 8, "arch=cnn13 does not take the 8x8 images of folder: it takes 12x12 and more"),
-        ("convnext_atto", 8, "arch=convnext_atto does not take the 8x8 images of folder: .*[Kk]ernel"),
+        (
+            "test_vit",
+            100,
+            "its patches are 16x16, so a side is a multiple of that; give image_size=96 or image_size=112",
+        ),
+        ("test_vit", 8, "its patches are 16x16, so a side is a multiple of that; give image_size=16, or another arch"),
+        (
+            "vit_small_patch14_dinov2",
+            128,
+            "14x14, so a side is a multiple of that; give image_size=126 or image_size=140",
+        ),
+        ("cnn13", 8, "it takes 12x12 and more; give image_size=12, or another arch"),
+        ("convnext_atto", 8, ".*[Kk]ernel.*; give image_size=32, or another arch"),
     ],
 )
 def test_a_size_that_an_architecture_does_not_take(arch: str, size: int, says: str, pictures: Path) -> None:
@@ -141,6 +162,54 @@ def test_a_size_that_an_architecture_does_not_take(arch: str, size: int, says: s
     if not says:
         assert build_model(recipe, dataset).training
         return
-    with pytest.raises(InputError, match=says) as caught:
+    with pytest.raises(
+        InputError, match=f"arch={arch} does not take the {size}x{size} images of folder: .*{says}"
+    ) as caught:
         build_model(recipe, dataset)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pickle_in_a_folder_is_not_read(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(muscle_zoo.checkpoints.registry.shipped_cards() / NAME, tmp_path / "card"))
+    (source / "model.safetensors").rename(source / "pytorch_model.bin")
+    with pytest.raises(muscle_zoo.WeightsError, match=r"pytorch_model\.bin is a pickle, .*safetensors") as caught:
+        built(init=f"local-dir:{source}")
+    assert "\n" not in str(caught.value)
+
+
+def test_images_are_normalized_as_the_weights_were_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = Path(shutil.copytree(muscle_zoo.checkpoints.registry.shipped_cards() / NAME, tmp_path / "card"))
+    config = json.loads((source / CONFIG_FILE).read_text())
+    config["pretrained_cfg"] |= {"mean": [0.25], "std": [0.75]}
+    (source / CONFIG_FILE).write_text(json.dumps(config))
+    recipe = get_recipe(NAME, {"init": f"local-dir:{source}"})
+    data = prepare_data(recipe)
+    assert (data.dataset.info.mean, data.dataset.info.std) == ((0.25,), (0.75,))
+    assert prepare_data(get_recipe(NAME)).dataset.info == DIGITS.info
+    words = ["train", NAME, "steps=2", f"init=local-dir:{source}", "--cpu", "--out", str(tmp_path / "run")]
+    assert run(words, capsys)[0] == 0
+    assert json.loads((tmp_path / "run" / "normalization.json").read_text()) == {"mean": [0.25], "std": [0.75]}
+    exported = json.loads((tmp_path / "run" / "export" / CONFIG_FILE).read_text())
+    assert (exported["pretrained_cfg"]["mean"], exported["pretrained_cfg"]["std"]) == ([0.25], [0.75])
+    shutil.rmtree(source)
+    result = muscle_zoo.evaluate(tmp_path / "run", cpu=True)  # by what config.json says; the weights are gone
+    assert result.reproduced and result.metrics == RunResult(recipe, tmp_path / "run", True).metrics
+    (tmp_path / "run" / "normalization.json").unlink()
+    (tmp_path / "run" / "status.json").write_text(json.dumps({"status": "stopped", "step": 1, "steps": 2}))
+    code, _, err = run(words, capsys)
+    assert code == 2 and "normalization.json is missing" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("init", "channels", "mean"),
+    [
+        ("tf_efficientnet_lite0.pypi", 3, (0.5, 0.5, 0.5)),
+        ("vit_small_patch14_dinov2.lvd142m", 3, (0.485, 0.456, 0.406)),
+        ("vit_small_patch14_dinov2.lvd142m", 1, (0.449,)),
+        (NAME, 3, DIGITS.info.mean * 3),
+    ],
+)
+def test_the_normalization_of_weights_by_name(init: str, channels: int, mean: tuple[float, ...]) -> None:
+    info = replace(DIGITS.info, input_size=(channels, 8, 8))
+    assert normalization_of(init, info)[0] == pytest.approx(mean)
+    assert len(normalization_of(init, info)[1]) == channels

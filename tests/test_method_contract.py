@@ -13,10 +13,22 @@ from torch import Tensor, nn
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
+from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import forward
-from muscle_zoo.methods import METHODS, Batch, Group, Method, RunContext, View, create_method, takes_steps, with_muscle
+from muscle_zoo.methods import (
+    METHODS,
+    Batch,
+    Group,
+    Method,
+    RunContext,
+    View,
+    create_method,
+    method_names,
+    with_muscle,
+)
 from muscle_zoo.methods.base import same_dropout
 from muscle_zoo.methods.supervised import Supervised
+from tests.conftest import taught
 from tests.test_engine import run, short
 
 
@@ -55,7 +67,7 @@ def test_what_is_drawn_for_the_same_dropout_is_drawn_again() -> None:
     assert torch.rand(3).equal(first)
 
 
-@pytest.mark.parametrize("base", [name for name in METHODS if takes_steps(name)])
+@pytest.mark.parametrize("base", [name for name in METHODS if with_muscle(name) in method_names()])
 def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(base: str) -> None:
     method = create_method(with_muscle(base))
     assert {name: method.views[name] for name in METHODS[base].views} == dict(METHODS[base].views)
@@ -64,7 +76,7 @@ def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(bas
         assert strong == View("unlabeled", "strong")  # the base's own; or there is nothing that it could touch
         return
     assert strong == View("unlabeled", "strong", group=-1, still=True)
-    recipe = get_recipe(f"cnn4.{with_muscle(base)}_digits_10", {"batch_size": 8, "mu": 2})
+    recipe = get_recipe(f"cnn4.{with_muscle(base)}_digits_10", {"batch_size": 8, "mu": 2, **taught(base)})
     data = prepare_data(recipe)
     model, teacher = build_model(recipe, data.dataset), build_model(recipe, data.dataset)
     batch = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views).at(0)
@@ -72,7 +84,8 @@ def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(bas
     for inputs in (batch.inputs, {**batch.inputs, "u_strong": 5.0 + batch.inputs["u_strong"].flip(0)}):
         torch.manual_seed(0)
         run_on = copy.deepcopy(model)
-        outputs.append(forward(run_on, teacher, method, dataclasses.replace(batch, inputs=inputs), 0)[0])
+        views = dataclasses.replace(batch, inputs=inputs)
+        outputs.append(forward(run_on, teacher, method, views, 0, load_teacher(recipe, method, data.dataset.info))[0])
         states.append({name: buffer.clone() for name, buffer in run_on.named_buffers()})
     assert not outputs[0].pop("u_strong").equal(outputs[1].pop("u_strong"))
     assert outputs[0] and all(outputs[0][name].equal(outputs[1][name]) for name in outputs[0])

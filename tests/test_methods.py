@@ -4,6 +4,7 @@ import doctest
 import importlib
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from muscle_zoo import InputError, get_recipe, methods
 from muscle_zoo.data import Batches
 from muscle_zoo.engine.build import build_model, prepare_data
+from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import forward
 from muscle_zoo.losses import PseudoLabelLoss
 from muscle_zoo.losses.mutual_information import mutual_information
@@ -30,14 +32,15 @@ from muscle_zoo.methods import (
     list_methods,
     method_names,
     takes_steps,
+    trains_classifier,
     with_muscle,
 )
 from muscle_zoo.methods.base import frozen_statistics
 from muscle_zoo.methods.fixmatch import FixMatch
 from muscle_zoo.methods.supervised import Supervised
-from tests.conftest import train_step
+from tests.conftest import network_of, taught, train_step
 
-STEPPED = [name for name in METHODS if takes_steps(name)]
+CLASSIFIERS = [name for name in METHODS if trains_classifier(name) and takes_steps(name)]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -152,7 +155,7 @@ def test_the_temperature_divides_the_logits_inside_the_term_alone() -> None:
 
 
 def test_every_method_is_in_the_file_of_its_name() -> None:
-    assert list_methods() == list(METHODS) and method_names() == [*METHODS, *map(with_muscle, STEPPED)]
+    assert list_methods() == list(METHODS) and method_names() == [*METHODS, *map(with_muscle, CLASSIFIERS)]
     files = {path.stem for path in Path(methods.__file__).parent.glob("[!_]*.py")}
     assert files == {*METHODS, "base", "muscle", "logistic"}
     for name, method in METHODS.items():
@@ -202,7 +205,7 @@ class WithViews(Method):
     def __init__(self, base: Method) -> None:
         super().__init__()
         self.base = base
-        self.views = Muscle(base).views
+        self.views, self.needs = Muscle(base).views, Muscle(base).needs
 
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         return self.base.prepare(batch, model, teacher, step)
@@ -211,7 +214,7 @@ class WithViews(Method):
         return self.base.loss(outputs, batch, step)
 
 
-@pytest.mark.parametrize("base_name", STEPPED)
+@pytest.mark.parametrize("base_name", CLASSIFIERS)
 def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_10", {"batch_size": 8, "mu": 2})
     data = prepare_data(recipe)
@@ -222,10 +225,11 @@ def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> Non
         model, teacher = build_model(recipe, dataset), build_model(recipe, dataset).eval()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         batches = Batches(recipe, dataset.train, dataset.info, split, method.views)
+        frozen = load_teacher(replace(recipe, **taught(base_name)), method, dataset.info)
         gradients = []
         for step in range(3):
             torch.manual_seed(step)  # as the loop does: what a method draws
-            terms = train_step(model, teacher, method, batches.at(step), step)
+            terms = train_step(model, teacher, method, batches.at(step), step, frozen)
             optimizer.zero_grad()
             terms["loss"].backward()
             gradients += [parameter.grad.clone() for parameter in model.parameters()]
@@ -251,17 +255,20 @@ def test_every_method_takes_steps(name: str) -> None:
     method = create_method(name, default_options(name) | EAGER, SETTING)
     assert all(isinstance(view, View) for view in method.views.values())
     assert isinstance(method, Muscle) == name.startswith("muscle")
-    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
+    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2, **taught(name)})
     data = prepare_data(recipe)
-    model, teacher = build_model(recipe, data.dataset), build_model(recipe, data.dataset).eval()
+    model, teacher = network_of(recipe, data, method), network_of(recipe, data, method).eval()
+    frozen = load_teacher(recipe, method, data.dataset.info)
     batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.train()
     for step in (0, 500, 999):
         forwards: list[int] = []
-        hook = model.register_forward_hook(lambda module, inputs, out, seen=forwards: seen.append(out.requires_grad))
+        backbone = getattr(model, "backbone", model)
+        layer = next(layer for layer in backbone.modules() if isinstance(layer, nn.Conv2d))  # whatever is asked of it
+        hook = layer.register_forward_hook(lambda module, inputs, out, seen=forwards: seen.append(out.requires_grad))
         before = {key: value.clone() for key, value in model.named_parameters()}
-        terms = train_step(model, teacher, method, batches.at(step), step)
+        terms = train_step(model, teacher, method, batches.at(step), step, frozen)
         hook.remove()
         assert forwards[-1] and terms["loss"].requires_grad
         assert not any(value.requires_grad for key, value in terms.items() if key != "loss")
@@ -278,13 +285,14 @@ def test_every_method_takes_steps(name: str) -> None:
     "name", [name for name, method in METHODS.items() if method.pseudo_labels is not Method.pseudo_labels]
 )
 def test_guesses_are_of_the_unlabeled_images(name: str) -> None:
-    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2})
+    recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2, **taught(name)})
     data = prepare_data(recipe)
     method = Muscle(create_method(name, EAGER, SETTING))
     model = build_model(recipe, data.dataset)
     batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
     for step in range(2):
-        outputs, batch = forward(model, model, method, batches.at(0), step)  # again: the ensemble has seen it
+        frozen = load_teacher(recipe, method, data.dataset.info)
+        outputs, batch = forward(model, model, method, batches.at(0), step, frozen)  # again: the ensemble has seen it
         method.loss(outputs, batch, step)
     classes, used = method.pseudo_labels(outputs, batch)
     assert classes.shape == used.shape == (16,)

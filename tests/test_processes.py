@@ -22,14 +22,17 @@ from torch.nn.parallel import DistributedDataParallel
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, ImageSource
 from muscle_zoo.engine.batchnorm import GlobalBatchNormAct2d, synchronize_batchnorm
-from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
+from muscle_zoo.engine.build import build_optimizer, prepare_data
 from muscle_zoo.engine.collectives import on_main_process, require_the_same, share_tensors, shared_errors
 from muscle_zoo.engine.fit import fit
 from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import Trainer
+from muscle_zoo.engine.tuning import Probe
 from muscle_zoo.methods import METHODS, Batch, RunContext, create_method, takes_steps
-from tests.conftest import once, train_step
+from muscle_zoo.recipes.names import parse_name
+from tests.conftest import network_of, once, taught, train_step
 
 STEPS = 10
 OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one
@@ -42,12 +45,16 @@ OPTIONS = {
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_convnext")
+IMAGES = "synthetic:3x32x32x10"
 SMALL = {"batch_size": 8, "mu": 2, "lr": 0.01}  # gently: rounding must not grow on random images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("cnn4.pi_model_digits_10", {}),  # several forwards before one backward
     **{m: (f"cnn4.{m}_digits_10", OPTIONS.get(m.removeprefix("muscle_"), {})) for m in SAME},
-    **{network: (f"{network}.muscle_synthetic:3x32x32x10_10", SMALL) for network in NETWORKS},
+    "tuned": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "tune": "last:2", "layer_decay": 0.5}),
+    "still": (f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "frozen_batchnorm": True}),
+    "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 4}),
+    **{network: (f"{network}.muscle_{IMAGES}_10", SMALL) for network in NETWORKS},
 }
 
 # Every kind of BatchNorm that is synchronized, and the shape of what it normalizes.
@@ -75,14 +82,15 @@ def in_float64(batch: Batch) -> Batch:
 def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
     """Gradients of the first step, and every step's terms, as the loop takes its steps."""
     name, overrides = CASES[case]
-    recipe = get_recipe(name, overrides)
+    recipe = get_recipe(name, {**overrides, **taught(parse_name(name)["method"])})
     data = prepare_data(recipe)
     dataset = data.dataset
-    model = build_model(recipe, dataset).double()
     method = create_method(recipe.method, recipe.options, RunContext(1000, len(dataset.train), 10)).double()
     if case == "groups":
         method.views = {name: v._replace(group=i, still=i > 0) for i, (name, v) in enumerate(method.views.items())}
-    teacher = build_model(recipe, dataset).double()
+    model, teacher = (network_of(recipe, data, method).double() for _ in range(2))
+    frozen = load_teacher(recipe, method, dataset.info)
+    frozen = None if frozen is None else frozen.double()
     network: nn.Module = model
     if world > 1:
         synchronize_batchnorm(model, recipe.arch)
@@ -92,14 +100,17 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     batches = Batches(recipe, dataset.train, dataset.info, data.split, method.views, rank, world)
     model.train()
     teacher.eval()
+    probe = Probe(model, recipe)
     first: list[Tensor] = []
     log = []
     for step, batch in enumerate(batches.steps(0, STEPS)):
-        terms = train_step(network, teacher, method, in_float64(batch), step)
+        probe.begin(step)
+        terms = train_step(network, teacher, method, in_float64(batch), step, frozen)
         optimizer.zero_grad()
         terms["loss"].backward()
+        probe.drop_gradients(step)
         if step == 0:
-            first = [parameter.grad.clone() for parameter in model.parameters()]
+            first = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
         optimizer.step()
         log.append({name: value.detach() for name, value in terms.items()})
     return [*first, *(buffer.double() for buffer in model.buffers())], log
@@ -235,7 +246,7 @@ def outcomes_of(rank: int, folder: Path) -> dict[str, Any]:
     parts["b"] = {"scalar": torch.tensor(3), "nothing": torch.empty(0, 4)}
     out["tensors"] = share_tensors(parts if rank == 0 else {}, torch.device("cpu"))
 
-    recipe = get_recipe("test_efficientnet.muscle_synthetic:3x32x32x10_10", {**SMALL, "steps": 2, "eval_every": 2})
+    recipe = get_recipe(f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "steps": 2, "eval_every": 2})
     data = prepare_data(recipe)
     data = dataclasses.replace(data, evaluation=data.evaluation.subset(range(64)))
     own = RunFolder(folder / str(rank))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..data import DataSet
 from ..engine.options import RunOptions
-from ..methods import default_options, method_names, takes_steps, version_of
+from ..methods import default_options, learns_from_teacher, method_names, takes_steps, version_of
 from ..recipes import Recipe
 from .step import Stepper, bare_step, mi_seconds
 from .timing import median_seconds
@@ -35,10 +35,10 @@ class Cost:
 
 
 def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tuple[list[Cost], float]:
-    """Measures a step of every method.
+    """Measures a step of every method; of those that learn from a teacher only where the recipe has one.
 
     Args:
-        recipe: Backbone, batch size and mu are its; its method is not.
+        recipe: Backbone, batch size, mu and teacher are its; its method is not.
         dataset: The images.
         options: How.
 
@@ -50,10 +50,15 @@ def bench_methods(recipe: Recipe, dataset: DataSet, options: RunOptions) -> tupl
     device = None
     with tempfile.TemporaryDirectory() as folder:
         for method in filter(takes_steps, method_names()):
-            own = replace(recipe, method=method, options=default_options(method), version=version_of(method))
+            taught = learns_from_teacher(method)
+            if taught and not recipe.teacher:
+                continue
+            version, teacher = version_of(method), recipe.teacher if taught else ""
+            own = replace(recipe, method=method, options=default_options(method), version=version, teacher=teacher)
             step = Stepper(own, dataset, options, Path(folder) / method)
             control = replace(
                 recipe,
+                teacher="",
                 method="supervised",
                 options=default_options("supervised"),
                 version=version_of("supervised"),

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shown  # short, and one line, whatever the value
 from typing import Any
@@ -27,6 +27,7 @@ from typing import Any
 import timm
 from torch import nn
 
+from ..data.catalog import DataSetInfo
 from ..errors import InputError, WeightsError, suggest
 from ..files import read_untrusted_json
 
@@ -128,6 +129,7 @@ _MODEL_ARGS: dict[str, Field] = {
     "in_chans": _whole(1, _SIDE),
     "global_pool": matching(r"\w{0,20}", "a pooling's name"),
     "img_size": _either(_whole(1, _SIDE), _list(_whole(1, _SIDE), 2, 2)),
+    "fc_norm": _FLAG,
     "width": _whole(1, 4096),
     "depth": _whole(1, 1000),
     **dict.fromkeys(("drop_rate", "drop_path_rate", "bn_momentum", "bn_eps"), _SHARE),
@@ -263,6 +265,11 @@ def timm_cfg(config: dict[str, Any]) -> dict[str, Any]:
     return cfg
 
 
+def without_classifier(cfg: dict[str, Any]) -> dict[str, Any]:
+    """Timm's ``pretrained_cfg`` of the same network without its classifier."""
+    return {key: value for key, value in cfg.items() if key != "label_names"} | {"num_classes": 0}
+
+
 def model_args(config: dict[str, Any]) -> dict[str, Any]:
     """What a config.json says the network is built with."""
     return {key: value for key, value in config.get("model_args", {}).items() if value is not None}
@@ -279,6 +286,20 @@ def describe_config(config: dict[str, Any], origin: str) -> tuple[str, dict[str,
         hint = suggest(arch, timm.list_models())
         raise WeightsError(f"{origin}/{CONFIG_FILE}: architecture {arch!r} is unknown; {hint}")
     return arch, timm_cfg(config), model_args(config)
+
+
+def normalization_said(config: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation that a config.json says its images have; None where it does not say both."""
+    cfg = timm_cfg(config)
+    channels = cfg["input_size"][0]
+    mean, std = (tuple(cfg.get(key) or ()) for key in ("mean", "std"))
+    return (mean, std) if len(mean) == len(std) == channels else None
+
+
+def as_trained(info: DataSetInfo, config: dict[str, Any]) -> DataSetInfo:
+    """A data set's facts with the size and the normalization that its images had in the training of a checkpoint."""
+    mean, std = normalization_said(config) or (info.mean, info.std)
+    return replace(info, input_size=tuple(timm_cfg(config)["input_size"]), mean=mean, std=std)
 
 
 def pretrained_cfg_of(model: nn.Module) -> dict[str, Any]:

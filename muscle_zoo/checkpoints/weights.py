@@ -26,6 +26,11 @@ from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
 
 HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")  # what weights are pickled into
+UNPICKLE = (
+    "where you trust it, write it anew with safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+    "'model.safetensors') beside a config.json as timm's save_config_for_hf makes it, and give local-dir:FOLDER"
+)
 HEADER_LIMIT = 8 << 20  # bytes of a safetensors header; a network of 2,000 tensors needs 0.2 MiB
 _LENGTH = 8  # bytes in front of the header that say how long it is
 
@@ -230,10 +235,17 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
     Raises:
         WeightsError: A file is missing, damaged, or has another hash.
     """
+    if folder.suffix in PICKLES and not folder.is_dir():
+        raise WeightsError(f"{folder} is a pickle, which may run anything when it is read; {UNPICKLE}")
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder; give one that holds {CONFIG_FILE} and {registry.WEIGHTS_FILE}")
     config = read_config(folder)
     weights = folder / registry.WEIGHTS_FILE
+    pickled = next((path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
+    if not weights.is_file() and pickled is not None:
+        raise WeightsError(
+            f"{weights} is missing, and {pickled} is a pickle, which may run anything when it is read; {UNPICKLE}"
+        )
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")
     tensors, actual = check(weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)})

@@ -85,7 +85,7 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
     """Splits ``key=value`` words.
 
     Raises:
-        InputError: A word has no ``=``, a key comes twice, or ``init`` is no checkpoint.
+        InputError: A word has no ``=``, a key comes twice, or ``init`` or ``teacher`` is no checkpoint.
     """
     overrides: dict[str, str] = {}
     for word in words:
@@ -95,10 +95,11 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
         if key in overrides:
             raise InputError(f"override {key!r} is given twice; keep one")
         overrides[key] = value
-    if "init" in overrides:
-        if not overrides["init"]:
-            raise InputError("override init= is empty; name weights to start from, or leave it out")
-        overrides["init"] = checkpoint_name(overrides["init"])  # a run folder will do
+    for key, what in (("init", "weights to start from"), ("teacher", "a network to learn from")):
+        if key in overrides:
+            if not overrides[key]:
+                raise InputError(f"override {key}= is empty; name {what}, or leave it out")
+            overrides[key] = checkpoint_name(overrides[key])  # a run folder will do
     return overrides
 
 

@@ -20,7 +20,7 @@ from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import merge, read_ledger, runs_of
 from ..results.stats import mean_std
-from ..sessions.evaluate import read_block
+from ..sessions.evaluate import read_recipe
 from .terminal import printable, say
 
 WIDTH = 100
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     card = weights.find_config(name)
     config = card[0] if card is not None else None
     info = info_of_card(*card, name) if card is not None else model_info(name)
-    recipe = read_block(name, config)[0] if config is not None else get_recipe(name)
+    recipe = read_recipe(name, config) if config is not None else get_recipe(name)
     if args.json:
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
@@ -75,7 +75,7 @@ def _what(info: ModelInfo) -> list[str]:
     lines = [
         f"{info.arch}, {info.parameters:,} parameters, trained by {info.method} on {_title(info.dataset)}, "
         f"label budget {info.labels}",
-        f"{len(names)} classes: {first}",
+        f"{len(names)} classes: {first}" if names else "no classifier: it gives features",
         f"weights: {info.origin}, sha256 {info.sha256[:16]}..." if info.sha256 else "weights: none yet",
     ]
     return [piece for line in lines for piece in _wrap(line)]
@@ -92,6 +92,11 @@ def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) ->
     rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
     runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
     lines = []
+    if config is not None and (measured := config[BLOCK].get("neighbors")):
+        knn = (
+            f"{100 * measured['top1']:.2f} % of {measured['n']} images have the class of their nearest neighbors among "
+        )
+        lines.append((f"its features, seed {info.seed}", f"{knn}{measured['references']} labeled images"))
     if config is not None and info.top1 is not None:
         images = config[BLOCK]["metrics"].get("n", "the")
         fold = "test images" if recipe.fold == "test" else f"images of the {recipe.fold} fold"
@@ -113,7 +118,7 @@ def _load(name: str, info: ModelInfo) -> list[str]:
     return [
         f"model = muscle_zoo.create_model({json.dumps(name)}, pretrained=True).eval()",
         "transform = muscle_zoo.create_transform(model)  # a PIL image in, a tensor out",
-        f"muscle-zoo predict {shlex.quote(name)} PICTURES",
+        *([f"muscle-zoo predict {shlex.quote(name)} PICTURES"] if info.class_names else []),
     ]
 
 
@@ -132,7 +137,7 @@ def _reproduce(name: str, info: ModelInfo, recipe: Recipe) -> list[str]:
     words = [recipe.name, f"seed={recipe.seed}", *changes(recipe)]
     data = " --data DIR" if recipe.dataset == "folder" else ""
     lines = [f"muscle-zoo train {printable(shlex.join(words))}{data}"]
-    return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained else [])
+    return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained and info.class_names else [])
 
 
 def _wrap(line: str) -> list[str]:

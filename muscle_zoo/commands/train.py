@@ -51,6 +51,8 @@ def _train(args: argparse.Namespace) -> int:
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
     if recipe.init and is_main_process():
         print(f"starts from the weights of {recipe.init}", flush=True)
+    if recipe.teacher and is_main_process():
+        print(f"learns from {recipe.teacher}", flush=True)
     process_age = time.time() - psutil.Process().create_time()  # the time limit counts the imports too
     result = train_run(recipe, out, run_options(args), began=time.monotonic() - process_age)
     if is_main_process():
@@ -82,6 +84,11 @@ def summary(result: RunResult) -> str:
         f"no network: {result.without_network}" if result.without_network else f"load it:    {load_line(result.path)}"
     )
     lines = [f"run folder: {result.path}", load]
+    if result.row is None and (measured := result.neighbors):
+        knn = f"nearest neighbors among {measured['references']} labeled images"
+        knn += f": {100 * measured['top1']:.2f} % of {measured['n']} images"
+        lines.insert(0, f"{result.recipe.name}, seed {result.recipe.seed}, no classifier; {knn}")
+        lines.append(f"go on:      train NAME init={result.path}")
     if (row := result.row) is not None:
         seconds = f"{row.hours * 3600:.0f} s of training and evaluation"
         accuracy = f"top-1 {100 * row.top1_ema:.2f} % of {row.n_test} images"

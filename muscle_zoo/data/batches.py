@@ -130,7 +130,7 @@ class Batches:
             "weak": parse_policy("weak", recipe.weak),
             "strong": parse_policy("strong", recipe.strong),
         }
-        sources = {view.source for view in self.views.values()} | {"labeled"}
+        sources = {view.source for view in self.views.values()}
         if "unlabeled" in sources and recipe.mu < 1:
             raise InputError(f"mu={recipe.mu}: {recipe.method} needs unlabeled images; give 1 or more")
         if recipe.batch_size % (self.world_size * recipe.accumulate):
@@ -157,8 +157,8 @@ class Batches:
             yield self._batch(step, positions, images.to(self.device, non_blocking=True))
 
     def positions(self, step: int) -> dict[str, Tensor]:
-        """Which training images this process sees at a step: ``labeled`` and, if a view needs them, ``unlabeled``."""
-        positions = {}
+        """Which training images this process sees at a step: ``labeled`` and ``unlabeled``, where a view needs them."""
+        positions: dict[str, Tensor] = {}
         for source, pool in self.pools.items():
             rows = stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool))
             positions[source] = pool[self._local_rows(rows)]
@@ -174,8 +174,9 @@ class Batches:
                 draw_random_numbers(self.recipe.seed, step, view, self.sizes[view.source], policy.num_random)
             )
             inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
-        labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
-        indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
+        none = torch.empty(0, dtype=torch.int64)
+        labels = self.images.labels[positions.get("labeled", none)].to(self.device, non_blocking=True)
+        indices = positions.get("unlabeled", none).to(self.device, non_blocking=True)
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
         return Batch(inputs, labels, indices, groups=groups)
 

@@ -28,7 +28,7 @@ from .picture_folder import Survey, class_folders, list_folder, survey
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
-SIZES = (8, 512)  # least and largest side of an image, in pixels
+SIZES = (8, 1024)  # least and largest side of an image, in pixels
 # Of the published archive's training pixels.
 CIFAR10_JPEG_SHA256 = "f12bc101717acd0df836682c335adf2f0f589f6a84917c61c9d2512d7b4bae09"
 
@@ -66,7 +66,8 @@ def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 
     loader = LOADERS.get(SYNTHETIC if name.startswith(f"{SYNTHETIC}:") else name)
     if loader is None:
         raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
-    return loader(name, data_root(name, config), config, image_size)
+    dataset = loader(name, data_root(name, config), config, image_size)
+    return replace(dataset, info=_resized(dataset.info, image_size))
 
 
 def images_sha256(images: Tensor) -> str:
@@ -106,7 +107,7 @@ def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
 
 
 def _load_digits(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
-    info = _info_of_one_size(name, image_size)
+    info = dataset_info(name)
     with resources.files(__package__).joinpath("digits.npz").open("rb") as file, np.load(file) as arrays:
         parts = {
             part: LabeledImages(
@@ -119,7 +120,7 @@ def _load_digits(name: str, root: Path, config: DataConfig, image_size: int) -> 
 
 
 def _make_synthetic(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
-    info = _info_of_one_size(name, image_size)
+    info = dataset_info(name)
     generator = torch.Generator().manual_seed(0)
     parts = []
     for size in (info.train_size, info.test_size):
@@ -129,12 +130,12 @@ def _make_synthetic(name: str, root: Path, config: DataConfig, image_size: int) 
 
 
 def _load_archive(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
-    info = _info_of_one_size(name, image_size)
+    info = dataset_info(name)
     return _checked(info, root, *load_archive(info, root, config.download))
 
 
 def _load_cifar10_jpeg(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
-    info = _info_of_one_size(name, image_size)
+    info = dataset_info(name)
     folders = [place / "train" for place in (root / info.name, root) if (place / "train").is_dir()]
     if any(set(info.class_names) & set(class_folders(folder)) for folder in folders):
         place, (train, test) = list_classes(info, root, "train", "test")
@@ -279,15 +280,6 @@ def _checked(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledI
             f"{info.name}; give another --data"
         )
     return DataSet(info, train, test)
-
-
-def _info_of_one_size(name: str, image_size: int) -> DataSetInfo:
-    """A data set's facts, where its images have one size and no other can be asked for."""
-    info = dataset_info(name)
-    if image_size and (image_size, image_size) != info.input_size[1:]:
-        size = "x".join(map(str, info.input_size[1:]))
-        raise InputError(f"image_size={image_size}: {name} has images of {size}; leave it out")
-    return info
 
 
 def _resized(info: DataSetInfo, image_size: int) -> DataSetInfo:

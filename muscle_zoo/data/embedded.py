@@ -185,7 +185,8 @@ class EmbeddedBatches(Batches):
                 orders[kind] = self._local_rows(numbers).argsort(dim=1, stable=True)
             embeddings = self.embedded.view(view.policy, orders[kind][:, view.draw], positions[view.source])
             inputs[name] = embeddings.to(self.device, non_blocking=True)
-        labels = self.images.labels[positions["labeled"]].to(self.device, non_blocking=True)
-        indices = positions.get("unlabeled", torch.empty(0, dtype=torch.int64)).to(self.device, non_blocking=True)
+        none = torch.empty(0, dtype=torch.int64)
+        labels = self.images.labels[positions.get("labeled", none)].to(self.device, non_blocking=True)
+        indices = positions.get("unlabeled", none).to(self.device, non_blocking=True)
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
         return Batch(inputs, labels, indices, groups=groups)

@@ -93,7 +93,25 @@ _GLOBAL: dict[type[nn.Module], type[nn.Module]] = {
     nn.SyncBatchNorm: GlobalSyncBatchNorm,
     SyncBatchNormAct: GlobalSyncBatchNormAct,
 }
-_WITHOUT_BATCH_STATISTICS = (FrozenBatchNormAct2d, FrozenBatchNorm2d, *_GLOBAL.values())
+
+
+class _RunningStatistics(_BatchNorm):
+    """A BatchNorm that stays in evaluation mode: it normalizes with its running statistics, and leaves them alone."""
+
+    def train(self, mode: bool = True) -> _RunningStatistics:
+        """Stays as it is, whatever the mode of the network."""
+        return super().train(False)
+
+
+def freeze_statistics(norm: nn.Module) -> None:
+    """Makes a BatchNorm normalize with its running statistics in training too, in place; its tensors stay the same."""
+    if not isinstance(norm, _RunningStatistics):
+        kind = type(norm)
+        norm.__class__ = type(f"Still{kind.__name__}", (_RunningStatistics, kind), {})
+    norm.train()
+
+
+_WITHOUT_BATCH_STATISTICS = (FrozenBatchNormAct2d, FrozenBatchNorm2d, _RunningStatistics, *_GLOBAL.values())
 
 
 def synchronize_batchnorm(model: nn.Module, arch: str) -> nn.Module:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import nn
 
-from ..checkpoints.factory import create_model
 from ..data import (
     Budget,
     DataConfig,
@@ -31,9 +29,12 @@ from ..data.catalog import FOLDER
 from ..data.embedded import EmbeddedImages
 from ..data.memory import free_memory
 from ..data.split_files import parse_given
-from ..errors import InputError, MuscleZooError, one_line, suggest
+from ..errors import InputError, suggest
 from ..recipes import Recipe
+from .architecture import build_arguments, require_fit
+from .starting_weights import Normalization, normalization_of, with_starting_weights
 from .state import optimizer_state
+from .tuning import freeze
 
 DEVICE_SHARE = 0.5  # of the device's free memory
 
@@ -64,19 +65,34 @@ def own_folder(recipe: Recipe, source: DataConfig | None) -> str:
     return str(Path(source.root).expanduser().resolve())
 
 
-def prepare_data(recipe: Recipe, source: DataConfig | None = None, loaded: DataSet | None = None) -> Data:
+def prepare_data(
+    recipe: Recipe,
+    source: DataConfig | None = None,
+    loaded: DataSet | None = None,
+    normalization: Normalization | None = None,
+) -> Data:
     """Loads a recipe's data set, makes its split, and picks the images it is evaluated on.
+
+    Its ``info`` has the mean and standard deviation by which images are normalized: those of the weights that the
+    recipe starts from, else the data set's own.
 
     Args:
         recipe: What to load.
         source: Where the data are, and how they are read.
         loaded: The recipe's data set, if it is loaded already.
+        normalization: Mean and standard deviation, where they are known already; ``init`` is not looked at then.
 
     Raises:
         InputError: The data set is unknown or not whole, or the label budget does not fit it.
-        DownloadError: The data set is not there and could not be downloaded.
+        WeightsError: There are no weights as ``init`` names them.
+        DownloadError: The data set is not there and could not be downloaded, or ``init`` is not.
     """
     dataset, split = split_of(recipe, loaded or load_dataset(recipe.dataset, source, recipe.image_size))
+    if normalization is None and recipe.init:
+        normalization = normalization_of(recipe.init, dataset.info)
+    if normalization is not None:
+        mean, std = normalization
+        dataset = replace(dataset, info=replace(dataset.info, mean=mean, std=std))
     evaluation = dataset.test if recipe.fold == "test" else known_classes(dataset.train, split.held_out)
     if not len(evaluation):
         raise InputError(
@@ -145,66 +161,30 @@ def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...
 def build_model(recipe: Recipe, dataset: DataSet) -> nn.Module:
     """The recipe's network, with the weights to start from: ``init``'s, or those of its seed.
 
+    It has a classifier, unless the method trains without labels, see :func:`muscle_zoo.methods.trains_classifier`.
+
     Raises:
         InputError: The architecture does not take the data set's images, or ``init`` is of another one.
         WeightsError: The weights of ``init`` are missing or damaged.
         DownloadError: They could not be downloaded.
     """
     info = dataset.info
-    shape: dict[str, Any] = {
-        "num_classes": info.num_classes,
-        "in_chans": info.input_size[0],
-        "drop_rate": recipe.drop_rate,
-    }
+    arguments = build_arguments(recipe, info)
     torch.manual_seed(recipe.seed)
-    model = _begun(recipe, shape) if recipe.init else timm.create_model(recipe.arch, **shape)
-    _require_fit(model, recipe, info)
+    model = with_starting_weights(recipe, arguments) if recipe.init else timm.create_model(recipe.arch, **arguments)
+    require_fit(model, recipe, info)
+    freeze(model, recipe)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = recipe.bn_momentum
     return model.to(memory_format=torch.channels_last)  # convolutions are faster on CPU and GPU
 
 
-def _require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
-    """Runs an image through a network, for most of timm's do not say what sizes they take.
-
-    Raises:
-        InputError: It does not take the data set's images.
-    """
-    cfg, size = cast(dict[str, Any], model.pretrained_cfg), info.input_size[1:]
-    least, only = (cfg.get("min_input_size") or (1, 1, 1))[1:], tuple(cfg["input_size"][1:])
-    problem = ""
-    if min(size) < min(least):
-        problem = f"it takes {least[0]}x{least[1]} and more"
-    elif cfg.get("fixed_input_size") and size != only:
-        problem = f"it takes {only[0]}x{only[1]} only"
-    else:
-        try:
-            with torch.no_grad():
-                shape = tuple(model.eval()(torch.zeros(1, *info.input_size)).shape)
-            problem = "" if shape == (1, info.num_classes) else f"its output has the shape {shape}"
-        except (RuntimeError, ValueError, AssertionError, AttributeError) as error:
-            problem = one_line(error)
-        model.train()
-    if problem:
-        images = f"the {size[0]}x{size[1]} images of {info.name}"
-        raise InputError(f"arch={recipe.arch} does not take {images}: {problem}; give another arch")
-
-
-def _begun(recipe: Recipe, shape: dict[str, Any]) -> nn.Module:
-    """A network with the weights of ``init``."""
-    try:
-        model = create_model(recipe.init, pretrained=True, **shape)
-    except MuscleZooError as error:
-        raise type(error)(f"init={recipe.init}: {error}") from None
-    arch = cast(dict[str, Any], model.pretrained_cfg).get("architecture")
-    if arch != recipe.arch:
-        raise InputError(f"init={recipe.init} is weights of {arch}, not {recipe.arch}; give others, or arch={arch}")
-    return model
-
-
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer; biases and norms do not decay.
+    """The recipe's optimizer of what is trained; biases and norms do not decay.
+
+    With ``layer_decay`` each of timm's layer groups is a parameter group, whose ``lr_scale`` its learning rate is to be
+    multiplied by.
 
     Raises:
         InputError: timm has no such optimizer, it refuses a setting, or what it keeps could not be saved with a run.
@@ -218,6 +198,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         lr=recipe.lr,
         momentum=recipe.momentum,
         weight_decay=recipe.weight_decay,
+        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
     )
     try:
         _require_state_that_can_be_saved(create)

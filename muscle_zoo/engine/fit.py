@@ -20,9 +20,10 @@ from .options import RunOptions, TrainResult, process_state
 from .plots import plot_curves
 from .run import Run
 from .run_folder import RunFolder
+from .schedule import learning_rate
 from .stop import StopSignal
 
-__all__ = ["fit"]
+__all__ = ["data_of_run", "fit"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them is to stop
@@ -35,7 +36,7 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         recipe: What to train.
         folder: Where to; :meth:`RunFolder.check` has passed, or the options say ``fresh``.
         options: How.
-        data: What :func:`prepare_data` gave, if it was called before.
+        data: What :func:`data_of_run` gave, if it was called before.
 
     Returns:
         How it ended. The folder's state holds weights, their EMA and everything else of the last step.
@@ -51,11 +52,17 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         options = options or RunOptions()
         process_state(options.cpu)
         if data is None:
-            with shared_errors():
-                data = prepare_data(recipe, options.data)
+            data = data_of_run(recipe, folder, options)
         return _fit(Run(recipe, folder, options, data))
     finally:
         torch.set_num_threads(before)
+
+
+def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Data:
+    """The data of a run, new or to go on with, on every process; see :func:`prepare_data`."""
+    known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
+    with shared_errors():
+        return prepare_data(recipe, options.data, normalization=known)
 
 
 def _fit(run: Run) -> TrainResult:
@@ -75,11 +82,12 @@ def _fit(run: Run) -> TrainResult:
                 row = trainer.row(terms, hits)
                 if not math.isfinite(row["loss"]):
                     raise run.not_finite(done, row)
-                run.log(done, {"lr": run.optimizer.param_groups[0]["lr"], **row})
+                run.log(done, {"lr": learning_rate(recipe, step), **row})
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
-                run.log(done, _measured(metrics))
-                accuracy = f"accuracy {100 * metrics['ema'].top1:.1f} %"
+                run.log(done, run.measured_row(metrics))
+                what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
+                accuracy = f"{what} {100 * metrics['ema'].top1:.1f} %"
                 bar.set_postfix_str(accuracy)
                 if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
                     print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
@@ -94,23 +102,18 @@ def _fit(run: Run) -> TrainResult:
 
     if not recipe.steps:  # the classifier was there before the first step
         metrics = run.measure()
-        run.log(0, _measured(metrics))
+        run.log(0, run.measured_row(metrics))
         run.save(0, {"loss": torch.zeros(())})
     metrics = metrics or run.measure()
     accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
     return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
 
 
-def _measured(metrics: dict[str, Metrics]) -> dict[str, float]:
-    """An evaluation's row of the log."""
-    return {f"top1_{name}": measured.top1 for name, measured in metrics.items()} | {"nll_ema": metrics["ema"].nll}
-
-
 def _conclude(run: Run) -> list[float]:
     """Draws the log's curves; the EMA's accuracies in it."""
     rows = run.folder.read_log()
     plot_curves(rows, run.recipe, run.info.num_classes, run.folder.curves_file)
-    return [row["top1_ema"] for row in rows if "top1_ema" in row]
+    return [row[f"{run.measured}_ema"] for row in rows if f"{run.measured}_ema" in row]
 
 
 def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:

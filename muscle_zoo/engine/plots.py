@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..methods import trains_classifier
 from ..recipes import Recipe
 
 # Okabe and Ito's colors, which color-blind people tell apart.
@@ -41,11 +42,8 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
     figure.suptitle(f"{recipe.name}, seed {recipe.seed}")
     losses, accuracy, rate, unlabeled = figure.subplots(2, 2, sharex=True).flat
     training = [row for row in rows if "loss" in row]
-    tested = [row for row in rows if "top1_ema" in row]
     _plot_losses(losses, training)
-    _plot(accuracy, tested, "top1_ema", "EMA weights", BLUE, scale=100)
-    _plot(accuracy, tested, "top1_raw", "raw weights", ORANGE, scale=100)
-    accuracy.set(title="Accuracy", ylabel=f"top-1 on the {recipe.fold} fold, %")
+    _plot_accuracy(accuracy, rows, recipe)
     _plot(rate, training, "lr", "learning rate", BLUE)
     rate.set(title="Learning rate", ylabel="learning rate", xlabel="step", ylim=(0, None))
     _plot_unlabeled(unlabeled, training, num_classes)
@@ -58,13 +56,22 @@ def plot_curves(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: 
     save_small(Image.open(png), path)
 
 
+def _plot_accuracy(axes: Any, rows: Sequence[LogRow], recipe: Recipe) -> None:
+    """Top-1 accuracy or, of a network without a classifier, that of the features' nearest neighbors."""
+    measured, title = ("top1", "Accuracy") if trains_classifier(recipe.method) else ("knn", "Nearest neighbors")
+    tested = [row for row in rows if f"{measured}_ema" in row]
+    _plot(axes, tested, f"{measured}_ema", "EMA weights", BLUE, scale=100)
+    _plot(axes, tested, f"{measured}_raw", "raw weights", ORANGE, scale=100)
+    axes.set(title=title, ylabel=f"top-1 on the {recipe.fold} fold, %")
+
+
 def _plot_losses(axes: Any, training: Sequence[LogRow]) -> None:
     """Every term that the log has, whatever method it is of."""
     logged = dict.fromkeys(name for row in training for name in row)
     terms = [name for name in logged if name not in (*_OF_THE_LOOP, *SHARES, "mi") and not name.endswith("_weight")]
     for name, color in zip(terms, (BLUE, GREEN, PINK, ORANGE), strict=False):
         _plot(axes, training, name, name.replace("_", " "), color)
-    weighted = [{**row, "weighted": -row["mi_weight"] * row["mi"]} for row in training if "mi" in row]
+    weighted = [{**row, "weighted": -row["mi_weight"] * row["mi"]} for row in training if "mi_weight" in row]
     if weighted:
         _plot(axes, weighted, "weighted", "weighted MI term", YELLOW)
     if len(axes.lines) > 1:

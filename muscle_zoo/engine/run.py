@@ -5,20 +5,23 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from accelerate.utils import reduce as reduce_over_processes
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..errors import START_OVER, TrainingError
+from ..errors import START_OVER, InputError, TrainingError
 from ..files import write_json
+from ..methods import trains_classifier
 from ..recipes import Recipe
 from .build import Data, to_device
 from .collectives import on_main_process, require_the_same, shared_errors
 from .evaluate import Metrics, count_images, summarize
 from .frozen import embed_data
+from .nearest_neighbors import NearestNeighbors, references_of
 from .options import RunOptions, TrainResult
 from .resume import find_state, resume
 from .run_folder import RunFolder
@@ -47,13 +50,20 @@ class Run:
         self.seconds_before = 0.0 if self._state is None else self._state[1]["seconds"]
         self.saved = 0 if self._state is None else self._state[1]["step"]
         built = recipe if self._state is None else replace(recipe, init="")  # the state has the weights
+        pictures = data.dataset.info  # embeddings of them are normalized already
+        self.normalization = pictures.mean, pictures.std
         if recipe.tune == "head":
             data = embed_data(recipe, data, self.accelerator.device, options.progress)
         self.trainer = Trainer(built, data, self.accelerator, options.compile)
         self.network, self.ema = self.trainer.network, self.trainer.ema.module
         self.optimizer = self.trainer.optimizer.optimizer
+        if recipe.teacher:
+            require_the_same({"teacher": self._teacher_sha256})
         self.info = data.dataset.info
         self.evaluation = to_device(data.evaluation, self.accelerator.device)
+        # Without a classifier its features are measured, by nearest neighbors; the log does not call that top-1.
+        self.references = None if trains_classifier(recipe.method) else references_of(data)
+        self.measured = "top1" if self.references is None else "knn"
         self.began = time.monotonic()
 
     def begin(self) -> int:
@@ -64,6 +74,7 @@ class Run:
         """
         if self._state is not None:
             resume(self.trainer, *self._state)
+            self._require_same_teacher(self._state[1].get("teacher_sha256"))
             self._state = None
         on_main_process(self._open_folder)
         if (tracker := self.options.tracker) != "none":
@@ -73,10 +84,23 @@ class Run:
         self.began = time.monotonic()
         return self.saved
 
+    def _require_same_teacher(self, before: str | None) -> None:
+        """Refuses to go on with other predictions to learn from than the run was begun with."""
+        if before != self._teacher_sha256:
+            raise InputError(
+                f"teacher={self.recipe.teacher}: its weights are not those that the run was begun with (sha256 "
+                f"{str(before)[:12]}, now {str(self._teacher_sha256)[:12]}); restore them, or {START_OVER}"
+            )
+
+    @property
+    def _teacher_sha256(self) -> str | None:
+        teacher = self.trainer.teacher
+        return None if teacher is None else teacher.sha256
+
     def _open_folder(self) -> None:
         if self.options.fresh and (old := self.folder.set_aside()) is not None:
             print(f"the previous run was moved to {old}", file=sys.stderr, flush=True)
-        self.folder.open(self.recipe)
+        self.folder.open(self.recipe, self.normalization)
         write_json(self.folder.split_file, self.split)
         self.folder.rewind_log(self.saved)
         self.folder.write_status("running", self.saved, self.recipe.steps)
@@ -109,7 +133,9 @@ class Run:
             "method": self.trainer.method.state_dict(),
             "optimizer": tensors,
         }
-        values = {"seconds": round(self.seconds, 3), "dtype": self.dtype, "optimizer": numbers}
+        values: dict[str, Any] = {"seconds": round(self.seconds, 3), "dtype": self.dtype, "optimizer": numbers}
+        if self._teacher_sha256 is not None:
+            values["teacher_sha256"] = self._teacher_sha256
         if self.accelerator.scaler is not None:  # of fp16
             values["scaler"] = self.accelerator.scaler.state_dict()
         save_state(self.folder.state_dir, step, parts, values)
@@ -123,13 +149,20 @@ class Run:
     def measure(self) -> dict[str, Metrics]:
         """Evaluates the raw and the averaged weights, each process on its share of the images."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        networks = {"raw": self.network, "ema": self.ema}
+        networks: dict[str, nn.Module] = {"raw": self.network, "ema": self.ema}
         with shared_errors():
+            if self.references is not None:
+                networks = {n: NearestNeighbors(own, self.references, self.info) for n, own in networks.items()}
             counts = count_images(networks, self.evaluation, self.info, rank=rank, world_size=world)
         if world > 1:
             device = self.accelerator.device
             counts = {name: reduce_over_processes(own.to(device), "sum").cpu() for name, own in counts.items()}
         return {name: summarize(own) for name, own in counts.items()}
+
+    def measured_row(self, metrics: Mapping[str, Metrics]) -> dict[str, float]:
+        """What the log keeps of an evaluation."""
+        row = {f"{self.measured}_{name}": m.top1 for name, m in metrics.items()}
+        return row | ({"nll_ema": metrics["ema"].nll} if self.references is None else {})
 
     def end(self, step: int, **results: Any) -> TrainResult:
         """Closes the tracker, and says how the run ended: finished where there are results."""

@@ -12,10 +12,13 @@ from ..errors import START_OVER, InputError
 from ..files import read_json, write_json, write_text
 from ..recipes import Recipe
 from .folder_lock import FolderLock
+from .starting_weights import Normalization
 
 
 class RunFolder:
     """``recipe.json split.json log.jsonl status.json curves.png state/ export/`` of one run.
+
+    A run that starts from weights has ``normalization.json`` too: it goes on without them.
 
     Args:
         path: The folder; :meth:`open` creates it.
@@ -25,6 +28,7 @@ class RunFolder:
         self.path = path
         self.recipe_file = path / "recipe.json"
         self.split_file = path / "split.json"
+        self.normalization_file = path / "normalization.json"
         self.log_file = path / "log.jsonl"
         self.status_file = path / "status.json"
         self.curves_file = path / "curves.png"
@@ -97,9 +101,11 @@ class RunFolder:
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
             raise InputError(f"{self.path} exists and is not a run folder; give another folder")
 
-    def open(self, recipe: Recipe) -> None:
-        """Creates the folder for a recipe; :meth:`check` first."""
+    def open(self, recipe: Recipe, normalization: Normalization | None = None) -> None:
+        """Creates the folder for a recipe, and says how its images are normalized; :meth:`check` first."""
         self._make()
+        if recipe.init and normalization is not None and not self.normalization_file.exists():
+            write_json(self.normalization_file, dict(zip(("mean", "std"), normalization, strict=True)))
         if not self.recipe_file.exists():
             write_json(self.recipe_file, recipe.to_dict())
 
@@ -128,6 +134,26 @@ class RunFolder:
     def read_split(self) -> dict[str, Any] | None:
         """split.json; None for a new folder."""
         return self._read_object(self.split_file) if self.split_file.exists() else None
+
+    def read_normalization(self, recipe: Recipe) -> Normalization | None:
+        """The normalization that the run was begun with; None for a new folder, and where it is the data set's own.
+
+        Raises:
+            InputError: It starts from weights, and does not say how it normalizes its images.
+        """
+        if not recipe.init or not self.recipe_file.exists():
+            return None
+        if not self.normalization_file.exists():
+            raise InputError(
+                f"{self.normalization_file} is missing (older versions normalized by the data set's mean); restore it, "
+                f"or {START_OVER}"
+            )
+        values = self._read_object(self.normalization_file)
+        try:
+            mean, std = (tuple(float(number) for number in values[key]) for key in ("mean", "std"))
+        except (LookupError, TypeError, ValueError):
+            raise InputError(f"{self.normalization_file} is damaged; restore it, or {START_OVER}") from None
+        return mean, std
 
     @staticmethod
     def _read_object(path: Path) -> dict[str, Any]:

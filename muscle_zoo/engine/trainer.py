@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from itertools import accumulate
 
 import torch
 from accelerate import Accelerator
@@ -16,13 +17,16 @@ from ..data.batches import step_seed
 from ..data.embedded import EmbeddedBatches
 from ..errors import InputError
 from ..methods import Batch, Group, Method, RunContext, create_method, version_of
-from ..methods.base import frozen_statistics, same_dropout
+from ..methods.base import LOGITS, TEACHER, Outputs, frozen_statistics, same_dropout
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
 from .collectives import shared_errors
+from .network import with_parts
 from .schedule import learning_rate
 from .stage_timer import NoTimer
+from .teacher import Teacher, load_teacher
+from .tuning import Probe
 
 __all__ = ["Trainer", "forward"]
 
@@ -30,36 +34,66 @@ NO_TIMER = NoTimer()
 
 
 def forward(
-    model: nn.Module, teacher: nn.Module, method: Method, batch: Batch, step: int
-) -> tuple[dict[str, Tensor], Batch]:
+    model: nn.Module, ema: nn.Module, method: Method, batch: Batch, step: int, teacher: nn.Module | None = None
+) -> tuple[Outputs, Batch]:
     """Prepares a batch and runs it: one forward for all inputs of a group together, see :class:`Group`.
 
     Most methods have one group. One forward for all views is not only faster: BatchNorm then normalizes labeled and
     unlabeled images, weak and strong views with the same statistics, and the running ones, which evaluation uses, are
     those of all of them.
 
+    Args:
+        model: The network; one :func:`muscle_zoo.engine.network.with_parts` where the method needs more than logits.
+        ema: Its averaged weights.
+        method: What is needed of which input.
+        batch: The views.
+        step: Counted from 0.
+        teacher: The recipe's, if the method needs one.
+
     Returns:
-        Logits by name of the input, and the prepared batch.
+        Logits by name of the input, what else is needed of it by (name, what), and the prepared batch.
     """
     with torch.no_grad():
         # Without its wrapper: what the method runs here has no gradients for DistributedDataParallel to wait for.
-        batch = method.prepare(batch, getattr(model, "module", model), teacher, step)
+        batch = method.prepare(batch, getattr(model, "module", model), ema, step)
+    needs = {name: tuple(method.needs.get(name, (LOGITS,))) for name in batch.inputs}
     groups: dict[Group, dict[str, Tensor]] = {}
     for name, images in batch.inputs.items():
-        groups.setdefault(batch.groups.get(name, Group()), {})[name] = images
-    outputs: dict[str, Tensor] = {}
+        if needs[name] != (TEACHER,):
+            groups.setdefault(batch.groups.get(name, Group()), {})[name] = images
+    outputs: Outputs = {}
     for number, (group, inputs) in enumerate(groups.items(), start=1):
         # What the last group draws is taken note of: a method with one group draws as if there were none.
         draws = same_dropout(batch.labels.device) if number < len(groups) else nullcontext()
         with draws, frozen_statistics(model) if group.still else nullcontext():
-            outputs |= _forward_together(model, inputs)
+            outputs |= _forward_together(model, inputs, needs)
+    if asked := {name: images for name, images in batch.inputs.items() if TEACHER in needs[name]}:
+        assert teacher is not None
+        predictions = teacher(_joined(asked)).split([len(images) for images in asked.values()])
+        outputs |= {(name, TEACHER): logits for name, logits in zip(asked, predictions, strict=True)}
     return outputs, batch
 
 
-def _forward_together(model: nn.Module, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _forward_together(model: nn.Module, inputs: Mapping[str, Tensor], needs: Mapping[str, Sequence[str]]) -> Outputs:
+    images = _joined(inputs)
+    sizes = {name: len(view) for name, view in inputs.items()}
+    own = {name: [what for what in needs[name] if what != TEACHER] for name in inputs}
+    if all(what == [LOGITS] for what in own.values()):
+        return dict(zip(inputs, model(images).split(list(sizes.values())), strict=True))
+    ends = dict(zip(inputs, accumulate(sizes.values()), strict=True))
+    kinds = dict.fromkeys(what for needed in own.values() for what in needed)
+    names = {what: [name for name in inputs if what in own[name]] for what in kinds}
+    wanted = {what: [(ends[name] - sizes[name], ends[name]) for name in names[what]] for what in kinds}
+    outputs: Outputs = {}
+    for what, rows in model(images, wanted).items():
+        parts = rows.split([sizes[name] for name in names[what]])
+        outputs |= {name if what == LOGITS else (name, what): p for name, p in zip(names[what], parts, strict=True)}
+    return outputs
+
+
+def _joined(inputs: Mapping[str, Tensor]) -> Tensor:
     # The convolutions' weights are channels last; images that are not would be copied by each of them.
-    images = torch.cat(list(inputs.values())).contiguous(memory_format=torch.channels_last)
-    return dict(zip(inputs, model(images).split([len(view) for view in inputs.values()]), strict=True))
+    return torch.cat(list(inputs.values())).contiguous(memory_format=torch.channels_last)
 
 
 class Trainer:
@@ -72,10 +106,11 @@ class Trainer:
         compiled: torch.compile's mode; ``none`` leaves the network as it is.
 
     Attributes:
-        network: The network itself, in float32; evaluated and saved.
+        network: The network itself, with the method's parts, in float32; evaluated and saved.
         model: The same network as the loop calls it: distributed, compiled.
         ema: The exponential moving average of the network's weights: the teacher, and what is published.
         method: The method, with what it keeps from step to step.
+        teacher: The recipe's, if it has one; not saved.
         optimizer: Accelerate's.
         batches: Makes the batch of any step.
 
@@ -91,6 +126,9 @@ class Trainer:
             model = build_model(recipe, dataset) if data.head is None else data.head
             context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
+            model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
+            teacher = load_teacher(recipe, self.method, dataset.info)
+            self.teacher: Teacher | None = None if teacher is None else teacher.to(self.device)
             images = to_device(dataset.train, self.device)
             rank, views = accelerator.process_index, self.method.views
             make_batches = Batches if data.head is None else EmbeddedBatches
@@ -103,6 +141,7 @@ class Trainer:
             # After synchronizing, so that it holds the parameters that are trained, whatever synchronizing replaces.
             optimizer = build_optimizer(recipe, model)
             self.method = self.method.to(self.device)
+            self.probe = Probe(model, recipe)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The loop turns autocast on, and not Accelerate's wrapper: what is evaluated and saved is float32.
         self.network = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -135,6 +174,7 @@ class Trainer:
                     terms.append(self.method.loss(outputs, prepared, step))
                 timer.lap("loss")
                 self.accelerator.backward(terms[-1]["loss"])
+                self.probe.drop_gradients(step)
                 timer.lap("backward")
                 self._update()
                 timer.lap("optimizer")
@@ -157,21 +197,22 @@ class Trainer:
             self.optimizer.optimizer.zero_grad()
 
     def begin(self, step: int) -> None:
-        """Sets the learning rate and the seed of what the network draws (dropout).
+        """Sets the learning rate, what is trained, and the seed of what the network draws (dropout).
 
         Both are functions of the step alone: nothing has to be saved for a resumed run to draw the same.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, step)
+            group["lr"] = learning_rate(self.recipe, step) * group.get("lr_scale", 1.0)
+        self.probe.begin(step)
         seed = step_seed(self.recipe.seed, step, self.accelerator.process_index)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.8 ms: a stack trace for absent devices
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
 
-    def predict(self, batch: Batch, step: int) -> tuple[dict[str, Tensor], Batch]:
+    def predict(self, batch: Batch, step: int) -> tuple[Outputs, Batch]:
         """Prepares a batch and runs its forwards, see :func:`forward`."""
         with self.accelerator.autocast():
-            return forward(self.model, self.ema.module, self.method, batch, step)
+            return forward(self.model, self.ema.module, self.method, batch, step, self.teacher)
 
     def row(self, terms: dict[str, Tensor], hits: Tensor) -> dict[str, float]:
         """What :meth:`step` returned as numbers, over all processes; it waits for the device."""
@@ -183,7 +224,7 @@ class Trainer:
         right, counted = hits.tolist()
         return row | ({"pseudo_label_accuracy": round(right / counted, 6)} if counted else {})
 
-    def _right_pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    def _right_pseudo_labels(self, outputs: Outputs, batch: Batch) -> Tensor:
         pseudo_labels = self.method.pseudo_labels(outputs, batch)
         if pseudo_labels is None:
             return torch.zeros(2, device=self.device)
@@ -215,6 +256,6 @@ def _without_parameters(method: Method) -> Method:
     if trainable:
         raise InputError(
             f"method {type(method).__name__} has parameters of its own ({', '.join(trainable)}), which nothing would "
-            "train; keep what lasts from step to step in buffers"
+            "train; give what is to be trained as parts, and keep what lasts from step to step in buffers"
         )
     return method

@@ -43,6 +43,40 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return _AllReduceSum.apply(x)
 
 
+class _GatherRows(torch.autograd.Function):
+    """The derivative of rows that every process holds is the sum of what every process sends back for them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, x)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad)
+        return grad.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(x: Tensor) -> tuple[Tensor, int]:
+    """The rows of a tensor on all processes, one after the other, with gradients.
+
+    Each process may take the mean over its own rows of what it works out from all of them: together with
+    DistributedDataParallel, which averages gradients, the gradient is that of the mean over all rows in one process.
+
+    Args:
+        x: ``(n, ...)``, of the same shape on every process.
+
+    Returns:
+        ``(world_size * n, ...)``, the same on every process, and at which row this process's own begin.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return x, 0
+    return _GatherRows.apply(x), dist.get_rank() * len(x)
+
+
 def mean_over_processes(x: Tensor) -> Tensor:
     """Mean of a tensor over all processes, without gradients; the tensor itself in a single process."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
-from .base import Batch, Group, Method, PseudoLabels, RunContext, View
+from .base import LOGITS, TEACHER, Batch, Group, Method, PseudoLabels, RunContext, View
 from .muscle import Muscle, views_around
 
 __all__ = [
@@ -26,11 +26,14 @@ __all__ = [
     "base_of",
     "create_method",
     "default_options",
+    "learns_from_teacher",
     "list_methods",
     "method_names",
     "preset_options",
     "recipe_defaults",
+    "takes_embeddings",
     "takes_steps",
+    "trains_classifier",
     "version_of",
     "with_muscle",
 ]
@@ -48,6 +51,10 @@ _CLASSES = {
     "freematch": "FreeMatch",
     "knn": "KNN",
     "label_propagation": "LabelPropagation",
+    "distillation": "Distillation",
+    "simclr": "SimCLR",
+    "vicreg": "VICReg",
+    "mi_only": "MIOnly",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -59,7 +66,7 @@ MethodOptions = dict[str, dict[str, Any]]
 def list_methods() -> list[str]:
     """The names of the base methods.
 
-    Each runs alone, and, if it :func:`takes_steps`, with MUSCLE under the name that :func:`with_muscle` gives.
+    Each runs alone, and with MUSCLE under the name that :func:`with_muscle` gives.
 
     Example:
         >>> "fixmatch" in list_methods() and "muscle_fixmatch" not in list_methods()
@@ -70,7 +77,11 @@ def list_methods() -> list[str]:
 
 def method_names() -> list[str]:
     """Every method that a recipe may name: the base methods, alone and with MUSCLE."""
-    return [*METHODS, *(with_muscle(name) for name in METHODS if _has_steps(name))]
+    return [*METHODS, *(with_muscle(name) for name in METHODS if _takes_muscle(name))]
+
+
+def _takes_muscle(base: str) -> bool:
+    return _has_steps(base) and METHODS[base].classifier
 
 
 def _has_steps(base: str) -> bool:
@@ -87,6 +98,27 @@ def takes_steps(name: str) -> bool:
     return _has_steps(base_of(name))
 
 
+def trains_classifier(name: str) -> bool:
+    """Whether what a method trains has a classifier; one that pre-trains without labels does not.
+
+    Example:
+        >>> trains_classifier("muscle_fixmatch"), trains_classifier("simclr")
+        (True, False)
+    """
+    return METHODS[base_of(name)].classifier
+
+
+def takes_embeddings(name: str) -> bool:
+    """Whether a method can train a classifier on embeddings: it needs nothing of a network but logits.
+
+    Example:
+        >>> takes_embeddings("muscle_fixmatch"), takes_embeddings("simclr"), takes_embeddings("distillation")
+        (True, False, False)
+    """
+    method = METHODS[base_of(name)]
+    return method.classifier and all(what == LOGITS for wanted in method.needs.values() for what in wanted)
+
+
 def with_muscle(name: str) -> str:
     """The name of a method with MUSCLE: ``supervised`` becomes ``muscle``."""
     return "muscle" if name == "supervised" else f"muscle_{name}"
@@ -101,6 +133,16 @@ def base_of(name: str) -> str:
     if name not in method_names():
         raise InputError(f"method={name}: it is unknown; {suggest(name, method_names())}")
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
+
+
+def learns_from_teacher(name: str) -> bool:
+    """Whether a method needs the recipe's ``teacher``.
+
+    Example:
+        >>> learns_from_teacher("distillation"), learns_from_teacher("mean_teacher")
+        (True, False)
+    """
+    return any(TEACHER in wanted for wanted in METHODS[base_of(name)].needs.values())
 
 
 def _constructor_defaults(cls: type[Method]) -> dict[str, Any]:

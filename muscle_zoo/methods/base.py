@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+
+LOGITS, FEATURES, TEACHER = "logits", "features", "teacher"  # what may be computed of an input, beside a method's parts
+# Logits by name of the input, and what else is computed of it by (name, what): ("u_weak", "features").
+Outputs = dict[Any, Tensor]
 
 
 class View(NamedTuple):
@@ -46,7 +50,7 @@ class Batch:
     Attributes:
         inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. Those of
             a group go through one forward, in this order.
-        labels: Classes of the labeled images, ``(B,)`` int64.
+        labels: Classes of the labeled images, ``(B,)`` int64; empty where no view is of labeled images.
         indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
         targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
         groups: The group of an input; the first one (0) for those without an entry.
@@ -61,7 +65,7 @@ class Batch:
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
         views = {name: images.chunk(n) for name, images in self.inputs.items()}
-        labels = self.labels.chunk(n)
+        labels = self.labels.chunk(n) if len(self.labels) else [self.labels] * n
         indices = self.indices.chunk(n) if len(self.indices) else [self.indices] * n
         return [
             Batch({name: chunks[i] for name, chunks in views.items()}, labels[i], indices[i], groups=self.groups)
@@ -77,11 +81,13 @@ class RunContext:
         steps: Of the whole run.
         images: Training images, labeled or not: ``Batch.indices`` are below it.
         num_classes: Classes.
+        features: Numbers in the network's pre-logits features; known when ``parts`` is called, 0 before.
     """
 
     steps: int = 2**20
     images: int = 50000
     num_classes: int = 10
+    features: int = 0
 
 
 class PseudoLabels(NamedTuple):
@@ -97,7 +103,8 @@ class Method(nn.Module):
     The loop knows no method by name. It makes the ``views`` a method names, calls :meth:`prepare`, runs a gradient
     forward on all inputs of a group together, splits the logits by name, and calls :meth:`loss`. What a method keeps
     from step to step are its buffers: they are saved and resumed with the run. It may have no parameters, for nothing
-    would train them. Its constructor takes its options, all with defaults, and ``context``, a :class:`RunContext`.
+    would train them: what is to be trained beside the network it gives as :meth:`parts`. Its constructor takes its
+    options, all with defaults, and ``context``, a :class:`RunContext`.
 
     Attributes:
         views: The views it needs, by the name under which ``loss`` finds their logits.
@@ -105,11 +112,32 @@ class Method(nn.Module):
             of the code that changes what it trains.
         presets: What named sets of its options change of the defaults, for ``NAME.preset=paper`` in a recipe. Every
             method has ``paper``; here it says which of the paper's values are other ones.
+        needs: What is computed of an input, by its name: ``logits`` (``outputs[name]``, and all that is computed of an
+            input without an entry), ``features`` (``outputs[name, "features"]``, before the classifier), the name of
+            one of its :meth:`parts` (``outputs[name, part]``), or ``teacher`` (``outputs[name, "teacher"]``, the logits
+            of the recipe's ``teacher`` for the same images). Nothing else is computed.
+        classifier: Whether the network it trains has one. A method that is given no label has none: it pre-trains.
     """
 
     views: Mapping[str, View] = {}
+    needs: Mapping[str, Sequence[str]] = {}
+    classifier: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, int | str]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+
+    def parts(self, context: RunContext) -> dict[str, nn.Module]:
+        """Heads on the network's pre-logits features ``(n, context.features)``, which are trained with it.
+
+        They are averaged, saved and resumed as the network is, and left out of what is exported. They are drawn from
+        the recipe's seed.
+
+        Args:
+            context: What the method was made with, and the number of features.
+
+        Returns:
+            Modules by name; by default none.
+        """
+        return {}
 
     def fit(self, labeled: Tensor, labels: Tensor, unlabeled: Tensor, num_classes: int) -> nn.Module | None:
         """A classifier of embeddings that is made at once, by a method whose ``recipe`` has ``steps`` 0, ``tune`` head.
@@ -135,8 +163,9 @@ class Method(nn.Module):
 
         Args:
             batch: As the views were made.
-            model: The network in training mode, without the wrapper that shares gradients between processes.
-            teacher: The averaged weights of the run, in evaluation mode.
+            model: The network in training mode, without the wrapper that shares gradients between processes. Called
+                with images it gives logits, whether or not the method has parts.
+            teacher: The averaged weights of the run, in evaluation mode; not the recipe's ``teacher``.
             step: Counted from 0.
 
         Returns:
@@ -144,11 +173,11 @@ class Method(nn.Module):
         """
         return batch
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: Batch, step: int) -> dict[str, Tensor]:
         """The terms of a step.
 
         Args:
-            outputs: Logits ``(n, C)`` by the name of the input.
+            outputs: Logits ``(n, C)`` by the name of the input, and what else it ``needs`` by name and what it is.
             batch: As :meth:`prepare` returned it.
             step: Counted from 0.
 
@@ -157,7 +186,7 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
-    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels | None:
+    def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels | None:
         """The classes it gave the unlabeled images, so that the log tells how many are right; None if it gives none."""
         return None
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, suggest
 from ..losses import MutualInformationLoss
-from .base import Batch, Method, PseudoLabels, RunContext, View, check_at_least, check_share
+from .base import LOGITS, Batch, Method, Outputs, PseudoLabels, RunContext, View, check_at_least, check_share
 
 # Where the base has weak views of unlabeled images, and no strong one, MUSCLE's strong view goes through the network by
 # itself. Normalized together with the base's views it would change the statistics that those are normalized with, and
@@ -74,6 +74,8 @@ class Muscle(Method):
         self.weight, self.start, self.ramp = weight, start, ramp
         self.pair = PAIRS[views]
         self.views = views_around(base.views, views)
+        own = {name: dict.fromkeys([*base.needs.get(name, ()), LOGITS]) for name in self.pair}
+        self.needs = {**base.needs, **{name: tuple(what) for name, what in own.items()}}
 
     def weight_at(self, step: int) -> float:
         """w(t) at a step, counted from 0."""
@@ -83,15 +85,19 @@ class Muscle(Method):
         ramp = self.ramp * self.context.steps
         return self.weight * (min(1.0, begun / ramp) if ramp else 1.0)
 
+    def parts(self, context: RunContext) -> dict[str, nn.Module]:
+        """The base's heads."""
+        return self.base.parts(context)
+
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """What the base prepares."""
         return self.base.prepare(batch, model, teacher, step)
 
-    def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels | None:
+    def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels | None:
         """The base's pseudo-labels."""
         return self.base.pseudo_labels(outputs, batch)
 
-    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+    def loss(self, outputs: Outputs, batch: Batch, step: int) -> dict[str, Tensor]:
         """The base's loss plus the weighted mutual information term."""
         terms = self.base.loss(outputs, batch, step)
         mi_loss = self.mutual_information(*(outputs[view] for view in self.pair))

@@ -25,6 +25,7 @@ from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.frozen import evaluate_embedded, whole_network
 from ..engine.head import is_linear
+from ..engine.network import backbone_weights
 from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
@@ -67,8 +68,8 @@ def export_run(
     Raises:
         TrainingError: The state of the last step is gone, or its weights are of no use.
     """
-    ema = _last_ema_weights(folder, trained.step)
-    data = data or prepare_data(recipe)
+    ema, values = last_state(folder, trained.step)
+    data = data or prepare_data(recipe, normalization=folder.read_normalization(recipe))
     if recipe.tune == "head" and not is_linear(ema):
         return _without_network(recipe, folder, trained, data, ema)
     model = _network(recipe, data, ema)
@@ -81,7 +82,7 @@ def export_run(
         sha256 = _write_weights(model, tensors, recipe, data, trained.step, part)
         return Written(tensors, sha256, *evaluate_written(part, data, device, by_embeddings(recipe)))
 
-    written = write(_half_precision(model))
+    written = write(half_precision(model))
     assert trained.ema is not None
     if abs(written.metrics.top1 - trained.ema.top1) > HALF_TOLERANCE:
         written = write(ema)
@@ -94,6 +95,8 @@ def export_run(
     # On the CPU, wherever it was trained: whoever checks these logits need not have the same device.
     logits = probe(written.model.cpu(), data.dataset.info)
     block = _block(recipe, data.split, written.metrics, row, logits, calibration)
+    if "teacher_sha256" in values:
+        block["teacher_sha256"] = values["teacher_sha256"]
     _write_config(model, recipe, data.dataset.info, block, part)
     _write_rest(folder, data, row, part)
     shutil.rmtree(folder.export_dir, ignore_errors=True)
@@ -102,12 +105,17 @@ def export_run(
     return row
 
 
-def _last_ema_weights(folder: RunFolder, step: int) -> dict[str, Tensor]:
+def last_state(folder: RunFolder, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The averaged weights of a run's last step, without the method's parts, and the plain values saved with them.
+
+    Raises:
+        TrainingError: The state of that step is not there, or not whole.
+    """
     state = load_state(folder.state_dir)
     if state is None or state[1]["step"] != step:
         raise TrainingError(f"{folder.state_dir} holds no whole state of step {step}; run the same command again")
-    parts, _ = state
-    return parts["ema"]
+    parts, values = state
+    return backbone_weights(parts["ema"]), values
 
 
 def _without_network(
@@ -228,8 +236,8 @@ def probe_picture(input_size: tuple[int, int, int]) -> Tensor:
     return (torch.arange(math.prod(input_size)) * 37 % 256).to(torch.uint8).view(1, *input_size)
 
 
-def _half_precision(model: nn.Module) -> dict[str, Tensor]:
-    """The weights with float16 parameters; buffers stay: float16 does not hold every running variance."""
+def half_precision(model: nn.Module) -> dict[str, Tensor]:
+    """A network's weights with float16 parameters; buffers stay: float16 does not hold every running variance."""
     parameters = {name for name, _ in model.named_parameters()}
     return {
         name: value.half() if name in parameters and value.dtype == torch.float32 else value
@@ -240,7 +248,12 @@ def _half_precision(model: nn.Module) -> dict[str, Tensor]:
 def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: dict[str, Any], folder: Path) -> None:
     cfg = info.timm_cfg()
     names = list(cfg.pop("label_names"))
+    save_config(model, recipe, cfg, {"label_names": names, BLOCK: block}, folder)
+
+
+def save_config(model: nn.Module, recipe: Recipe, cfg: dict[str, Any], root: dict[str, Any], folder: Path) -> None:
+    """Writes config.json: what timm says of a model, ``cfg`` on top of its pretrained_cfg, and ``root`` beside it."""
     ours = {"paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
-    ours["license"] = model_card.license_of(recipe.init)
-    config = {"label_names": names, "pretrained_cfg": {**ours, **cfg}, BLOCK: block}
+    ours["license"] = model_card.license_of(recipe)
+    config = {**root, "pretrained_cfg": {**ours, **cfg}}
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config)

@@ -9,11 +9,12 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCardData
 
-from ..checkpoints.card import BLOCK
+from ..checkpoints.card import BLOCK, as_trained
 from ..data import DataSetInfo
 from ..errors import InputError
 from ..methods import base_of
 from ..recipes import Recipe, changes, get_recipe
+from ..recipes.defaults import EMBEDDED
 from ..recipes.names import parse_name
 from ..results.ledger import Row, runs_of
 from ..results.stats import cells, gain_text, mean_std, percent
@@ -40,7 +41,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     Raises:
         InputError: The ledger has no row of the checkpoint's own.
     """
-    block = config[BLOCK]
+    block, info = config[BLOCK], as_trained(info, config)
     name = block["name"]
     runs = runs_of(rows, name, block["recipe_sha256"])
     own = next((row for row in runs if row.seed == block["seed"]), None)
@@ -65,20 +66,21 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
         *_use(config["architecture"], name, source, info),
         *_reproduction(block, own, named),
-        *_limits(info, block["recipe"].get("init", "")),
+        *_limits(info, block),
     ]
     return "\n".join(lines)
 
 
-def license_of(init: str) -> str:
-    """The Hub's word for the licence of weights that were trained from ``init``'s."""
-    return "other" if init else "apache-2.0"
+def license_of(recipe: Recipe) -> str:
+    """The Hub's word for the licence of a recipe's weights: they are not ours alone if others' began or taught them."""
+    others = [name for name in (recipe.init, recipe.teacher) if name and name not in EMBEDDED.values()]
+    return "other" if others else "apache-2.0"
 
 
 def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> str:
     """The Hub's, in YAML."""
     data = ModelCardData(
-        license=license_of(block["recipe"].get("init", "")),
+        license=license_of(Recipe.from_dict(block["recipe"])),
         library_name="timm",
         tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
         pipeline_tag="image-classification",
@@ -178,13 +180,19 @@ def _controls(name: str, rows: Sequence[Row]) -> list[str]:
     return [f"Without {without}, on the same labels, initial weights and views: {controls}.{more}", ""]
 
 
-def _limits(info: DataSetInfo, init: str) -> list[str]:
+def _limits(info: DataSetInfo, block: dict[str, Any]) -> list[str]:
     """Whose the images and weights are, and what the number does not say."""
+    init, teacher = (block["recipe"].get(field, "") for field in ("init", "teacher"))
+    others = [f"Training began with `{init}`, whose licence, data and limits hold too."] if init else []
+    if teacher:
+        sha256 = block.get("teacher_sha256", "")[:16]
+        others.append(
+            f"It learned from `{teacher}` (tensors' sha256 `{sha256}`), whose licence, data and limits hold too."
+        )
     return [
         "## Data, licence, limits",
         "",
-        f"{info.title}, {info.license}, {info.homepage}. "
-        + (f"Training began with `{init}`, whose licence, data and limits hold too." if init else _OURS),
+        f"{info.title}, {info.license}, {info.homepage}. " + (" ".join(others) or _OURS),
         "",
         "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
         "decisions about people or anything that must not fail. The number holds for these test images and this "

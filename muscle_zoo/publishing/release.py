@@ -32,6 +32,8 @@ def read_finished_run(path: Path) -> FinishedRun:
     if not path.is_dir():
         raise InputError(f"{path} is not a run folder; give one that train wrote")
     status = read_json(path / "status.json")
+    if "knn" in status:
+        raise InputError(f"{path} has no classifier, and ledgers are of classifiers; give runs that began with it")
     if status.get("status") != "finished" or "row" not in status:
         raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, CONFIG_FILE
+from ..checkpoints.card import BLOCK, CONFIG_FILE, as_trained
 from ..checkpoints.factory import load_model
 from ..checkpoints.registry import CARD_FILES
 from ..data import dataset_info
@@ -15,6 +15,7 @@ from ..errors import MuscleZooError
 from ..files import read_untrusted_json
 from ..results.ledger import Row, runs_of
 from . import model_card as cards
+from .backbone_card import render_backbone_card
 from .export import probe
 
 LOGITS = 1e-4  # how far a probe's logits may be from those in config.json
@@ -62,15 +63,21 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
         checks.append(_same("hash", checkpoint.sha256, block["weights_sha256"]))
         model = load_model(checkpoint).eval()
         checks.append(Check("model", True, config["architecture"]))
-        info = dataset_info(block["dataset"])
+        info = as_trained(dataset_info(block["dataset"]), config)
         checks.append(_probe(probe(model, info), block["probe"]))
         split = read_untrusted_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        if config.get("num_classes") == 0:  # no ledger has it
+            same = text == render_backbone_card(config, info)
+            return [
+                *checks,
+                Check("card", same, "equals config.json" if same else "README.md is not of this config.json"),
+            ]
         runs = [row for row in runs_of(rows, block["name"], block["recipe_sha256"]) if row.seed == block["seed"]]
         checks.append(_ledger(block, runs))
         if not runs:
             return checks
-        text = (folder / "README.md").read_text(encoding="utf-8")
         same = text == cards.render_card(config, info, rows)
         checks.append(Check("card", same, "equals the ledger" if same else "README.md is not what the ledger gives"))
     except MuscleZooError as error:

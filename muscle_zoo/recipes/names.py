@@ -9,8 +9,8 @@ from typing import Any
 import timm
 
 from ..errors import InputError, suggest
-from ..methods import method_names
-from .defaults import DATASETS, EVERYWHERE, VARIANTS
+from ..methods import method_names, trains_classifier
+from .defaults import DATASETS, PRETRAINED, VARIANTS
 
 __all__ = ["ZOO", "ZOO_METHODS", "budget_order", "make_name", "parse_name", "recipe_names", "with_method"]
 
@@ -91,7 +91,7 @@ def parse_name(name: str) -> dict[str, Any]:
         raise _unknown(name, _without_dataset(tag))
     method, dataset, labels, variant = match["method"], match["dataset"], match["labels"], match["variant"]
     if method not in method_names():
-        raise _unknown(name, f"method {method!r}; {suggest(method, method_names())}")
+        raise _unknown(name, f"method {method!r}; {_instead_of(method)}")
     if labels is None:
         raise _unknown(name, "the label budget is missing, such as _10")
     budget = _LABELS.fullmatch(labels)
@@ -100,11 +100,19 @@ def parse_name(name: str) -> dict[str, Any]:
     if budget is None:  # as in cifar10_jpg_40: more of the data set's name rather than a budget
         word = tag.removeprefix(f"{method}_").rpartition("_")[0]
         raise _unknown(name, f"data set {word!r}; {suggest(word, DATASETS)}")
-    if variant is not None and variant not in EVERYWHERE and (arch, dataset, variant) not in VARIANTS:
-        variants = [*EVERYWHERE, *(known for *place, known in VARIANTS if place == [arch, dataset])]
+    if variant is not None and (arch, dataset, variant) not in VARIANTS and variant not in PRETRAINED:
+        variants = [*PRETRAINED, *(known for *place, known in VARIANTS if place == [arch, dataset])]
         raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants)}")
     number = labels if budget[1] else int(labels)
     return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant or ""}
+
+
+def _instead_of(method: str) -> str:
+    """What to write instead of a method that there is not."""
+    base = method.removeprefix("muscle_")
+    if base != method and base in method_names() and not trains_classifier(base):
+        return f"{base} trains no classifier for MUSCLE to compare; pre-train with {base}, then muscle with init=RUN"
+    return suggest(method, method_names())
 
 
 def _unknown(name: str, problem: str) -> InputError:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_steps
-from .defaults import DATASETS, EVERYWHERE, ON, VARIANTS
+from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_embeddings, takes_steps
+from .defaults import DATASETS, EMBEDDED, ON, PRETRAINED, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
 
@@ -61,11 +61,23 @@ class Recipe:
             draw them. It is published as it was given, in config.json and in the command that repeats the run.
         accumulate: Parts that a step's images are taken in, to fit into memory. It is another experiment: BatchNorm and
             the mutual information see one part at a time, of each process.
-        init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``hf-hub:REPO[@revision]`` or
-            ``local-dir:PATH``; empty draws them from the seed. The classifier is kept where there are as many
-            classes. It is published as it was given.
-        image_size: Side in pixels of the square images that pictures become; 0 for the data set's own size.
-        tune: What of the network is trained: ``all``, or its ``head``, the classifier, on embeddings of the rest.
+        init: Weights to start from: a name of the zoo's or of timm's pretrained ones, ``tf_efficientnet_lite0.pypi``,
+            ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``; empty draws them from the seed. The classifier is kept
+            where there are as many classes, and images are normalized as these weights were trained to see them. It
+            is published as it was given.
+        teacher: A finished network whose predictions the method learns from, named as ``init`` is; empty for none. The
+            hash of its weights is kept with the run. It is published as it was given.
+        tune: What is trained: ``all``; ``head``, the classifier alone, on embeddings of the rest; or ``last:N``, it and
+            the last N of timm's layer groups. What is not trained is left as it is, BatchNorm's running statistics too.
+        layer_decay: Factor of the learning rate from each of timm's layer groups to the one before it, 1 for none: the
+            classifier learns at ``lr``, the first layers slowest.
+        frozen_batchnorm: Whether BatchNorm normalizes with its running statistics in training too, and leaves them.
+        probe_steps: Steps at the start in which the classifier alone is trained (LP-FT, arXiv 2202.10054).
+        probe_lr: Their learning rate; 0 for ``lr``.
+        image_size: Side in pixels of the square images that pictures become, and to which smaller ones are enlarged; 0
+            for the data set's own size.
+        global_pool: How timm pools features before the classifier (``avg``, ``token``, ``map``, ...); empty for the
+            architecture's own way.
         embedding_views: With ``tune=head``, how many draws of each policy are embedded; a step sees some of them.
         classifier: With ``tune=head``, ``linear``, ``cosine`` (of features and weights) or ``mlp`` (linear, and beside
             it a hidden layer of 256); only ``linear`` can be exported, see :mod:`muscle_zoo.engine.head`.
@@ -103,9 +115,15 @@ class Recipe:
     validation: float = 0.0
     split: str = ""
     init: str = ""
-    image_size: int = 0
-    accumulate: int = 1
+    teacher: str = ""
     tune: str = "all"
+    layer_decay: float = 1.0
+    frozen_batchnorm: bool = False
+    probe_steps: int = 0
+    probe_lr: float = 0.0
+    image_size: int = 0
+    global_pool: str = ""
+    accumulate: int = 1
     embedding_views: int = 4
     classifier: str = "linear"
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -120,10 +138,23 @@ class Recipe:
         share = re.compile(r"(100|[1-9]\d?)pct")
         fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
         _require(fits, "labels", self.labels, "give 1 or more, or 1pct to 100pct")
-        for name in ("seed", "warmup_steps", "mu", "momentum", "weight_decay", "cpu_threads", "image_size"):
+        for name in (
+            "seed",
+            "warmup_steps",
+            "mu",
+            "momentum",
+            "weight_decay",
+            "cpu_threads",
+            "image_size",
+            "probe_steps",
+            "probe_lr",
+        ):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
         _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
         _require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give more than 0 and at most 1")
+        fits = not self.probe_steps or self.probe_steps < self.steps
+        _require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}")
         for name in ("ema_decay", "drop_rate", "validation"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
         _require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
@@ -131,10 +162,8 @@ class Recipe:
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
             _require(value in allowed, name, value, suggest(value, allowed))
-        if self.steps == 0 and self.tune != "head":
-            raise InputError(f"tune={self.tune}: {self.method} makes its classifier of embeddings; give tune=head")
-        if self.classifier != "linear" and self.tune != "head":
-            raise InputError(f"classifier={self.classifier} is trained on embeddings; give tune=head")
+        _require(re.fullmatch(r"all|head|last:[1-9]\d{0,3}", self.tune), "tune", self.tune, "give all, head or last:N")
+        _check_head(self)
 
     @property
     def name(self) -> str:
@@ -197,22 +226,14 @@ class Recipe:
 _CHOICES = {
     "fold": ("test", "dev", "validation"),
     "schedule": ("cosine", "constant"),
-    "tune": ("all", "head"),
     "classifier": ("linear", "cosine", "mlp"),
 }
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = (
-    "bias",
-    "unlabeled_bias",
-    "classes",
-    "mismatch",
-    "validation",
-    "split",
-    "init",
-    "image_size",
-    "accumulate",
-    *("tune", "embedding_views", "classifier"),
+    *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
+    *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool", "teacher"),
+    *("embedding_views", "classifier"),
 )
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
@@ -250,11 +271,12 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     parts = parse_name(Recipe(**{**at_once, **parts}).name)  # what was overridden must still be a name of the grammar
     values: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(Recipe)} | parts
     values["options"] = default_options(parts["method"])
+    kind = parts["dataset"].partition(":")[0]
     defaults = (
-        DATASETS[parts["dataset"].partition(":")[0]],
+        DATASETS[kind],
         ON.get((parts["arch"], parts["dataset"]), {}),
-        EVERYWHERE.get(parts["variant"], {}),
-        VARIANTS.get((parts["arch"], parts["dataset"].partition(":")[0], parts["variant"]), {}),
+        pretrained_defaults(parts["arch"], kind, parts["variant"]),
+        VARIANTS.get((parts["arch"], kind, parts["variant"]), {}),
         recipe_defaults(parts["method"]),
     )
     for layer in defaults:
@@ -266,6 +288,11 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
+    if parts["variant"] in PRETRAINED and not values["init"]:
+        raise InputError(
+            f"init is empty: variant {parts['variant']} starts from pretrained weights, and timm has none of "
+            f"{parts['arch']}; give init=, or take arch={next(iter(EMBEDDED))}, whose weights need no network"
+        )
     return Recipe(**values)
 
 
@@ -317,6 +344,24 @@ def _convert(key: str, value: Any, old: Any) -> Any:
     raise InputError(f"override {key}={value}: {str(value)!r} is not {_IN_WORDS[kind.__name__]} (it is {old!r} now)")
 
 
-def _require(condition: bool, name: str, value: object, remedy: str) -> None:
+def _check_head(recipe: Recipe) -> None:
+    """Refuses what does not go with ``tune``: with embeddings, or without them."""
+    if recipe.tune != "head":
+        if recipe.steps == 0:
+            raise InputError(f"tune={recipe.tune}: {recipe.method} makes its classifier of embeddings; give tune=head")
+        if recipe.classifier != "linear":
+            raise InputError(f"classifier={recipe.classifier} is trained on embeddings; give tune=head")
+        return
+    if recipe.method in method_names() and not takes_embeddings(recipe.method):
+        raise InputError(
+            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher or for what it trains "
+            "beside a classifier; give tune=all or tune=last:N, or another method"
+        )
+    neutral = {"layer_decay": 1.0, "frozen_batchnorm": False, "probe_steps": 0}
+    if more := [name for name, value in neutral.items() if getattr(recipe, name) != value]:
+        raise InputError(f"{more[0]}={getattr(recipe, more[0])}: tune=head trains the classifier alone; leave it out")
+
+
+def _require(condition: object, name: str, value: object, remedy: str) -> None:
     if not condition:
         raise InputError(f"{name}={value} is out of range; {remedy}")

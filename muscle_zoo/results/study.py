@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import InputError
-from ..methods import METHODS, base_of, takes_steps, with_muscle
+from ..methods import METHODS, base_of, takes_steps, trains_classifier, with_muscle
 from ..recipes import Recipe, get_recipe
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
@@ -42,6 +42,8 @@ def plan(
     for method in methods:
         if method not in METHODS:
             raise InputError(f"--methods {method} is not a base method; give some of {', '.join(METHODS)}")
+        if not trains_classifier(method):
+            raise InputError(f"--methods {method} trains no classifier to compare; train it alone, then give init=RUN")
     if len({budget.endswith("pct") for budget in labels}) > 1:
         raise InputError(f"--labels {' '.join(labels)} mixes numbers and shares; give each kind its own study")
     recipes = []

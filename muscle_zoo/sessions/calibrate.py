@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoints import registry, weights
-from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of
+from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of, normalization_said
 from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig
@@ -151,7 +151,7 @@ def _data_of(origin: str, recipe: Recipe, config: dict[str, Any], source: DataCo
             f"{origin}: recipe.split={recipe.split!r} names a file, and none is opened that a checkpoint names; "
             "train it again"
         )
-    data = prepare_data(recipe, source)
+    data = prepare_data(replace(recipe, init=""), source, normalization=normalization_said(config))
     same = list(data.dataset.info.class_names) == list(config.get("label_names", []))
     if not same or data.split.sha256 != config[BLOCK]["split_sha256"]:
         raise InputError(f"{origin} was trained on other images of {recipe.dataset}; give --data with the same ones")

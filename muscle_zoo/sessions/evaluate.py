@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, calibration_of, shown
+from ..checkpoints.card import BLOCK, calibration_of, normalization_said, shown
 from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
@@ -99,7 +99,8 @@ def evaluate_checkpoint(
     """
     checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
-    prepared = prepare_data(evaluated_recipe(target, recipe), data)
+    recipe_of_images = replace(evaluated_recipe(target, recipe), init="")  # config.json says what init's weights said
+    prepared = prepare_data(recipe_of_images, data, normalization=normalization_said(checkpoint.config))
     info = prepared.dataset.info
     if list(info.class_names) != list(checkpoint.config.get("label_names", [])):
         theirs = one_line(", ".join(checkpoint.config.get("label_names", [])))
@@ -153,6 +154,36 @@ def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]
 
     Raises:
         WeightsError: It says nothing, or nothing that can be.
+        InputError: It is of a network without a classifier, which has no accuracy.
+    """
+    recipe = read_recipe(target, config)
+    require_classifier(target, config)
+    try:
+        metrics = config[BLOCK]["metrics"]
+        return recipe, float(metrics["top1"]), int(metrics["n"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise WeightsError(_damaged(target, repr(error))) from None
+
+
+def require_classifier(target: str, config: dict[str, Any]) -> None:
+    """Refuses a network without a classifier.
+
+    Raises:
+        InputError: It is one.
+    """
+    if config.get("num_classes") == 0:
+        raise InputError(f"{target} has no classifier: it was pre-trained without labels; begin with it, init={target}")
+
+
+def _damaged(target: str, reason: str) -> str:
+    return f"{target}: the muscle_zoo block of config.json is damaged ({reason}); download or export it again"
+
+
+def read_recipe(target: str, config: dict[str, Any]) -> Recipe:
+    """The recipe that config.json says the weights were trained by.
+
+    Raises:
+        WeightsError: It says none, or none that can be.
     """
     block = config.get(BLOCK)
     if not block:
@@ -169,12 +200,10 @@ def read_block(target: str, config: dict[str, Any]) -> tuple[Recipe, float, int]
             size = (info.train_size + info.test_size) * math.prod(info.input_size)
             if recipe.dataset.startswith("synthetic") and size > MADE_UP_LIMIT:
                 raise ValueError(f"dataset={recipe.dataset} would take {size} bytes")
-        return recipe, float(block["metrics"]["top1"]), int(block["metrics"]["n"])
+        return recipe
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         reason = one_line(error) if isinstance(error, InputError) else repr(error)
-        raise WeightsError(
-            f"{target}: the muscle_zoo block of config.json is damaged ({reason}); download or export it again"
-        ) from None
+        raise WeightsError(_damaged(target, reason)) from None
 
 
 def evaluated_recipe(target: str, recipe: Recipe) -> Recipe:

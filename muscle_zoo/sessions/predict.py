@@ -81,6 +81,10 @@ def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_s
     """
     device = next(model.parameters()).device
     names = pretrained_cfg_of(model).get("label_names") or ()
+    if getattr(model, "num_classes", None) == 0:
+        raise InputError(
+            "the model has no classifier, as it was pre-trained without labels; train another with init=RUN"
+        )
     for chunk, images in _read(files, create_transform(model), batch_size):
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[tuple[list[float], list[int]]] = iter(())

@@ -17,14 +17,16 @@ from torch import nn
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, read_config
 from ..checkpoints.factory import create_model
-from ..engine.build import own_folder, prepare_data
+from ..engine.build import own_folder
 from ..engine.collectives import on_main_process, shared_errors
 from ..engine.evaluate import Metrics
-from ..engine.fit import fit
+from ..engine.fit import data_of_run, fit
 from ..engine.options import RunOptions, process_state
 from ..engine.processes import is_launched, is_main_process
 from ..engine.run_folder import RunFolder
 from ..errors import START_OVER, InputError, TrainingError, WeightsError
+from ..methods import trains_classifier
+from ..publishing.backbone import export_backbone
 from ..publishing.export import export_run
 from ..recipes import Recipe
 from ..results.ledger import Row, row_from
@@ -38,7 +40,7 @@ class RunResult:
         recipe: What was trained.
         path: The run folder.
         finished: False where it was stopped before its last step; the same call goes on with it.
-        row: Its ledger row; None where it was stopped.
+        row: Its ledger row; None where it was stopped, or has no classifier whose accuracy could stand in one.
     """
 
     recipe: Recipe
@@ -66,11 +68,35 @@ class RunResult:
 
     @property
     def metrics(self) -> Metrics:
-        """Accuracy, likelihood and calibration of the exported weights on the images of the recipe's fold."""
+        """Accuracy, likelihood and calibration of the exported weights on the images of the recipe's fold.
+
+        Raises:
+            InputError: The run was stopped, or its method trains no classifier: see :attr:`neighbors`.
+        """
         if self.without_network:
             return Metrics(**RunFolder(self.path).read_status()["metrics"])
-        config = read_config(Path(self.checkpoint.removeprefix(weights.LOCAL_DIR)))
-        return Metrics(**config[BLOCK]["metrics"])
+        block = self._block
+        if "metrics" not in block:
+            raise InputError(
+                f"{self.path}: {self.recipe.method} trains no classifier; look at neighbors, or begin with it"
+            )
+        return Metrics(**block["metrics"])
+
+    @property
+    def neighbors(self) -> dict[str, float] | None:
+        """How often the features' nearest labeled neighbors have the right class; None where there is a classifier.
+
+        ``top1``, 0 to 1, of ``n`` images of the recipe's fold, among ``references`` labeled images.
+        """
+        if self.without_network:
+            return None
+        measured: dict[str, float] | None = self._block.get("neighbors")
+        return measured
+
+    @property
+    def _block(self) -> dict[str, Any]:
+        block: dict[str, Any] = read_config(Path(self.checkpoint.removeprefix(weights.LOCAL_DIR)))[BLOCK]
+        return block
 
     def model(self, **kwargs: Any) -> nn.Module:
         """The trained network, as :func:`muscle_zoo.create_model` gives it.
@@ -103,8 +129,8 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
     with _own_accelerate_state(), ExitStack() as stack:
         process_state(options.cpu)
         # The folder is the first process's: the others may be on machines that do not see its disk.
-        row = on_main_process(lambda: _look(recipe, folder, options))
-        if row is not None:
+        done, row = on_main_process(lambda: _look(recipe, folder, options))
+        if done:
             return RunResult(recipe, out, True, row)
         with shared_errors():
             if is_main_process():
@@ -114,21 +140,24 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
     return RunResult(recipe, out, finished, row)
 
 
-def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Row | None:
-    """Makes sure that the folder may be used for the recipe; its row, if it is finished."""
+def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> tuple[bool, Row | None]:
+    """Makes sure that the folder may be used for the recipe; whether it is finished, and its row if it has one."""
     if options.fresh:
         folder.check_kind()
-        return None
+        return False, None
     folder.check(recipe)
-    row = finished_row(folder, own_folder(recipe, options.data))
+    data = own_folder(recipe, options.data)
+    row = finished_row(folder, data)
+    done = row is not None if trains_classifier(recipe.method) else is_finished(folder, data)
+    dtype = folder.read_status().get("dtype") if row is None else row.dtype
     asked = {"no": "float32"}.get(options.mixed_precision or "", options.mixed_precision)
-    if row is not None and asked not in (None, row.dtype):
-        raise InputError(f"run folder {folder.path} is a finished run in {row.dtype}, not {asked}; give another folder")
-    return row
+    if done and asked not in (None, dtype):
+        raise InputError(f"run folder {folder.path} is a finished run in {dtype}, not {asked}; give another folder")
+    return done, row
 
 
 def finished_row(folder: RunFolder, data: str) -> Row | None:
-    """The ledger row of a run that is finished and whole; None where there is something left to do.
+    """The ledger row of a run that is finished and whole; None where something is left to do, or it has no classifier.
 
     Args:
         folder: The run's.
@@ -137,16 +166,21 @@ def finished_row(folder: RunFolder, data: str) -> Row | None:
     Raises:
         InputError: It is finished, but on other data: its result must not be taken for one on these.
     """
+    return _read_row(folder) if is_finished(folder, data) else None
+
+
+def is_finished(folder: RunFolder, data: str) -> bool:
+    """Whether a run is finished and whole; arguments and errors as for :func:`finished_row`."""
     status = folder.read_status()
     whole = "without_network" in status or _is_whole(folder.export_dir)
     if status.get("status") != "finished" or not whole:
-        return None
+        return False
     if status.get("data", "") != data:
         raise InputError(
             f"run folder {folder.path} is a finished run on {status.get('data') or 'other data'}, not on "
             f"{data or 'these'}; give another folder, or {START_OVER}"
         )
-    return _read_row(folder)
+    return True
 
 
 def _read_row(folder: RunFolder) -> Row | None:
@@ -160,15 +194,15 @@ def _read_row(folder: RunFolder) -> Row | None:
 def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
     written = _time_written(folder)
     try:
-        with shared_errors():
-            data = prepare_data(recipe, options.data)
+        data = data_of_run(recipe, folder, options)
         if options.time_limit is not None:  # it counts from the start of the command
             left = options.time_limit - (time.monotonic() - began)
             options = replace(options, time_limit=max(left, 1e-6))
         trained = fit(recipe, folder, options, data)
         with shared_errors():  # where the others wait: one that ends early would have its launcher end this one
             if trained.finished and is_main_process():
-                export_run(recipe, folder, trained, data, process_state(options.cpu).device)
+                export = export_run if trains_classifier(recipe.method) else export_backbone
+                export(recipe, folder, trained, data, process_state(options.cpu).device)
     except BaseException as error:
         # Only what this attempt began: an older run's status, which wrong input never touches, is left as it is.
         status = folder.read_status() if is_main_process() and _time_written(folder) != written else {}

@@ -1,0 +1,124 @@
+"""The weights that a recipe starts from: its ``init``."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_data_config
+from torch import nn
+
+from ..checkpoints import weights
+from ..checkpoints.factory import create_model, pretrained_cfg_by_name
+from ..data import DataSetInfo
+from ..errors import InputError, MuscleZooError, one_line
+from ..recipes import Recipe
+
+__all__ = ["Normalization", "normalization_of", "with_starting_weights"]
+
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Module:
+    """A recipe's network with the weights of its ``init``; timm adapts them to other channels and classes.
+
+    Args:
+        recipe: Its architecture must be that of the weights.
+        arguments: What it is built with, see :func:`muscle_zoo.engine.architecture.build_arguments`.
+
+    Raises:
+        InputError: They are weights of another architecture, or lack what these arguments need.
+        WeightsError: They are missing or damaged.
+        DownloadError: They could not be downloaded.
+    """
+    init = recipe.init
+    try:
+        arch = _arch_of(init)
+        if arch != recipe.arch and timm.is_model(arch):
+            differ = _difference(arch, recipe.arch)
+            raise InputError(f"is weights of {arch}, not {recipe.arch}; {differ}; give others, or arch={arch}")
+        model = create_model(init, pretrained=True, **arguments)
+        _require_pooling(model, recipe, arguments)
+        return model
+    except MuscleZooError as error:
+        verb = " " if str(error).startswith("is weights of") else ": "
+        raise type(error)(f"init={init}{verb}{error}") from None
+    except (
+        RuntimeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        AssertionError,
+    ) as error:  # timm's, of its own weights
+        settings = ", ".join(f"{key}={value}" for key, value in arguments.items())
+        raise InputError(
+            f"init={init} does not fit arch={recipe.arch} with {settings} ({one_line(error)}); leave out global_pool, "
+            "or give other weights"
+        ) from None
+
+
+def _require_pooling(model: nn.Module, recipe: Recipe, arguments: dict[str, Any]) -> None:
+    """Refuses weights of another pooling, as config.json asks for it: an export is built from the recipe alone."""
+    with torch.device("meta"):
+        wanted = _pooling_of(timm.create_model(recipe.arch, **arguments))
+    pooling = _pooling_of(model)
+    if pooling != wanted and pooling is not None:
+        raise InputError(f"their global_pool is {pooling}, the recipe's is {wanted}; give global_pool={pooling}")
+
+
+def _pooling_of(model: nn.Module) -> str | None:
+    """How a network pools, as timm calls it; None where it does not say."""
+    for holder in (model, getattr(model, "head", None)):
+        pool = getattr(holder, "global_pool", None)
+        name = pool if isinstance(pool, str) else getattr(pool, "pool_type", None)
+        if isinstance(name, str):
+            return name
+    return None
+
+
+def _arch_of(init: str) -> str:
+    """The architecture that weights are of; nothing is downloaded where the name tells."""
+    if init.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
+        found = weights.find_config(init)
+        return str(found[0]["architecture"]) if found is not None else ""
+    return init.partition(".")[0]
+
+
+def _difference(theirs: str, ours: str) -> str:
+    """Which tensors two architectures do not share, in words: the first of each, or of another shape."""
+    with torch.device("meta"):
+        shapes = [
+            {name: list(tensor.shape) for name, tensor in timm.create_model(arch).state_dict().items()}
+            for arch in (theirs, ours)
+        ]
+    only = [next((name for name in own if name not in other), None) for own, other in (shapes, shapes[::-1])]
+    if only[0] and only[1]:
+        return f"they have the tensor {only[0]}, {ours} has {only[1]} instead"
+    if one := only[0] or only[1]:
+        return f"only {theirs if only[0] else ours} has the tensor {one}"
+    name = next((name for name, shape in shapes[0].items() if shape != shapes[1][name]), None)
+    return f"the tensor {name} is {shapes[0][name]}, not {shapes[1][name]}" if name else "they have the same tensors"
+
+
+def normalization_of(init: str, info: DataSetInfo) -> Normalization:
+    """Mean and standard deviation that weights were trained with, for a data set's channels.
+
+    Gray images, and weights that took gray ones, get the mean over the channels, as in
+    :func:`muscle_zoo.create_transform`.
+
+    Raises:
+        WeightsError: There are no such weights.
+        DownloadError: What is said of them could not be downloaded.
+    """
+    try:
+        cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg_by_name(init))
+    except MuscleZooError as error:
+        raise type(error)(f"init={init}: {error}") from None
+    channels = info.input_size[0]
+    mean, std = (
+        tuple(cfg[key]) if len(cfg[key]) == channels else (statistics.fmean(cfg[key]),) * channels
+        for key in ("mean", "std")
+    )
+    return mean, std
