@@ -99,7 +99,7 @@ def trajectory(method: str, path: Path) -> list[float]:
     # At FixMatch's threshold of 0.95 no guess would count in so few steps.
     threshold = {"fixmatch.threshold": 0.3} if "fixmatch" in method else {}
     # The methods' own options, not those that the data set's recipes have.
-    own = {f"{part}.{key}": value for part, options in default_options(method).items() for key, value in options.items()}
+    own = {f"{part}.{key}": v for part, options in default_options(method).items() for key, v in options.items()}
     overrides = {**own, "seed": 3, "steps": 5, "eval_every": 5, **threshold, **taught(method)}
     folder, _ = run(get_recipe(f"cnn4.{method}_digits_10", overrides), path)
     return [row.get("loss", row.get("nll_ema", row.get("knn_ema"))) for row in folder.read_log()]

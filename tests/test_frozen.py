@@ -313,6 +313,11 @@ def test_a_classifier_that_no_network_holds_gives_a_row(tmp_path: Path) -> None:
         ("cnn4.knn_digits_40", {"tune": "all"}, r"knn .*tune=head"),
         ("cnn4.muscle_knn_digits_40", {}, "unknown"),
         ("cnn4.muscle_digits_40_frozen", {"steps": 0}, "steps=0"),
+        ("cnn4.simclr_digits_40_frozen", {}, "tune=head: simclr needs images.*give tune=all"),
+        ("cnn4.muscle_distillation_digits_40", {"tune": "head"}, "tune=head: muscle_distillation needs images"),
+        ("cnn4.muscle_digits_40_frozen", {"probe_steps": 2}, "probe_steps=2: tune=head .*; leave it out"),
+        ("cnn4.muscle_digits_40_frozen", {"layer_decay": 0.5}, "layer_decay=0.5: tune=head"),
+        ("cnn4.muscle_digits_40_frozen", {"frozen_batchnorm": True}, "frozen_batchnorm=True: tune=head"),
     ],
 )
 def test_wrong_recipes_are_one_line(name: str, overrides: dict[str, Any], part: str) -> None:

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from muscle_zoo import InputError, WeightsError, create_model, create_transform, get_recipe
 from muscle_zoo.checkpoints import efficientnet_lite
+from muscle_zoo.engine.fit import data_of_run
+from muscle_zoo.engine.options import RunOptions
+from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.recipes import changes
 from muscle_zoo.recipes.defaults import EMBEDDED
 from tests.conftest import run
 
@@ -96,7 +100,7 @@ def test_a_package_that_is_not_installed_or_damaged(tmp_path: Path, monkeypatch:
         create_model(LITE0, pretrained=True)
 
 
-def test_variants_start_from_pretrained_weights() -> None:
+def test_variants_start_from_pretrained_weights(tmp_path: Path) -> None:
     for variant, tune in (("frozen", "head"), ("finetuned", "all")):
         recipe = get_recipe(f"tf_efficientnet_lite0.muscle_digits_10_{variant}")
         assert (recipe.init, recipe.tune, recipe.variant) == (LITE0, tune, variant)
@@ -104,8 +108,9 @@ def test_variants_start_from_pretrained_weights() -> None:
         assert other.init == "local-dir:mine" and other.sha256 != recipe.sha256
         assert get_recipe(f"resnet18.muscle_digits_10_{variant}").init == "resnet18.a1_in1k"
         with pytest.raises(InputError, match=r"init is empty: variant .* timm has none of cnn4; give init="):
-            get_recipe(f"cnn4.muscle_digits_10_{variant}")
-        assert get_recipe(f"cnn4.muscle_digits_10_{variant}", {"init": "cnn4.muscle_digits_10"}).init
+            data_of_run(get_recipe(f"cnn4.muscle_digits_10_{variant}"), RunFolder(tmp_path), RunOptions(cpu=True))
+        own = get_recipe(f"cnn4.muscle_digits_10_{variant}", {"init": "cnn4.muscle_digits_10"})
+        assert changes(own) == ["init=cnn4.muscle_digits_10"] and own.image_size == 0 and recipe.image_size == 64
     plain = get_recipe("tf_efficientnet_lite0.muscle_digits_10")
     assert (plain.init, plain.tune, plain.global_pool) == ("", "all", "")
 

@@ -21,6 +21,7 @@ from .plots import plot_curves
 from .run import Run
 from .run_folder import RunFolder
 from .schedule import learning_rate
+from .starting_weights import require_init
 from .stop import StopSignal
 
 __all__ = ["data_of_run", "fit"]
@@ -59,7 +60,12 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
 
 
 def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Data:
-    """The data of a run, new or to go on with, on every process; see :func:`prepare_data`."""
+    """The data of a run, new or to go on with, on every process; see :func:`prepare_data`.
+
+    Raises:
+        InputError: As there; or the variant starts from pretrained weights, and ``init`` is empty.
+    """
+    require_init(recipe)
     known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
     with shared_errors():
         return prepare_data(recipe, options.data, normalization=known)

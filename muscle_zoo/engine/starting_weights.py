@@ -15,10 +15,26 @@ from ..checkpoints.factory import create_model, pretrained_cfg_by_name
 from ..data import DataSetInfo
 from ..errors import InputError, MuscleZooError, one_line
 from ..recipes import Recipe
+from ..recipes.defaults import EMBEDDED, PRETRAINED
 
-__all__ = ["Normalization", "normalization_of", "with_starting_weights"]
+__all__ = ["Normalization", "normalization_of", "require_init", "with_starting_weights"]
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+def require_init(recipe: Recipe) -> None:
+    """Refuses to train a recipe of a variant that starts from pretrained weights without any.
+
+    The recipe itself is whole: the table of a name's runs needs it, whatever ``init`` they were given.
+
+    Raises:
+        InputError: ``init`` is empty.
+    """
+    if recipe.variant in PRETRAINED and not recipe.init:
+        raise InputError(
+            f"init is empty: variant {recipe.variant} starts from pretrained weights, and timm has none of "
+            f"{recipe.arch}; give init=, or take arch={next(iter(EMBEDDED))}, whose weights need no network"
+        )
 
 
 def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Module:

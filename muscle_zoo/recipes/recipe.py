@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InputError, suggest
 from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_embeddings, takes_steps
-from .defaults import DATASETS, EMBEDDED, ON, PRETRAINED, VARIANTS, pretrained_defaults
+from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
 from .names import MAX_DIGITS, make_name, parse_name
 
@@ -288,11 +288,6 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
-    if parts["variant"] in PRETRAINED and not values["init"]:
-        raise InputError(
-            f"init is empty: variant {parts['variant']} starts from pretrained weights, and timm has none of "
-            f"{parts['arch']}; give init=, or take arch={next(iter(EMBEDDED))}, whose weights need no network"
-        )
     return Recipe(**values)
 
 
