@@ -232,6 +232,9 @@ def test_plain_timm_loads_the_whole_network(finished: Any) -> None:
     measured = evaluate(network, digits.test, digits.info)  # on the pictures, as a stranger would
     assert measured.top1 == finished.metrics.top1 and measured.nll == pytest.approx(finished.metrics.nll, rel=1e-4)
     assert finished.row.top1_ema > 0.7 and finished.metrics.n == 360
+    # Of the pictures, by the weights that it starts from, and not of the embeddings, which are normalized already.
+    said = RunFolder(finished.path).read_normalization(head_recipe())
+    assert said == (digits.info.mean, digits.info.std) and finished.neighbors is None
 
 
 def test_goes_on_from_its_state_with_the_same_backbone_only(tmp_path: Path) -> None:

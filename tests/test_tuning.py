@@ -186,7 +186,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
             {"tune": "last:6"},
             "tune=last:6: arch=test_resnet has 5 layer groups .*; give tune=last:5 or less, or tune=all",
         ),
-        ({"tune": "head"}, "tune=head"),
+        ({"tune": "head", "probe_steps": 10}, "probe_steps=10: tune=head trains the classifier alone"),
         ({"layer_decay": 0.0}, "layer_decay=0.0 is out of range; give more than 0 and at most 1"),
         ({"layer_decay": 1.5}, "layer_decay=1.5"),
         ({"probe_steps": 100}, "probe_steps=100 is out of range; give less than steps=100"),
