@@ -328,8 +328,8 @@ def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: 
     recipe = short(method)
     seen, _ = run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe, source: DataConfig | None) -> Data:
-        data = prepare_data(name, source)
+    def permuted(name: Recipe, source: DataConfig | None, normalization: Any = None) -> Data:
+        data = prepare_data(name, source, normalization=normalization)
         hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
         hidden[list(data.split.labeled)] = False
         labels = data.dataset.train.labels
