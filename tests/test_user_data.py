@@ -285,7 +285,9 @@ def test_data_show_reads_a_folder_once(
     folder: Path, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     roots: list[Path] = []
-    monkeypatch.setattr("muscle_zoo.data.datasets.list_folder", lambda root: roots.append(root) or list_folder(root))
+    monkeypatch.setattr(
+        "muscle_zoo.data.datasets.list_folder", lambda root, strict: roots.append(root) or list_folder(root, strict)
+    )
     code, out, _ = run(["data", "show", "folder", "--data", str(folder), *words], capsys)
     assert code == 0 and "evaluated on 10 images of the test fold" in out and roots == [folder]
 

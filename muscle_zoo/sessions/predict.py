@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
 from ..data.images import reason
-from ..data.picture_folder import SUFFIXES, pictures
+from ..data.picture_files import SUFFIXES, pictures
 from ..errors import InputError, one_line
 
 
