@@ -14,8 +14,8 @@ from PIL import Image
 
 from .images import UNREADABLE, open_image, orientation, why_unreadable
 
-# Where a whole file of these kinds has its end; all of any other kind is decoded, for only that tells.
-_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND"}
+# What a whole file of these kinds ends with; any other kind is decoded, for only that tells.
+_ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,12 @@ def survey(root: Path, names: Sequence[str], workers: int = 4, whole: bool = Fal
 def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int], bool, str]:
     """Width and height of a picture once it is upright, whether it is gray, and its kind and mode."""
     with open_image(path) as picture:
-        if picture.format == "TIFF" and orientation(picture) > 1:
-            picture.load()  # Pillow turns it then by itself
-        on_its_side = orientation(picture) >= 5  # of EXIF's eight orientations
-        size = picture.size[::-1] if on_its_side else picture.size
         kind = f"{picture.format} {picture.mode}"
         gray = picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
         if whole or not _has_end(path, picture.format or ""):
-            picture.load()
+            picture.load()  # first: Pillow looks for a PNG's EXIF by decoding it, and TIFFs it turns then by itself
+        on_its_side = orientation(picture) >= 5  # of EXIF's eight orientations
+        size = picture.size[::-1] if on_its_side else picture.size
         return size, gray, kind
 
 

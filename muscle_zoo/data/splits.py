@@ -10,12 +10,15 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, Notice
+from .catalog import FOLDER
 from .images import OUTSIDE
+from .listing import SHOWN
 
 DEV_EVERY = 5  # one in five training images is in the dev fold
 NO_BIAS = "none"
@@ -145,6 +148,34 @@ def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
     return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_EVERY]))
 
 
+def labeled_dev_fold(dataset: str, classes: Sequence[int], num_classes: int) -> tuple[int, ...]:
+    """The dev fold of the user's own pictures: a fixed fifth of each class's labeled ones.
+
+    A picture without a label would be held out for nothing. It is at least one of a class, and none of a class that has
+    one label only. As :func:`dev_fold` it depends on neither seed nor budget.
+    """
+    members = by_class(range(len(classes)), classes, num_classes)
+    sizes = [max(len(ids) // DEV_EVERY, int(len(ids) > 1)) for ids in members]
+    chosen = [i for ids, k in zip(members, sizes, strict=True) for i in hash_order(f"{dataset}/dev", ids)[:k]]
+    return tuple(sorted(chosen))
+
+
+def _dev(dataset: str, classes: Sequence[int], class_names: Sequence[str]) -> tuple[int, ...]:
+    if dataset != FOLDER:
+        return dev_fold(dataset, len(classes))
+    fold = labeled_dev_fold(dataset, classes, len(class_names))
+    if not fold:
+        raise InputError(
+            "fold=dev: no class has two labels, so none can be held out; label more pictures, or add test pictures "
+            "(test/CLASS/, in a CSV split=test)"
+        )
+    held = {classes[index] for index in fold}
+    if single := [name for label, name in enumerate(class_names) if label not in held]:
+        shown = ", ".join(single[:SHOWN])
+        warnings.warn(f"fold=dev: of {shown} nothing is held out, for there is one label of each", Notice, stacklevel=3)
+    return fold
+
+
 def apportion(total: int, weights: Sequence[float]) -> list[int]:
     """Whole numbers in proportion to weights, by the largest remainder, the first of equal ones.
 
@@ -179,17 +210,21 @@ def geometric(field: str, bias: str, num_classes: int) -> list[float]:
     return [float(match[1]) ** (-label / max(num_classes - 1, 1)) for label in range(num_classes)]
 
 
-def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: Budget) -> Split:
+def make_split(
+    dataset: str, classes: Sequence[int], num_classes: int, budget: Budget, class_names: Sequence[str] = ()
+) -> Split:
     """Chooses the labeled images and the unlabeled pool.
 
     A budget that the number of classes does not divide gives one image more to some classes, chosen by hash. A budget
-    of all labeled images takes them as they are.
+    of all labeled images takes them as they are. Of the user's own pictures, a budget that some class has too few for
+    is drawn in proportion to what each class has, and the dev fold is of labeled pictures alone.
 
     Args:
         dataset: Name of the data set.
         classes: The class of each training image; negative for one without a label.
         num_classes: How many classes there are.
         budget: How many labels, and which images.
+        class_names: For the messages; the classes' numbers by default.
 
     Returns:
         The split.
@@ -197,17 +232,19 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     Raises:
         InputError: The budget is below one a class, or a class has too few images, or the budget's parts do not fit.
     """
-    dev = dev_fold(dataset, len(classes)) if budget.fold == "dev" else ()
+    class_names = class_names or [str(label) for label in range(num_classes)]
+    dev = _dev(dataset, classes, class_names) if budget.fold == "dev" else ()
     pool = sorted(set(range(len(classes))) - set(dev))
     members = by_class(pool, classes, num_classes)
     counts = [len(of_class) for of_class in members]
     labels = _number_of_labels(budget.labels, sum(counts))
     if budget.given is not None:
-        labeled = _check_given(budget.given, labels, classes, num_classes, set(dev))
+        labeled = _check_given(budget.given, labels, classes, class_names, set(dev))
     else:
-        per_class = _labels_per_class(dataset, labels, counts, budget)
+        held = sum(classes[index] >= 0 for index in dev) if dataset == FOLDER else 0
+        per_class = _labels_per_class(dataset, labels, counts, budget, class_names, held)
         labeled = [i for ids, k in zip(members, per_class, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
-    validation = _validation(labeled, classes, num_classes, budget)
+    validation = _validation(dataset, labeled, classes, class_names, budget)
     held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
     visible = sorted(set(pool) - validation)
     unlabeled = _pool(dataset, visible, set(labeled) - validation, classes, num_classes, budget)
@@ -225,16 +262,29 @@ def _number_of_labels(labels: int | str, available: int) -> int:
     return round(available * int(share[1]) / 100)
 
 
-def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
-    """How many labeled images of each class."""
+def _labels_per_class(
+    dataset: str, labels: int, counts: Sequence[int], budget: Budget, class_names: Sequence[str], held: int
+) -> list[int]:
+    """How many labeled images of each class; of the user's own pictures ``held`` labels are in the dev fold."""
     num_classes = len(counts)
     if labels < num_classes:
         raise InputError(
             f"labels={labels} is fewer than one per class: {dataset} has {num_classes}; give at least that"
         )
+    if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
+        raise InputError(
+            f"class {empty[0]!r} of {dataset} has no label to learn from; label more of it, or leave it out"
+        )
+    if sum(counts) < labels <= sum(counts) + held:
+        text = (
+            f"labels={labels}: fold=dev holds out {held} of the {sum(counts) + held} labels, so {sum(counts)} are used"
+        )
+        warnings.warn(text, Notice, stacklevel=4)
+        labels = sum(counts)
     if labels > sum(counts):
         raise InputError(
-            f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images; give at most that"
+            f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images; give "
+            f"labels={sum(counts)} or labels=all"
         )
     if budget.bias == NO_BIAS:
         if labels == sum(counts):
@@ -243,18 +293,27 @@ def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: 
         per_class = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
     else:
         per_class = apportion(labels, geometric("bias", budget.bias, num_classes))
-    for label, (k, count) in enumerate(zip(per_class, counts, strict=True)):
-        if k > count:
-            most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
-            exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
-            raise InputError(
-                f"labels={labels} asks for {k} images of class {label}, {dataset} has {count}; {most}{exact}"
-            )
+    short = [label for label in range(num_classes) if per_class[label] > counts[label]]
+    if short and dataset == FOLDER and budget.bias == NO_BIAS:
+        per_class = apportion(labels, [float(count) for count in counts])
+        drawn = ", ".join(f"{name} {k}" for name, k in list(zip(class_names, per_class, strict=True))[:SHOWN])
+        text = (
+            f"labels={labels}: {class_names[short[0]]} has {counts[short[0]]}, so they are drawn in proportion: {drawn}"
+        )
+        warnings.warn(text, Notice, stacklevel=4)
+    elif short:
+        label = short[0]
+        most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
+        exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
+        raise InputError(
+            f"labels={labels} asks for {per_class[label]} images of class {class_names[label]}, {dataset} has "
+            f"{counts[label]}; {most}{exact}"
+        )
     return per_class
 
 
 def _check_given(
-    given: Sequence[int], labels: int, classes: Sequence[int], num_classes: int, dev: set[int]
+    given: Sequence[int], labels: int, classes: Sequence[int], class_names: Sequence[str], dev: set[int]
 ) -> list[int]:
     for index in given:
         if not 0 <= index < len(classes):
@@ -267,26 +326,42 @@ def _check_given(
         raise InputError("split: an image is listed twice; keep one")
     if len(given) != labels:
         raise InputError(f"split lists {len(given)} images, labels={labels}; give labels={len(given)}")
-    if missing := set(range(num_classes)) - {classes[index] for index in given}:
-        raise InputError(f"split: no image of class {min(missing)} is listed; list one of each class or more")
+    if missing := set(range(len(class_names))) - {classes[index] for index in given}:
+        name = class_names[min(missing)]
+        raise InputError(f"split: no image of class {name} is listed; list one of each class or more")
     return list(given)
 
 
-def _validation(labeled: Sequence[int], classes: Sequence[int], num_classes: int, budget: Budget) -> set[int]:
+def _validation(
+    dataset: str, labeled: Sequence[int], classes: Sequence[int], class_names: Sequence[str], budget: Budget
+) -> set[int]:
     """The validation share: of each class in proportion, chosen by hash."""
     if not budget.validation:
         if budget.fold == "validation":
             raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
         return set()
-    members = by_class(labeled, classes, num_classes)
-    per_class = apportion(round(budget.validation * len(labeled)), [float(len(ids)) for ids in members])
+    members = by_class(labeled, classes, len(class_names))
+    weights = [float(len(ids)) for ids in members]
+    single = [name for name, ids in zip(class_names, members, strict=True) if len(ids) == 1]
+    if len(single) == len(class_names):
+        raise InputError(
+            f"validation={budget.validation}: there is one label of each class, so none can be held out; give more "
+            "labels, or test images"
+        )
+    if single and dataset == FOLDER:
+        weights = [weight if weight > 1 else 0.0 for weight in weights]
+        shown = ", ".join(single[:SHOWN])
+        text = f"validation={budget.validation}: of {shown} nothing is held out, for there is one label of each"
+        warnings.warn(text, Notice, stacklevel=3)
+    per_class = apportion(round(budget.validation * len(labeled)), weights)
     chosen = {
         i for ids, k in zip(members, per_class, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
     }
     for label, (ids, k) in enumerate(zip(members, per_class, strict=True)):
         if ids and k == len(ids):
             raise InputError(
-                f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
+                f"validation={budget.validation}: no label of class {class_names[label]} would be left; lower it or "
+                "give more labels"
             )
     if not chosen:
         raise InputError(f"validation={budget.validation} of {len(labeled)} labels rounds to 0 images; raise it")
