@@ -28,7 +28,7 @@ COMMANDS: dict[str, Command] = {
     "list": ("list checkpoints and recipes, with their accuracy", list_command.add_arguments, list_command.run),
     "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
     "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
-    "data": ("show a data set's split and its views", data.add_arguments, data.run),
+    "data": ("show a data set's split and its views, or check your own pictures", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),

@@ -80,7 +80,7 @@ class Found:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             remedy = "convert them to .jpg"
             if set(kinds) & set(HEIC):
-                remedy += ", or for HEIC: python -m pip install 'muscle_zoo[heic]'"
+                remedy += ", or for HEIC: python -m pip install pillow-heif"
             text = f"{pictures_in_words(len(self.not_read))} of kinds that are not read are left out: {counts}"
             notes.append(Note(f"{text} ({first_of(self.not_read)}); {remedy}", tuple(self.not_read), decide=True))
         if self.closed:
@@ -132,7 +132,7 @@ def kind_of(path: Path) -> str:
     except OSError:
         return ""
     if looks_like_heic(head) and not reads_heic():
-        return "HEIC: python -m pip install 'muscle_zoo[heic]', or convert it to .jpg"
+        return "HEIC: python -m pip install pillow-heif, or convert it to .jpg"
     text = head.lstrip(b"\xef\xbb\xbf \r\n\t").lower()
     return next((kind for start, kind in _TEXTS.items() if text.startswith(start)), "")
 

@@ -102,7 +102,6 @@ def _list_folders(given: Path) -> Listing:
     if len(class_names) < 2 and (listing := tables_inside(root, only_metadata=False)) is not None:
         return listing
     listing = Listing(root, class_names)
-    listing.layout = _in_words(layout)
     if inside:
         listing.add(f"{given} holds one folder with pictures, {inside}; what is in it is taken")
     if layout.unused:
@@ -110,6 +109,7 @@ def _list_folders(given: Path) -> Listing:
             f"--data {root}: folders {', '.join(layout.unused)} are not used; {LAYOUT}", layout.unused, decide=True
         )
     _fill(listing, layout, found)
+    listing.layout = _in_words(layout, bool(listing.validation))
     _note_order(listing)
     listing.notes += found.notes()
     return listing
@@ -282,11 +282,12 @@ def class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
 
 
-def _in_words(layout: _Layout) -> str:
-    """A layout as a person reads it."""
+def _in_words(layout: _Layout, validated: bool) -> str:
+    """A layout as a person reads it; a validation part that has no test part beside it is what is tested on."""
     called = {part: folder.name for part, folder in layout.parts.items() if not (part == LABELED and layout.classes)}
     words = ["a folder for each class"] if layout.classes else []
-    words += [f"{name}/ is the {part} part" for part, name in called.items()]
+    served = {VALIDATION: VALIDATION if validated else TEST}
+    words += [f"{name}/ is the {served.get(part, part)} part" for part, name in called.items()]
     return ", ".join(words)
 
 
