@@ -7,8 +7,10 @@ import pytest
 
 from muscle_zoo import InputError
 from muscle_zoo.data import Budget, Split, load_dataset, make_split, restrict
+from muscle_zoo.data.drawing import apportion
+from muscle_zoo.data.held_out import dev_fold
 from muscle_zoo.data.split_files import parse_given
-from muscle_zoo.data.splits import apportion, dev_fold, geometric, indices_sha256
+from muscle_zoo.data.splits import geometric, indices_sha256
 from muscle_zoo.errors import Notice
 from muscle_zoo.recipes import get_recipe
 

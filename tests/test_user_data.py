@@ -99,60 +99,6 @@ def test_a_run_does_not_go_on_with_other_pictures(
     )
 
 
-def add(folder: Path) -> None:
-    picture(folder / "labeled" / "cat" / "new.png", "cat", 1)
-
-
-def relabel(folder: Path) -> None:
-    (folder / "labeled" / "cat" / "000.png").rename(folder / "labeled" / "dog" / "moved 000.png")
-    (folder / "labeled" / "cat" / "001.png").rename(folder / "labeled" / "dog" / "zz.png")
-
-
-def move(folder: Path) -> None:
-    (folder / "labeled" / "cat" / "005.png").rename(folder / "test" / "cat" / "005.png")
-
-
-def replace_one(folder: Path) -> None:
-    picture(folder / "test" / "dog" / "001.png", "dog", 77, (30, 30))
-
-
-CHANGES = {
-    "added": (add, "1 picture added (labeled/cat/new.png)"),
-    "gone and added": (relabel, "2 pictures gone (labeled/cat/000.png, labeled/cat/001.png)"),
-    "moved": (move, "1 picture with another label (labeled/cat/005.png -> test/cat/005.png)"),
-    "other content": (replace_one, "1 picture with other content (test/dog/001.png)"),
-}
-
-
-@pytest.mark.parametrize("change", CHANGES)
-def test_a_finished_run_says_which_pictures_changed(
-    folder: Path, tmp_path: Path, change: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "run"
-    assert run(train(folder, out), capsys)[0] == 0
-    assert run(train(folder, out), capsys)[0] == 0
-    CHANGES[change][0](folder)
-    before = listing(out)
-    code, text, err = run(train(folder, out), capsys)
-    assert code == 2 and text == "" and CHANGES[change][1] in err
-    assert "--fresh" in err and f"init={out} --out NEW" in err and listing(out) == before
-    assert run(train(folder, out, "--fresh"), capsys)[0] == 0
-
-
-def test_a_finished_run_says_which_labels_of_a_csv_changed(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    lines = [f"labeled/{label}/{i:03}.png,{label}," for label in ("cat", "dog") for i in range(4)]
-    lines += [f"test/{label}/{i:03}.png,{label},test" for label in ("cat", "dog") for i in range(3)]
-    table = folder / "mine.csv"
-    table.write_text("\n".join(["path,label,split", *lines]))
-    words = train(table, tmp_path / "run", "labels=all")
-    assert run(words, capsys)[0] == 0
-    table.write_text("\n".join(["path,label,split", "labeled/cat/000.png,dog,", *lines[1:]]))
-    code, _, err = run(words, capsys)
-    assert code == 2 and "1 picture with another label (labeled/cat/000.png: cat -> dog)" in err
-
-
 def test_no_published_file_of_a_csv_of_whole_paths_says_where_they_are(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

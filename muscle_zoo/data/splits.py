@@ -17,10 +17,11 @@ from typing import Any
 
 from ..errors import InputError, Notice
 from .catalog import FOLDER
+from .drawing import apportion, by_class, hash_order
+from .held_out import dev_part, validation_share
 from .images import OUTSIDE
 from .listing import SHOWN
 
-DEV_EVERY = 5  # one in five training images is in the dev fold
 NO_BIAS = "none"
 
 
@@ -125,75 +126,6 @@ def names_sha256(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def hash_order(key: str, indices: Iterable[int]) -> list[int]:
-    """Positions ordered by ``sha256("KEY/POSITION")``."""
-    return sorted(indices, key=lambda index: hashlib.sha256(f"{key}/{index}".encode()).digest())
-
-
-def by_class(indices: Iterable[int], classes: Sequence[int], num_classes: int) -> list[list[int]]:
-    """Positions of each class, in the order given; those without a label are left out."""
-    members: list[list[int]] = [[] for _ in range(num_classes)]
-    for index in indices:
-        if classes[index] >= 0:
-            members[classes[index]].append(index)
-    return members
-
-
-def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
-    """The fixed fifth of the training images whose labels serve choosing recipes and nothing else.
-
-    It depends on neither seed nor budget. If it did, the dev images of one run would be labeled images of another, and
-    hyper-parameters chosen over several seeds would have been chosen on images that some of them were trained on.
-    """
-    return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_EVERY]))
-
-
-def labeled_dev_fold(dataset: str, classes: Sequence[int], num_classes: int) -> tuple[int, ...]:
-    """The dev fold of the user's own pictures: a fixed fifth of each class's labeled ones.
-
-    A picture without a label would be held out for nothing. It is at least one of a class, and none of a class that has
-    one label only. As :func:`dev_fold` it depends on neither seed nor budget.
-    """
-    members = by_class(range(len(classes)), classes, num_classes)
-    sizes = [max(len(ids) // DEV_EVERY, int(len(ids) > 1)) for ids in members]
-    chosen = [i for ids, k in zip(members, sizes, strict=True) for i in hash_order(f"{dataset}/dev", ids)[:k]]
-    return tuple(sorted(chosen))
-
-
-def _dev(dataset: str, classes: Sequence[int], class_names: Sequence[str]) -> tuple[int, ...]:
-    if dataset != FOLDER:
-        return dev_fold(dataset, len(classes))
-    fold = labeled_dev_fold(dataset, classes, len(class_names))
-    if not fold:
-        raise InputError(
-            "fold=dev: no class has two labels, so none can be held out; label more pictures, or add test pictures "
-            "(test/CLASS/, in a CSV split=test)"
-        )
-    held = {classes[index] for index in fold}
-    if single := [name for label, name in enumerate(class_names) if label not in held]:
-        shown = ", ".join(single[:SHOWN])
-        warnings.warn(f"fold=dev: of {shown} nothing is held out, for there is one label of each", Notice, stacklevel=3)
-    return fold
-
-
-def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to weights, by the largest remainder, the first of equal ones.
-
-    Every weight above 0 gets at least 1 where the total allows it.
-    """
-    least = [1 if weight > 0 and total >= sum(w > 0 for w in weights) else 0 for weight in weights]
-    ideal = [max(total * weight / sum(weights), low) for weight, low in zip(weights, least, strict=True)]
-    parts = [int(share) for share in ideal]
-    order = sorted(range(len(weights)), key=lambda i: (parts[i] - ideal[i], i))
-    while sum(parts) < total:
-        for i in order[: total - sum(parts)]:
-            parts[i] += 1
-    while sum(parts) > total:  # the least of 1 made it too many: the largest give
-        largest = max(range(len(parts)), key=lambda i: (parts[i], -i))
-        parts[largest] -= 1
-    return parts
-
-
 def geometric(field: str, bias: str, num_classes: int) -> list[float]:
     """Weights of the classes: 1 for the first, falling geometrically to 1 / R for the last; all 1 for ``none``.
 
@@ -233,7 +165,7 @@ def make_split(
         InputError: The budget is below one a class, or a class has too few images, or the budget's parts do not fit.
     """
     class_names = class_names or [str(label) for label in range(num_classes)]
-    dev = _dev(dataset, classes, class_names) if budget.fold == "dev" else ()
+    dev = dev_part(dataset, classes, class_names) if budget.fold == "dev" else ()
     pool = sorted(set(range(len(classes))) - set(dev))
     members = by_class(pool, classes, num_classes)
     counts = [len(of_class) for of_class in members]
@@ -244,7 +176,7 @@ def make_split(
         held = sum(classes[index] >= 0 for index in dev) if dataset == FOLDER else 0
         per_class = _labels_per_class(dataset, labels, counts, budget, class_names, held)
         labeled = [i for ids, k in zip(members, per_class, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
-    validation = _validation(dataset, labeled, classes, class_names, budget)
+    validation = validation_share(dataset, labeled, classes, class_names, budget.fold, budget.validation, budget.seed)
     held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
     visible = sorted(set(pool) - validation)
     unlabeled = _pool(dataset, visible, set(labeled) - validation, classes, num_classes, budget)
@@ -330,42 +262,6 @@ def _check_given(
         name = class_names[min(missing)]
         raise InputError(f"split: no image of class {name} is listed; list one of each class or more")
     return list(given)
-
-
-def _validation(
-    dataset: str, labeled: Sequence[int], classes: Sequence[int], class_names: Sequence[str], budget: Budget
-) -> set[int]:
-    """The validation share: of each class in proportion, chosen by hash."""
-    if not budget.validation:
-        if budget.fold == "validation":
-            raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
-        return set()
-    members = by_class(labeled, classes, len(class_names))
-    weights = [float(len(ids)) for ids in members]
-    single = [name for name, ids in zip(class_names, members, strict=True) if len(ids) == 1]
-    if len(single) == len(class_names):
-        raise InputError(
-            f"validation={budget.validation}: there is one label of each class, so none can be held out; give more "
-            "labels, or test images"
-        )
-    if single and dataset == FOLDER:
-        weights = [weight if weight > 1 else 0.0 for weight in weights]
-        shown = ", ".join(single[:SHOWN])
-        text = f"validation={budget.validation}: of {shown} nothing is held out, for there is one label of each"
-        warnings.warn(text, Notice, stacklevel=3)
-    per_class = apportion(round(budget.validation * len(labeled)), weights)
-    chosen = {
-        i for ids, k in zip(members, per_class, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
-    }
-    for label, (ids, k) in enumerate(zip(members, per_class, strict=True)):
-        if ids and k == len(ids):
-            raise InputError(
-                f"validation={budget.validation}: no label of class {class_names[label]} would be left; lower it or "
-                "give more labels"
-            )
-    if not chosen:
-        raise InputError(f"validation={budget.validation} of {len(labeled)} labels rounds to 0 images; raise it")
-    return chosen
 
 
 def _pool(
