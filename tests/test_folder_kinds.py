@@ -40,6 +40,19 @@ KINDS_OF_FOLDERS: dict[str, tuple[list[str], dict[str, list[str]], str]] = {
         },
         "",
     ),
+    "a word that all have, twice": (
+        ["seg_train/seg_train/a/1", "seg_train/seg_train/b/1", "seg_test/seg_test/b/1"],
+        {
+            "train": ["seg_train/seg_train/a/1 a", "seg_train/seg_train/b/1 b"],
+            "test": ["seg_test/seg_test/b/1 b"],
+        },
+        "",
+    ),
+    "classes with a word that all have": (
+        ["crash_train/1", "crash_test/1"],
+        {"train": ["crash_test/1 crash_test", "crash_train/1 crash_train"]},
+        "",
+    ),
     "years": (
         ["train2017/a/1", "train2017/b/1", "val2017/b/1"],
         {"train": ["train2017/a/1 a", "train2017/b/1 b"], "test": ["val2017/b/1 b"]},
@@ -57,8 +70,8 @@ KINDS_OF_FOLDERS: dict[str, tuple[list[str], dict[str, list[str]], str]] = {
     ),
     "a class called train": (["bus/1", "car/1", "train/1"], {"train": ["bus/1 bus", "car/1 car", "train/1 train"]}, ""),
     "a class called train, each with the same folders": (
-        ["bus/day/1", "train/day/1", "train/night/1"],
-        {"train": ["bus/day/1 bus", "train/day/1 train", "train/night/1 train"]},
+        ["bus/day/1", "car/night/1", "train/day/1", "train/night/1"],
+        {"train": ["bus/day/1 bus", "car/night/1 car", "train/day/1 train", "train/night/1 train"]},
         "",
     ),
     "a class called test": (["control/1", "test/1"], {"train": ["control/1 control", "test/1 test"]}, ""),

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
             say(render(file, classes))
     if args.json:
         print("\n]" if printed else "[]")
-    if unreadable:
+    if unreadable and len(files) > 1:
         print(f"error: {unreadable} of {len(files)} pictures cannot be read", file=sys.stderr)
     return ExitCode.FAILED if unreadable else ExitCode.DONE
 

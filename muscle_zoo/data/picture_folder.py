@@ -187,11 +187,16 @@ def _by_content(folder: Path) -> list[str]:
 def _layout(root: Path, found: Found) -> _Layout:
     """Which folders are parts and which are classes: a class may be called train, test or val too."""
     names = folders_in(root, found)
+    part = {name: part_of(name) for name in names}
+    if LABELED not in part.values():  # `seg_train seg_test seg_pred`: without the word that all have
+        part = {name: part_of(name, among=names) for name in names}
+        if not any(of == LABELED and _has_classes(root / name) for name, of in part.items()):
+            part = {name: part_of(name) for name in names}
     called: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        if (part := part_of(name)) is not None:
-            called[part].append(name)
-    others = [name for name in names if part_of(name) is None]
+    for name, of in part.items():
+        if of is not None:
+            called[of].append(name)
+    others = [name for name in names if part[name] is None]
     filled = [name for name in others if holds_pictures(root / name)]
     labeled = [name for name in called[LABELED] if _has_classes(root / name) and not _is_beside(root, name, filled)]
     unlabeled = called[UNLABELED]
@@ -201,7 +206,7 @@ def _layout(root: Path, found: Found) -> _Layout:
     tests = {part: [name for name in called[part] if _repeats(root / name, others)] for part in (VALIDATION, TEST)}
     classes = [name for name in names if name not in (*unlabeled, *tests[VALIDATION], *tests[TEST])]
     if not others and any(called.values()):
-        first = next(name for name in names if part_of(name) is not None)
+        first = next(name for name in names if part[name] is not None)
         if called[LABELED]:  # it holds no folders of classes: that is said as of any other folder
             return _Layout({LABELED: root / called[LABELED][0]})
         raise InputError(f"--data {root} has {first}/ and no labeled/; it must hold {LAYOUT}")
@@ -214,9 +219,9 @@ def _has_classes(folder: Path) -> bool:
 
 
 def _is_beside(root: Path, name: str, others: Sequence[str]) -> bool:
-    """Whether a folder called train is a class like the others beside it, which have the same folders inside."""
+    """Whether a folder called train is a class like two or more beside it, which have the same folders inside."""
     inside = set(folders_in(root / name))
-    return any(inside & set(folders_in(root / other)) for other in others)
+    return sum(bool(inside & set(folders_in(root / other))) for other in others) > 1
 
 
 def _repeats(folder: Path, classes: Sequence[str]) -> bool:
@@ -240,11 +245,15 @@ def _one_each(root: Path, parts: dict[str, list[str]]) -> dict[str, Path]:
 def _classes_of(folder: Path, root: Path, found: Found) -> tuple[list[str], Path]:
     """The classes of a part, and the folder that they are in: ``training_set/training_set/CLASS`` is met too."""
     names = folders_in(folder, found, root)
-    while len(names) == 1 and (is_wrapper(names[0]) or part_of(names[0]) == part_of(folder.name) is not None):
+    while len(names) == 1 and _repeats_its_parent(names[0], folder.name):
         if len(inner := folders_in(folder / names[0])) < 1:
             break
         folder, names = folder / names[0], inner
     return names, folder
+
+
+def _repeats_its_parent(name: str, parent: str) -> bool:
+    return name == parent or is_wrapper(name) or part_of(name) == part_of(parent) is not None
 
 
 def pictures_of_classes(
