@@ -201,6 +201,7 @@ UNDERSTOOD: dict[str, tuple[str, str | bytes, str]] = {
     "no names at all": (".csv", PLAIN.removeprefix("path,label\n"), "path is 'column 1', label is 'column 2'"),
     "other columns": (".csv", PLAIN.replace("\n", ",7\n").replace("label,7", "label,age"), "columns age are not used"),
     "a comma at each end": (".csv", PLAIN.replace("\n", ",\n"), ""),
+    "blank lines and a remark first": (".csv", "\n# mine\n" + PLAIN, ""),
     "rows of commas": (".csv", PLAIN + ",\n,,,\n", "2 rows of separators alone are left out"),
     "rows twice": (".csv", PLAIN + "2.png,cat\n./in/3.png,cat\n", "2 rows repeat another (2.png, in/3.png)"),
     "a row of no picture": (

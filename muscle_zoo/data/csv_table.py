@@ -98,6 +98,8 @@ def read_table(path: Path, guess: bool = True) -> Table:
         ]
     except csv.Error as error:
         raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label") from None
+    while lines and (not any(cell.strip() for cell in lines[0][1]) or lines[0][1][0].lstrip().startswith("#")):
+        lines.pop(0)  # blank lines and remarks before the names of the columns
     header = [cell.strip() for cell in lines[0][1]] if lines else []
     words = [] if encoding == "UTF-8" else [f"in {encoding}"]
     words += [] if separator == "," else [f"separated by {_SEPARATORS[separator]}"]
@@ -176,7 +178,7 @@ def _table(
         missing = " and no ".join(role for role in ("path", "label") if role not in roles)
         raise InputError(
             f"{path}: the first line is {','.join(header)!r}, which has no {missing}; it must be path,label or "
-            "path,label,split, or other common names of these"
+            "path,label,split, or other common names of these; rename the columns meant"
         )
     named = {role: header[at] for role, at in roles.items()}
     if other := [f"{role} is {name!r}" for role, name in named.items() if name.strip().lower() != role]:
