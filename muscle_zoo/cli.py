@@ -28,7 +28,7 @@ from .commands import (
 from .commands import eval as eval_command
 from .commands import list as list_command
 from .engine.processes import is_main_process
-from .errors import ExitCode, InputError, MuscleZooError
+from .errors import ExitCode, InputError, MuscleZooError, Notice
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
@@ -43,7 +43,7 @@ COMMANDS: dict[str, Command] = {
     "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
     "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
     "embed": ("embed pictures by a pretrained network, with names and labels", embed.add_arguments, embed.run),
-    "data": ("show a data set's split and its views", data.add_arguments, data.run),
+    "data": ("show a data set's split and its views, or check your own pictures", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),
@@ -114,7 +114,8 @@ def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
     """A warning in one line, without the place in the code that gave it."""
     if is_main_process():
-        print(f"warning: {' '.join(str(message).split())}", file=sys.stderr)
+        kind = "note" if isinstance(message, Notice) else "warning"
+        print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _is_utf8(word: str) -> bool:

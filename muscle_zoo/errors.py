@@ -51,6 +51,10 @@ class CalibrationError(MuscleZooError, RuntimeError):
     """A network's probabilities cannot be calibrated; its weights are what they were. The command line exits with 1."""
 
 
+class Notice(UserWarning):
+    """Something worth saying that is no fault: how a file was understood, what was left out on purpose."""
+
+
 def suggest(word: str, known: Iterable[str], n: int = 3) -> str:
     """Says which known names are close to a wrong one.
 

@@ -104,7 +104,7 @@ def test_processes_of_a_machine_share_its_cores(
 ) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 6)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes) if processes else monkeypatch.delenv("LOCAL_WORLD_SIZE", False)
-    given = {"data": None, "stream": False}
+    given = {"data": None, "stream": False, "strict": False}
     assert source_of(argparse.Namespace(workers=None, **given)).workers == workers
     assert source_of(argparse.Namespace(workers=5, **given)).workers == 5
 

@@ -14,8 +14,8 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, Budget, dataset_names, load_dataset, make_split, normalize
 from muscle_zoo.data.batches import draw_random_numbers, stream_positions
 from muscle_zoo.data.datasets import LOADERS
+from muscle_zoo.data.held_out import dev_fold
 from muscle_zoo.data.memory import free_memory
-from muscle_zoo.data.splits import dev_fold
 from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.base import View

@@ -16,7 +16,8 @@ from PIL import Image
 
 from muscle_zoo import InputError
 from muscle_zoo.data import DataConfig, load_dataset
-from muscle_zoo.data.picture_folder import list_folder, survey
+from muscle_zoo.data.picture_folder import list_folder
+from muscle_zoo.data.picture_survey import survey
 
 Listed = list[tuple[str, str | None]]
 
@@ -116,16 +117,17 @@ def test_pictures_of_a_kind_that_is_not_read_are_told(tmp_path: Path) -> None:
     put(tmp_path, "cat/1.png", "cat/2.jfif", "cat/3.jpe", "dog/1.png")
     for name in ("cat/4.HEIC", "cat/5.heic", "cat/6.svg"):
         write(tmp_path / name, "x")
-    with pytest.warns(UserWarning, match=r"3 pictures in .*cat are left out \(.heic, .svg\); convert them to .jpg"):
+    text = r"3 pictures of kinds that are not read are left out: 2 .heic, 1 .svg \(.*cat/4.HEIC.*convert them to .jpg"
+    with pytest.warns(UserWarning, match=text):
         train, _ = listed(tmp_path)
     assert len(train) == 4
 
 
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
-    put(tmp_path / "elsewhere", "1.png", "sub/2.png")
+    put(tmp_path / "elsewhere", "b/1.png", "b/sub/2.png", "a/2.png")
     root = put(tmp_path / "data", "a/1.png")
-    (root / "b").symlink_to(tmp_path / "elsewhere")
-    (root / "a/link").symlink_to(tmp_path / "elsewhere/sub")
+    (root / "b").symlink_to(tmp_path / "elsewhere/b")
+    (root / "a/link").symlink_to(tmp_path / "elsewhere/a")
     assert listed(root)[0] == [("a/1.png", "a"), ("a/link/2.png", "a"), ("b/1.png", "b"), ("b/sub/2.png", "b")]
 
 
@@ -187,7 +189,17 @@ WRONG_FOLDERS = {
         ["labeled/cat/1.png", "labeled/dog/1.png", "test/zebra/1.png"],
         ["test: 'zebra' is not a class of", "known: cat, dog"],
     ),
-    "unlabeled alone": (["unlabeled/1.png", "cat/1.png", "dog/1.png"], ["has unlabeled/ and no labeled/"]),
+    "unlabeled alone": (["unlabeled/1.png"], ["has unlabeled/ and no labeled/"]),
+    "train and test without classes": (["train/1.png", "test/1.png"], ["no folder of a class with pictures"]),
+    "two training parts": (
+        ["train/a/1.png", "train/b/1.png", "Training/a/1.png"],
+        ["Training/ and train/", "keep one"],
+    ),
+    "two tables": (["1.png", "2.png", "x.csv", "y.csv"], ["holds 2 tables (x.csv, y.csv, ...); give the one meant"]),
+    "no class of its own": (
+        ["a/1.png", "b/1.png", "c/TWIN a/1.png"],
+        ["class 'a' has no picture of its own; 1 picture"],
+    ),
     "test alone": (["test/a/1.png", "test/b/1.png"], ["has test/ and no labeled/", "it must hold labeled/CLASS/"]),
     "val alone": (["val/a/1.png", "val/b/1.png"], ["has val/ and no labeled/"]),
 }
@@ -197,7 +209,12 @@ WRONG_FOLDERS = {
 def test_wrong_folder(tmp_path: Path, wrong: str) -> None:
     names, words = WRONG_FOLDERS[wrong]
     for name in names:
-        put(tmp_path, name) if name.endswith(".png") else write(tmp_path / name, "no picture")
+        if " " in name and "TWIN" in name:
+            copy_to(tmp_path, name.partition("TWIN ")[2], name.partition("TWIN ")[0] + "twin.png")
+        elif name.endswith(".png"):
+            put(tmp_path, name)
+        else:
+            write(tmp_path / name, "path,label\n1.png,a\n2.png,b\n" if name.endswith(".csv") else "no picture")
     text = refusal(tmp_path)
     assert str(tmp_path) in text
     for word in words:
@@ -257,7 +274,7 @@ def test_one_class_in_two_spellings(tmp_path: Path, names: tuple[str, ...]) -> N
 
 
 def test_classes_that_differ_are_no_spellings_of_one(tmp_path: Path) -> None:
-    put(tmp_path, "cat/1.png", "cats/1.png", "3/1.png", "13/1.png")
+    put(tmp_path, "cat/1.png", "cats/1.png", "03/1.png", "13/1.png")
     with no_warning():
         list_folder(tmp_path)
 
@@ -295,7 +312,7 @@ def test_parts_may_have_american_names_and_capitals(tmp_path: Path) -> None:
 
 def test_what_would_be_lost_in_silence_is_said(tmp_path: Path) -> None:
     put(tmp_path, "labeled/a/1.png", "labeled/b/1.png", "labeled/loose.png")
-    with pytest.warns(UserWarning, match=r"1 pictures lie directly in .*labeled \(loose.png, ...\)"):
+    with pytest.warns(UserWarning, match=r"1 picture directly in .*labeled \(loose.png\) have no class"):
         assert len(list_folder(tmp_path).train) == 2
     write(tmp_path / "l.csv", "path,label,splt\nlabeled/a/1.png,a,test\nlabeled/b/1.png,b,\n")
     with pytest.warns(UserWarning, match="columns splt are not used"):

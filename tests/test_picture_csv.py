@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from muscle_zoo import InputError
 from muscle_zoo.data import DataConfig, load_dataset
 from muscle_zoo.data.picture_folder import list_folder
+from muscle_zoo.errors import Notice
 from tests.test_folder import copy_to, listed, put, refusal, write
 
 
@@ -98,11 +101,27 @@ def test_names_say_nothing_of_the_disk(
         assert str(pictures) not in text and not Path(text).is_absolute() and ".." not in Path(text).parts
 
 
-def test_one_picture_by_two_paths_comes_twice(pictures: Path) -> None:
-    for folder, other in (("", f"{pictures}/1.png"), ("in", f"{pictures}/in/../1.png")):
-        row = "1.png" if not folder else "../1.png"
-        path = write(pictures / folder / "list.csv", f"path,label\n{row},a\n{other},b\n")
-        assert f"line 3: '{other}' comes a second time; keep one" in refusal(path)
+@pytest.mark.parametrize("folder", ["", "in"])
+def test_one_picture_by_two_paths_and_with_two_labels_has_none(pictures: Path, folder: str) -> None:
+    other = f"{pictures}/1.png" if not folder else f"{pictures}/in/../1.png"
+    row = "1.png" if not folder else "../1.png"
+    rest = "".join(f"{pictures}/{name},{label}\n" for name, label in (("2.png", "a"), ("in/3.png", "b")))
+    path = write(pictures / folder / "list.csv", f"path,label\n{row},a\n{other},b\n{rest}")
+    with pytest.warns(
+        UserWarning, match=r"1 picture listed with two labels, .*: 1\.png is 'a' \(line 2\) and 'b' \(3\)"
+    ):
+        assert listed(path)[0] == [("2.png", "a"), ("in/3.png", "b"), ("1.png", None)]
+    with pytest.raises(InputError, match=r"two labels.*or leave --strict out"):
+        list_folder(path, strict=True)
+
+
+def test_one_picture_by_a_link_in_two_classes_has_no_label(pictures: Path) -> None:
+    (pictures / "link.png").symlink_to("1.png")
+    path = write(pictures / "list.csv", "path,label\n1.png,a\nlink.png,b\n2.png,a\nin/3.png,b\n")
+    with pytest.warns(
+        UserWarning, match=r"1 picture of the training part in two classes.*1\.png \(a\) = link\.png \(b\)"
+    ):
+        assert listed(path)[0] == [("2.png", "a"), ("in/3.png", "b"), ("1.png", None)]
 
 
 @pytest.mark.parametrize("common", ["/", None])
@@ -130,24 +149,17 @@ def test_the_order_of_whole_paths_is_that_of_their_names(pictures: Path) -> None
 
 GOOD = "path,label,split\n1.png,cat,\n2.png,dog,\n"
 BAD_CSVS = {
-    "unknown path": (f"{GOOD}in/x.png,cat,\n", ["line 4", "'in/x.png' does not exist", "relative to"]),
-    "no path": (f"{GOOD},cat,\n", ["line 4", "'' does not exist"]),
-    "a folder": (f"{GOOD}in,cat,\n", ["line 4", "'in' does not exist"]),
-    "path twice": (f"{GOOD}in/3.png,cat,\n2.png,dog,\n", ["line 5", "'2.png' comes a second time", "keep one"]),
-    "path twice, spelt otherwise": (f"{GOOD}./2.png,dog,\n", ["line 4", "'./2.png' comes a second time"]),
-    "in both parts": (f"{GOOD}2.png,dog,test\n", ["line 4", "'2.png' comes a second time"]),
-    "split word": (f"{GOOD}in/3.png,cat,tset\n", ["line 4", "split='tset'", "write train or test"]),
+    "no path is right": ("path,label\nx/1.pnj,cat\ny,dog\n", ["line 2", "'x/1.pnj' does not exist", "relative to"]),
+    "in both parts": (f"{GOOD}2.png,dog,test\n", ["line 4", "'2.png' comes a second time", "(line 3); keep one"]),
+    "split word": (f"{GOOD}in/3.png,cat,tset\n", ["line 4", "split='tset'", "write train, validation or test"]),
     "test without label": (f"{GOOD}in/3.png,,test\n", ["line 4", "label=''", "test with a label"]),
-    "after a blank line": (f"{GOOD}\nin/x.png,cat,\n", ["line 5", "'in/x.png' does not exist"]),
-    "no header": ("1.png,cat\n2.png,dog\n", ["'1.png,cat'", "path,label"]),
-    "wrong header": ("file,label\n1.png,cat\n2.png,dog\n", ["'file,label'", "path,label,split"]),
-    "semicolons": ("path;label\n1.png;cat\n", ["'path;label'", "path,label"]),
+    "no header": ("cat,x/1.pnj\ndog,y\n", ["'cat,x/1.pnj'", "path,label"]),
+    "no label": ("file,age,color\n1.png,3,red\n2.png,4,blue\n", ["'file,age,color'", "has no label", "path,label"]),
     "empty": ("", ["the first line is ''", "path,label"]),
-    "not UTF-8": ("path,label\n1.png,café\n2.png,dog\n".encode("latin-1"), ["cannot be read", "path,label in UTF-8"]),
-    "UTF-16": ("path,label\n1.png,cat\n2.png,dog\n".encode("utf-16"), ["cannot be read", "path,label in UTF-8"]),
     "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
     "no class": ("path,label\n", ["has no rows"]),
     "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
+    "a comma without quotes": (f"{GOOD}in/3.png,cat, black,train\n", ["line 4", "more cells", "'train'", "quotes"]),
 }
 
 
@@ -159,6 +171,122 @@ def test_wrong_csv(pictures: Path, wrong: str) -> None:
     assert str(path) in text
     for word in words:
         assert word in text
+
+
+PLAIN = "path,label\nin/4.png,dög\n1.png,\n2.png,cat\nin/3.png,cat\n"
+# What other programs write, and what is said about it.
+UNDERSTOOD: dict[str, tuple[str, str | bytes, str]] = {
+    "semicolons": (".csv", PLAIN.replace(",", ";"), "separated by semicolons"),
+    "tabs": (".csv", PLAIN.replace(",", "\t"), "separated by tabs"),
+    "tabs, by name": (".tsv", PLAIN.replace(",", "\t"), "separated by tabs"),
+    "bars": (".csv", PLAIN.replace(",", "|"), "separated by bars"),
+    "Excel's first line": (".csv", "sep=;\n" + PLAIN.replace(",", ";"), "separated by semicolons"),
+    "UTF-16": (".csv", PLAIN.encode("utf-16"), "in UTF-16"),
+    "UTF-16, tabs, the other end first": (".csv", PLAIN.replace(",", "\t").encode("utf-16-be"), "UTF-16; separated by"),
+    "UTF-32": (".csv", PLAIN.encode("utf-32"), "in UTF-32"),
+    "Windows in Western Europe": (".csv", PLAIN.encode("cp1252"), "in Windows-1252"),
+    "old Macintosh": (".csv", PLAIN.replace("\n", "\r"), ""),
+    "file_name": (".csv", PLAIN.replace("path,", "file_name,"), "path is 'file_name'"),
+    "image and class": (
+        ".csv",
+        PLAIN.replace("path,label", "Image,Class Name"),
+        "path is 'Image', label is 'Class Name'",
+    ),
+    "plurals": (".csv", PLAIN.replace("path,label", "filepaths,labels"), "path is 'filepaths', label is 'labels'"),
+    "names that only the files explain": (
+        ".csv",
+        PLAIN.replace("path,label", "was,wie"),
+        "path is 'was', label is 'wie'",
+    ),
+    "no names at all": (".csv", PLAIN.removeprefix("path,label\n"), "path is 'column 1', label is 'column 2'"),
+    "other columns": (".csv", PLAIN.replace("\n", ",7\n").replace("label,7", "label,age"), "columns age are not used"),
+    "a comma at each end": (".csv", PLAIN.replace("\n", ",\n"), ""),
+    "blank lines and a remark first": (".csv", "\n# mine\n" + PLAIN, ""),
+    "rows of commas": (".csv", PLAIN + ",\n,,,\n", "2 rows of separators alone are left out"),
+    "rows twice": (".csv", PLAIN + "2.png,cat\n./in/3.png,cat\n", "2 rows repeat another (2.png, in/3.png)"),
+    "a row of no picture": (
+        ".csv",
+        PLAIN + "gone.png,cat\n",
+        "line 6: 'gone.png' does not exist; 1 such rows are left",
+    ),
+    "a row without path": (".csv", PLAIN + ",cat\n", "line 6: '' does not exist; 1 such rows are left"),
+    "Windows's paths": (".csv", PLAIN.replace("in/", "in\\"), ""),
+    "Windows's whole paths": (
+        ".csv",
+        PLAIN.replace("in/", "C:\\Users\\me\\in\\"),
+        "2 pictures not where the table says",
+    ),
+    "another machine's paths": (".csv", PLAIN.replace("in/", "/home/me/x/in/"), "found below its folder"),
+    "without the folder": (".csv", PLAIN.replace("in/", ""), "found below its folder by the end of the path"),
+    "without suffixes": (".csv", PLAIN.replace(".png", ""), "4 pictures not where the table says"),
+    "in other capitals": (".csv", PLAIN.replace("in/", "IN/"), "found below its folder"),
+    "JSON lines": (
+        ".jsonl",
+        '{"file_name": "in/4.png", "label": "dög"}\n{"file_name": "1.png", "label": null}\n\n'
+        '{"file_name": "2.png", "label": "cat"}\n{"file_name": "in/3.png", "label": "cat"}\n',
+        "JSON lines; path is 'file_name'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
+def test_what_other_programs_write_is_understood_and_said(pictures: Path, name: str) -> None:
+    suffix, content, said = UNDERSTOOD[name]
+    path = write(pictures / f"list{suffix}", content)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train, test = listed(path)
+    assert (train, test) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dög"), ("1.png", None)], [])
+    texts = [str(warning.message) for warning in caught]
+    assert any(said in text for text in texts) if said else not texts
+
+
+def test_labels_that_are_numbers_are_in_natural_order(pictures: Path) -> None:
+    rows = zip(("1.png", "2.png", "in/3.png", "in/4.png"), ("10", "2", "-1", "1"), strict=True)
+    path = write(pictures / "list.csv", "path,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    assert list_folder(path).class_names == ("-1", "1", "2", "10")
+
+
+SPLITS = {
+    "Train, val and Test": ("Train", "val", "Test"),
+    "training, valid, testing": ("training", "valid", "testing"),
+    "nothing, dev, eval": ("", "dev", "EVAL"),
+}
+
+
+@pytest.mark.parametrize("words", SPLITS.values(), ids=SPLITS)
+def test_spellings_of_splits(pictures: Path, words: tuple[str, str, str]) -> None:
+    train, validation, test = words
+    rows = f"1.png,a,{train}\n2.png,b,{train}\nin/3.png,a,{validation}\nin/4.png,b,{test}\nin/5 5.png,x,unlabeled\n"
+    listing = list_folder(write(pictures / "list.csv", "path,label,Set\n" + rows))
+    assert listing.class_names == ("a", "b")
+    assert listing.train == [("1.png", 0), ("2.png", 1), ("in/5 5.png", -1)]
+    assert listing.validation == [("in/3.png", 0)] and listing.test == [("in/4.png", 1)]
+    listing = list_folder(write(pictures / "list.csv", "path,label,Set\n" + rows.replace(f"b,{test}\n", "b,\n")))
+    assert listing.validation == [] and listing.test == [("in/3.png", 0)]  # alone it is what is tested on
+
+
+HUB = "file_name,label\n1.png,a\n2.png,b\n"
+
+
+def test_the_hubs_metadata_and_the_one_table_of_a_folder(tmp_path: Path) -> None:
+    root = put(tmp_path / "one", "1.png", "2.png", "in/3.png")
+    write(root / "metadata.csv", HUB)
+    with pytest.warns(Notice, match=r"the labels are those of metadata\.csv"):
+        assert listed(root) == ([("1.png", "a"), ("2.png", "b")], [])
+    root = put(tmp_path / "parts", *(f"{part}/{n}.png" for part in ("train", "validation", "test") for n in (1, 2)))
+    for part in ("train", "validation", "test"):
+        write(root / part / "metadata.csv", HUB)
+    listing = list_folder(root)
+    assert listing.train == [("train/1.png", 0), ("train/2.png", 1)]
+    assert listing.validation == [("validation/1.png", 0), ("validation/2.png", 1)]
+    assert listing.test == [("test/1.png", 0), ("test/2.png", 1)]
+    root = put(tmp_path / "kaggle", "images/1.png", "images/2.png")
+    write(root / "labels.csv", "id,label\n1,a\n2,b\n")
+    assert listed(root)[0] == [("images/1.png", "a"), ("images/2.png", "b")]
+    root = put(tmp_path / "captions", "a/1.png", "b/2.png")
+    write(root / "metadata.csv", "file_name,text\na/1.png,a cat\nb/2.png,a dog\n")  # no labels: the folders are
+    assert listed(root)[0] == [("a/1.png", "a"), ("b/2.png", "b")]
 
 
 def test_csv_that_is_missing_or_a_folder(tmp_path: Path) -> None:

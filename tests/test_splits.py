@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 
 import pytest
 
 from muscle_zoo import InputError
 from muscle_zoo.data import Budget, Split, load_dataset, make_split, restrict
+from muscle_zoo.data.drawing import apportion
+from muscle_zoo.data.held_out import dev_fold
 from muscle_zoo.data.split_files import parse_given
-from muscle_zoo.data.splits import apportion, dev_fold, geometric, indices_sha256
+from muscle_zoo.data.splits import geometric, indices_sha256
+from muscle_zoo.errors import Notice
+from muscle_zoo.recipes import get_recipe
 
 GOLDEN_SPLITS = {
     (10, 0, "test"): "86b2bfe2293e40265ad2f42d4f4d0aaa4bf3073ae50d010f6a4912d5e9a37a77",
@@ -225,7 +230,8 @@ def test_wrong_tasks(classes: list[int]) -> None:
         (Budget(40, mismatch=0.5), "no image is of a class outside the task"),
         (Budget(40, fold="validation"), "give validation=0.2"),
         (Budget(40, validation=0.01), "rounds to 0 images; raise it"),
-        (Budget(4, validation=0.9), "no label of class"),
+        (Budget(8, validation=0.9), "no label of class"),
+        (Budget(4, validation=0.9), "one label of each class, so none can be held out"),
         (Budget(3, given=(1, 2, 400)), "position 400 does not exist"),
         (Budget(3, given=(1, 2, 2)), "listed twice"),
         (Budget(4, given=(1, 2, 3)), "lists 3 images, labels=4; give labels=3"),
@@ -290,3 +296,80 @@ def test_names_of_the_labeled_files_are_written() -> None:
     assert values["names"] == ["train/cat/0000.jpg", "train/dog/0007.jpg"]
     assert values["names_sha256"] == hashlib.sha256("\n".join(NAMES).encode()).hexdigest()
     assert "names" not in split.to_dict()
+
+
+# --- The user's own pictures: what there is too little of is drawn in proportion, and labels only are held out
+
+FEW = [0] * 12 + [1] * 3 + [2] + [-1] * 20
+TITLES = ("cat", "dog", "tench")
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [(3, (1, 1, 1)), (9, (7, 1, 1)), ("50pct", (6, 1, 1)), (15, (11, 3, 1))]
+)
+def test_a_budget_that_a_class_has_too_few_for_is_drawn_in_proportion(
+    labels: int | str, expected: tuple[int, ...]
+) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split = make_split("folder", FEW, 3, Budget(labels), TITLES)
+    assert tuple(sum(FEW[i] == label for i in split.labeled) for label in range(3)) == expected
+    assert split.unlabeled == tuple(range(36))
+    said = " ".join(str(warning.message) for warning in caught)
+    assert (f"cat {expected[0]}, dog {expected[1]}, tench 1" in said) == (labels != 3)
+
+
+def test_all_labels_of_classes_of_any_size() -> None:
+    assert get_recipe("cnn4.muscle_folder_all") == get_recipe("cnn4.muscle_folder_100pct")
+    assert get_recipe("cnn4.muscle_folder_9", {"labels": "all"}).labels == "100pct"
+    assert make_split("folder", FEW, 3, Budget("100pct"), TITLES).labeled == tuple(range(16))
+
+
+@pytest.mark.parametrize(
+    ("budget", "says"),
+    [
+        (Budget(200), "labels=200 is more than there are: .* 16 labeled images; give labels=16 or labels=all"),
+        (Budget(2), "fewer than one per class: folder has 3"),
+        (Budget(16, bias="imbalance:2"), "images of class (dog|tench), folder has [13]; give fewer"),
+        (Budget(2, given=(0, 1)), "no image of class dog is listed"),
+    ],
+)
+def test_wrong_budgets_name_the_class_and_what_works(budget: Budget, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        make_split("folder", FEW, 3, budget, TITLES)
+
+
+def test_the_dev_fold_of_own_pictures_is_of_labels_alone_and_stratified() -> None:
+    classes = [0] * 100 + [1] * 100 + [-1] * 20_000
+    with pytest.warns(Notice, match="fold=dev holds out 40 of the 200 labels, so 160 are used"):
+        split = make_split("folder", classes, 2, Budget(200, fold="dev"), ("a", "b"))
+    assert len(split.held_out) == 40 and sum(classes[i] for i in split.held_out) == 20
+    assert len(split.labeled) == 160 and len(split.unlabeled) == 20_160
+    assert not set(split.held_out) & set(split.unlabeled)
+    for label in (0, 1):
+        mine = [i for i in range(200) if classes[i] == label]
+        assert {i for i in split.held_out if classes[i] == label} == set(by_hash("folder/dev", mine)[:20])
+    other = make_split("folder", classes, 2, Budget(20, seed=3, fold="dev"), ("a", "b"))
+    assert other.held_out == split.held_out  # of neither seed nor budget
+    assert make_split("folder", classes, 2, Budget("100pct", fold="dev")).labeled == split.labeled
+
+
+def test_what_cannot_be_held_out_is_said() -> None:
+    with pytest.warns(Notice, match="fold=dev: of tench nothing is held out"):
+        split = make_split("folder", FEW, 3, Budget(6, fold="dev"), TITLES)
+    assert sorted(FEW[i] for i in split.held_out) == [0, 0, 1]
+    with pytest.warns(Notice, match=r"validation=0\.2: of tench nothing is held out"):
+        split = make_split("folder", FEW, 3, Budget(16, fold="validation", validation=0.2), TITLES)
+    assert 2 not in {FEW[i] for i in split.held_out} and len(split.held_out) == 3
+    single = [0, 1, 2, 3] + [-1] * 20
+    for budget, says in (
+        (Budget(4, fold="dev"), "fold=dev: no class has two labels.*label more pictures, or add test pictures"),
+        (Budget(4, fold="validation", validation=0.2), "one label of each class, so none can be held out"),
+    ):
+        with pytest.raises(InputError, match=says):
+            make_split("folder", single, 4, budget)
+
+
+def test_published_sets_are_not_drawn_in_proportion() -> None:
+    with pytest.raises(InputError, match=r"labels=9 asks for [0-9]+ images of class [12], toy has"):
+        make_split("toy", FEW, 3, Budget(9))

@@ -95,6 +95,10 @@ def corrupt(data: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
 
 
+def twice(data: Path) -> None:
+    shutil.copy(data / "labeled" / "cat" / "000.png", data / "labeled" / "dog" / "copy.png")
+
+
 def a_csv(*lines: str) -> Callable[[Path], None]:
     return lambda data: (data / "labels.csv").write_text("\n".join(lines)) and None
 
@@ -131,13 +135,14 @@ WRONG_DATA = {
                     "have 2 sizes, from 24x24 to 30x20; say the side of the images they become, such as image_size=64"),
     "image_size": (my_pictures(lambda d: None), [*FOLDER, "image_size=1100"], "image_size=1100 is out of range"),
     "image_size of a set": (nothing, ["train", NAME, "image_size=7"], "image_size=7 is out of range; give 8 to 1024"),
-    "corrupt": (my_pictures(corrupt), [*FOLDER], "1 of 42 pictures"),
+    "corrupt": (my_pictures(corrupt), [*FOLDER, "--strict"], "1 of 52 pictures"),
+    "contradictory": (my_pictures(twice), [*FOLDER, "--strict"], "1 picture of the training part in two classes"),
     "no test": (my_pictures(lambda d: shutil.rmtree(d / "test")), FOLDER, "fold=test: folder has no such images; add"),
     "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "my.csv cannot be read"),
     "unknown path": (my_pictures(a_csv("path,label", "labeled/cat/000.png,cat", "gone.png,dog")),
                      ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"],
                      "labels.csv line 3: 'gone.png' does not exist"),
-    "no header": (my_pictures(a_csv("labeled/cat/000.png,cat")),
+    "no header": (my_pictures(a_csv("cat,000.png")),
                   ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"], "it must be path,label"),
     "half a download": (half_a_set("cifar10", "cifar-10-batches-py/data_batch_1"),
                         ["train", "cnn4.muscle_cifar10_40"], "CIFAR-10 in data/cifar10 is damaged or not whole"),

@@ -75,7 +75,7 @@ def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, 
     laps = StageTimer(device)
     for step in range(3 * RUNS):
         laps.start()
-        positions = torch.cat(list(batches.positions(step).values()))
+        positions = batches.positions(step)["unlabeled"]
         random_numbers = {
             name: draw_random_numbers(
                 recipe.seed, step, view, recipe.batch_size * recipe.mu, batches.policies[name].num_random
@@ -83,7 +83,7 @@ def _parts(batches: Batches, recipe: Recipe, device: torch.device) -> dict[str, 
             for name, view in _VIEWS.items()
         }
         laps.lap("draw")
-        raw = next(batches.images.batches([positions])).to(device)[recipe.batch_size :]
+        raw = next(batches.images.batches([positions])).to(device)
         laps.lap("gather")
         views = []
         for name in _VIEWS:

@@ -244,7 +244,8 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
     pickled = next((path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES), None)
     if not weights.is_file() and pickled is not None:
         raise WeightsError(
-            f"{weights} is missing, and {pickled} is a pickle, which may run anything when it is read; {UNPICKLE}"
+            f"{weights} is missing, or no file, and {pickled} is a pickle, which may run anything when it is read; "
+            f"{UNPICKLE}"
         )
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")

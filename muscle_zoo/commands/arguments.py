@@ -45,6 +45,9 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: up to 4)")
     parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")
+    parser.add_argument(
+        "--strict", action="store_true", help="refuse pictures that cannot be read or contradict each other"
+    )
 
 
 def source_of(args: argparse.Namespace) -> DataConfig:
@@ -57,7 +60,7 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
-    return DataConfig(args.data, True if args.stream else None, workers, progress=True)
+    return DataConfig(args.data, True if args.stream else None, workers, progress=True, strict=args.strict)
 
 
 def run_options(args: argparse.Namespace, progress: bool = True) -> RunOptions:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
+
+from PIL import Image
 
 from ..checkpoints.factory import create_model
 from ..checkpoints.target import checkpoint_name
@@ -30,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     for flag, value in (("--topk", args.topk), ("--batch-size", args.batch_size)):
         if value < 1:
             raise InputError(f"{flag} {value} is out of range; give 1 or more")
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is too large is an error, with its name
     files = list_pictures(args.images)
     model = create_model(checkpoint_name(args.name), pretrained=True).eval().to(device_for(args.cpu))
     unreadable = printed = 0
@@ -37,9 +41,7 @@ def run(args: argparse.Namespace) -> int:
         file, classes = prediction.file, prediction.classes
         if prediction.error:
             unreadable += 1
-            print(
-                f"error: {printable(file)} cannot be read ({prediction.error}); replace or delete it", file=sys.stderr
-            )
+            print(f"error: {printable(file)} cannot be read ({printable(prediction.error)}); skipped", file=sys.stderr)
         elif args.json:
             print(",\n" if printed else "[\n", as_json(file, classes), sep="", end="")
             printed += 1
@@ -47,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
             say(render(file, classes))
     if args.json:
         print("\n]" if printed else "[]")
+    if unreadable and len(files) > 1:
+        print(f"error: {unreadable} of {len(files)} pictures cannot be read", file=sys.stderr)
     return ExitCode.FAILED if unreadable else ExitCode.DONE
 
 

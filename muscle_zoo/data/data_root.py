@@ -21,6 +21,7 @@ class DataConfig:
         workers: Processes that read pictures.
         progress: Show progress on a terminal.
         download: Download what is not there and can be.
+        strict: Of the user's own pictures: refuse what cannot be read or contradicts itself, rather than leave it out.
     """
 
     root: Path | None = None
@@ -28,6 +29,7 @@ class DataConfig:
     workers: int = 0
     progress: bool = False
     download: bool = True
+    strict: bool = False
 
 
 def data_root(name: str, config: DataConfig) -> Path:

@@ -21,11 +21,12 @@ from ..errors import DownloadError, InputError, suggest
 from .archives import ARCHIVES, load_archive, through_jpeg
 from .catalog import FOLDER, SYNTHETIC, DataSetInfo, dataset_info, dataset_names
 from .data_root import DataConfig, data_root
-from .images import OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
+from .images import BAD_SHARE, OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
+from .listing import Listing
 from .memory import free_memory
-from .picture_csv import Listing
-from .picture_folder import Survey, class_folders, list_folder, survey
+from .picture_folder import class_folders, list_folder
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
+from .picture_survey import Survey, survey
 
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
 SIZES = (8, 1024)  # least and largest side of an image, in pixels
@@ -35,11 +36,19 @@ CIFAR10_JPEG_SHA256 = "f12bc101717acd0df836682c335adf2f0f589f6a84917c61c9d2512d7
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: its facts, its training images (labeled or not) and its test images (perhaps none)."""
+    """A data set.
+
+    Attributes:
+        info: Its facts.
+        train: Its training images, labeled or not.
+        test: Its test images; perhaps none.
+        validation: Images of a validation part of its own, beside a test part; None where it has none.
+    """
 
     info: DataSetInfo
     train: ImageSource
     test: ImageSource
+    validation: ImageSource | None = None
 
 
 def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 0) -> DataSet:
@@ -99,11 +108,15 @@ def restrict(dataset: DataSet, classes: Sequence[int]) -> DataSet:
     def renumber(labels: torch.Tensor) -> torch.Tensor:
         return torch.where(labels < 0, labels, table[labels.clamp(min=0)])
 
-    test = dataset.test.with_labels(renumber(dataset.test.labels))
-    test = test.subset(torch.nonzero(test.labels >= 0).flatten().tolist())
+    def of_the_task(images: ImageSource) -> ImageSource:
+        images = images.with_labels(renumber(images.labels))
+        return images.subset(torch.nonzero(images.labels >= 0).flatten().tolist())
+
+    test = of_the_task(dataset.test)
+    validation = None if dataset.validation is None else of_the_task(dataset.validation)
     names = tuple(dataset.info.class_names[label] for label in classes)
     info = replace(dataset.info, class_names=names, test_size=len(test))
-    return DataSet(info, dataset.train.with_labels(renumber(dataset.train.labels)), test)
+    return DataSet(info, dataset.train.with_labels(renumber(dataset.train.labels)), test, validation)
 
 
 def _load_digits(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
@@ -174,17 +187,40 @@ def _load_mini_imagenet(name: str, root: Path, config: DataConfig, image_size: i
 
 
 def _load_folder(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
-    listing = list_folder(root)
-    headers = survey(listing.root, [picture for picture, _ in listing.train + listing.test])
+    listing = list_folder(root, config.strict)
+    headers = survey(listing.root, listing.names)
     if not headers.sizes:
         picture, reason = next(iter(headers.bad.items()))
         raise InputError(
             f"--data {root}: none of {len(headers.bad)} pictures can be read, the first is {picture} ({reason}); "
             "give others"
         )
+    _require_readable(listing, headers.bad, config.strict)
     folder = root if root.is_dir() else root.parent  # of a CSV: its own, not where the pictures are
     info = _folder_info(folder, listing, headers, image_size)
-    return _from_files(info, listing.root, listing.train, listing.test, config, headers.bad)
+    share = 0.0 if config.strict else 1.0
+    data = _from_files(info, listing.root, listing.train, listing.test, config, headers.bad, share)
+    if not listing.validation:
+        return data
+    others = _from_files(info, listing.root, listing.validation, [], config, headers.bad, share)
+    return replace(data, validation=others.train)
+
+
+def _require_readable(listing: Listing, bad: dict[str, str], strict: bool) -> None:
+    """Unreadable pictures are left out, but no class may be left without a labeled one."""
+    if bad and strict:
+        name, why = next(iter(bad.items()))
+        raise InputError(
+            f"{len(bad)} of {len(listing.names)} pictures in {listing.root} cannot be read, the first is {name} "
+            f"({why}); replace them or take them away, or leave --strict out"
+        )
+    for label, class_name in enumerate(listing.class_names):
+        names = [name for name, of in listing.train if of == label]
+        if names and all(name in bad for name in names):
+            raise InputError(
+                f"{listing.root}: no picture of class {class_name!r} can be read, the first is {names[0]} "
+                f"({bad[names[0]]}); give others"
+            )
 
 
 def _folder_info(folder: Path, listing: Listing, headers: Survey, image_size: int) -> DataSetInfo:
@@ -244,6 +280,7 @@ def _from_files(
     test: Pictures,
     config: DataConfig,
     unreadable: dict[str, str] | None = None,
+    bad_share: float = BAD_SHARE,
 ) -> DataSet:
     """Pictures in files as a data set, streamed or in memory; those that cannot be read (name -> why) are left out."""
     files = [
@@ -253,6 +290,7 @@ def _from_files(
             torch.tensor([label for _, label in part], dtype=torch.int64),
             info.input_size,
             config.workers,
+            bad_share,
         )
         for part in (train, test)
     ]
@@ -264,7 +302,7 @@ def _from_files(
     for part in files:
         if stream and unreadable:
             bad = [(name, unreadable[name]) for name in part.names if name in unreadable]
-            report_unreadable(root, bad, len(part))
+            report_unreadable(root, bad, len(part), bad_share)
             part = part.subset([i for i, name in enumerate(part.names) if name not in unreadable])
         parts.append(part if stream else part.load(config.progress))
     return DataSet(replace(info, train_size=len(parts[0]), test_size=len(parts[1])), parts[0], parts[1])

@@ -7,8 +7,11 @@ a set that is streamed gives the very images that it gives from memory.
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
+import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -24,11 +27,18 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..errors import InputError, TrainingError
+from .listing import SHOWN
+from .picture_files import kind_of, reads_heic
 
 UNKNOWN = -1  # class of an image without a label
 OUTSIDE = -2  # class of an image that is of none of the task's classes
 
-BAD_SHARE = 0.01  # more unreadable pictures than this share, and a set is refused
+BAD_SHARE = 0.01  # more unreadable pictures than this share, and a published set is refused
+# What opening and decoding a picture raises, whatever the decoder stumbles over in a damaged file.
+UNREADABLE = (
+    *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
 _CHUNK = 64  # pictures decoded at a time when a set is loaded into memory
 
 
@@ -106,6 +116,7 @@ class ImageFiles:
         labels: ``(N,)`` int64.
         input_size: Channels, height, width of the images they become, see :func:`to_image`.
         workers: Processes that decode; 0 for none but this one.
+        bad_share: More unreadable pictures than this share are an error; 1 allows for any number.
     """
 
     root: Path
@@ -113,6 +124,7 @@ class ImageFiles:
     labels: Tensor
     input_size: tuple[int, int, int]
     workers: int = 0
+    bad_share: float = BAD_SHARE
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,7 +161,7 @@ class ImageFiles:
             progress: Show a progress bar on a terminal.
 
         Raises:
-            InputError: More than one in a hundred cannot be read.
+            InputError: A larger share than ``bad_share`` cannot be read.
         """
         images = torch.empty(len(self), *self.input_size, dtype=torch.uint8)
         bad: list[tuple[int, str, str]] = []
@@ -162,7 +174,7 @@ class ImageFiles:
                 bad += failed
                 done += len(batch)
                 bar.update(len(batch))
-        report_unreadable(self.root, [(name, why) for _, name, why in bad], len(self))
+        report_unreadable(self.root, [(name, why) for _, name, why in bad], len(self), self.bad_share)
         if not bad:
             return LabeledImages(images, self.labels, self.names)
         left_out = {position for position, _, _ in bad}
@@ -178,7 +190,7 @@ class ImageFiles:
             num_workers=self.workers,
             collate_fn=partial(_collate, self.input_size),
             generator=torch.Generator(),  # else it would draw from the global one, and change what a network draws
-            worker_init_fn=_leave_interrupts,
+            worker_init_fn=_begin_worker,
             multiprocessing_context=_context() if self.workers else None,
             **extra,
         )
@@ -197,9 +209,10 @@ def _context() -> BaseContext | None:
     return context
 
 
-def _leave_interrupts(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ignores Ctrl-C: it reaches all processes of a group, and the main one needs pictures until it stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in __getitem__
 
 
 @dataclass(frozen=True)
@@ -210,10 +223,13 @@ class _Pictures(Dataset):
 
     def __getitem__(self, position: int) -> tuple[Tensor, tuple[int, str, str] | None]:
         name = self.names[position]
+        path = self.root / name
         try:
-            return to_image(open_picture(self.root / name, self.input_size[0]), self.input_size), None
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-            return torch.zeros(self.input_size, dtype=torch.uint8), (position, name, reason(error))
+            with warnings.catch_warnings():  # a process of its own, or the only thread that decodes
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                return to_image(open_picture(path, self.input_size[0]), self.input_size), None
+        except UNREADABLE as error:
+            return torch.zeros(self.input_size, dtype=torch.uint8), (position, name, why_unreadable(path, error))
 
 
 def _collate(
@@ -223,9 +239,31 @@ def _collate(
     return images, [bad for _, bad in items if bad is not None]
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Why a picture cannot be read, in few words."""
     return (str(error).partition("\n")[0] or type(error).__name__).partition(" '/")[0].rstrip(":")
+
+
+def why_unreadable(path: Path, error: BaseException) -> str:
+    """Why a file cannot be read as a picture, in words that say what it is instead, where that is known."""
+    if isinstance(error, Image.DecompressionBombError):
+        pixels = re.search(r"\d+", str(error))
+        many = f"{int(pixels[0]) // 10**6} million pixels, " if pixels else ""
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"{many}more than the {limit} million that are read; make it smaller"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
+    return kind_of(path) or reason(error)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Opens a picture as Pillow does, HEIC included where the package that reads it is installed.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    reads_heic()  # registers it, once in each process
+    return Image.open(path)
 
 
 _UPRIGHT = {
@@ -251,13 +289,13 @@ def orientation(picture: Image.Image) -> int:
 def open_picture(path: Path, channels: int) -> Image.Image:
     """Opens a picture of any mode, upright as its EXIF says, as gray (1 channel) or RGB (3).
 
-    16 bits become 8 by dropping the lower ones; transparency is dropped.
+    16 bits become 8 by dropping the lower ones; what is transparent becomes white.
 
     Raises:
         OSError: It cannot be read.
         ValueError: Its values have no known scale: fractions, or whole numbers of 32 bits.
     """
-    with Image.open(path) as file:
+    with open_image(path) as file:
         file.load()
         return upright(file, channels)
 
@@ -275,9 +313,19 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
         if not of_16_bits and (low < 0 or high != 0):
             raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")
         picture = Image.fromarray((values / 256).astype(np.uint8))
-    elif "transparency" in picture.info and picture.mode == "P":
-        picture = picture.convert("RGBA")
-    return picture.convert("L" if channels == 1 else "RGB")
+    return _over_white(picture).convert("L" if channels == 1 else "RGB")
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    """A picture over white, where it is transparent: the colors under what nobody sees may be anything."""
+    if picture.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in picture.info:
+        return picture
+    if picture.mode.startswith("I"):
+        return picture
+    layer = picture.convert("RGBA")
+    if layer.getchannel("A").getextrema()[0] == 255:
+        return layer.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:
@@ -304,21 +352,24 @@ def _fit(height: int, width: int) -> Callable[[Image.Image], Image.Image]:
     return v2.Compose([v2.Resize(max(height, width), v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width))])
 
 
-def report_unreadable(root: Path, bad: Sequence[tuple[str, str]], total: int) -> None:
+def report_unreadable(root: Path, bad: Sequence[tuple[str, str]], total: int, share: float = BAD_SHARE) -> None:
     """Warns about pictures that are left out.
 
     Args:
         root: Folder of the names.
         bad: Name and reason of each.
         total: Pictures in all.
+        share: The largest share that may be left out.
 
     Raises:
-        InputError: They are more than one in a hundred.
+        InputError: They are more than that.
     """
     if not bad:
         return
-    name, why = bad[0]
-    text = f"{len(bad)} of {total} pictures in {root} cannot be read, the first is {name} ({why})"
-    if len(bad) > BAD_SHARE * total:
-        raise InputError(f"{text}; that is more than one in a hundred: replace or delete them")
-    warnings.warn(f"{text}; left out: {', '.join(name for name, _ in bad[:20])}", stacklevel=2)
+    text = f"{len(bad)} of {total} pictures in {root} cannot be read, the first is {bad[0][0]} ({bad[0][1]})"
+    if len(bad) > share * total:
+        most = "one in a hundred" if share == BAD_SHARE else f"{share:.0%}"
+        raise InputError(f"{text}; that is more than {most}: replace them, or take them away")
+    shown = "; ".join(f"{name} ({why})" for name, why in bad[:SHOWN])
+    more = f" and {len(bad) - SHOWN} others, which `muscle-zoo data check` lists" if len(bad) > SHOWN else ""
+    warnings.warn(f"{text}; left out: {shown}{more}", stacklevel=2)

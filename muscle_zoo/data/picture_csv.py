@@ -1,153 +1,171 @@
-"""The user's own pictures as a CSV lists them; and the listing that a CSV and a folder both become."""
+"""The user's own pictures as a CSV lists them: its rows become a listing."""
 
 from __future__ import annotations
 
-import csv
-import os
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError, suggest
+from .csv_paths import FileFinder, name_pictures
+from .csv_table import Cells, Table, read_table
 from .images import UNKNOWN
+from .listing import Listing, first_of, natural_key, pictures_in_words
+from .part_names import LABELED, TEST, UNLABELED, VALIDATION, part_of
 
+__all__ = ["Listing", "list_csv", "list_tables"]
 
-@dataclass
-class Listing:
-    """Pictures by name below a folder, each with its class or UNKNOWN, in canonical order.
-
-    Attributes:
-        root: The folder.
-        class_names: In the order of the classes.
-        train: Training pictures: the labeled ones by class, then those without a label.
-        test: Test pictures; may be empty.
-    """
-
-    root: Path
-    class_names: tuple[str, ...]
-    train: list[tuple[str, int]] = field(default_factory=list)
-    test: list[tuple[str, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class _Row:
-    line: int
-    path: str
-    label: str
-    split: str
+MISSING_SHARE = 0.5  # of the rows without a picture, and the paths are relative to another folder
 
 
 def list_csv(path: Path) -> Listing:
     """Lists the pictures that a CSV names.
 
-    Its first line is ``path,label`` or ``path,label,split``. Paths are relative to the CSV's folder. An empty label
-    means that the picture is unlabeled; split is ``train`` (or empty) or ``test``.
+    Its first line is ``path,label`` or ``path,label,split``, or other common names of these, see
+    :data:`muscle_zoo.data.csv_table.COLUMNS`. Paths are relative to the CSV's folder. An empty label means that the
+    picture is unlabeled; split is ``train`` (or empty), ``test``, or another of :func:`part_of`'s words.
 
     Raises:
-        InputError: It is not there, is no such CSV, or names a picture that does not exist or comes twice.
+        InputError: It is not there, is no such CSV, or most of the pictures it names do not exist.
     """
-    rows = _read_rows(path)
-    root, names = _name_pictures(path, rows)
-    class_names = tuple(sorted({row.label for row in rows if row.label}))
-    trained_classes = {row.label for row in rows if row.label and row.split != "test"}
-    listing = Listing(root, class_names)
-    for row, name in zip(rows, names, strict=True):
-        if row.split not in ("", "train", "test") or (row.split == "test" and not row.label):
-            raise InputError(
-                f"{path} line {row.line}: split={row.split!r} label={row.label!r}; "
-                "write train or test, test with a label"
-            )
-        if row.label and row.label not in trained_classes:
-            raise InputError(
-                f"{path} line {row.line}: class {row.label!r} has no training picture; "
-                f"{suggest(row.label, trained_classes)}"
-            )
-        label = class_names.index(row.label) if row.label else UNKNOWN
-        (listing.test if row.split == "test" else listing.train).append((name, label))
-    # Canonical order: by class, then by name, those without a label last. The order of the lines does not count.
-    listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
-    listing.test.sort(key=lambda item: (item[1], item[0]))
+    return list_tables(path, path.parent, [(path, "")])
+
+
+def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> Listing:
+    """Lists the pictures of one or several tables.
+
+    Args:
+        named: What the user gave, for the errors.
+        root: Folder that the pictures lie below.
+        tables: Each with the part that its pictures are of where it has no column of it; may be empty.
+
+    Raises:
+        InputError: As :func:`list_csv`.
+    """
+    read = [(read_table(path), part) for path, part in tables]
+    rows = [replace(row, split=row.split or part) for table, part in read for row in table.rows]
+    found: list[tuple[Cells, Path]] = []
+    missing: list[Cells] = []
+    finders = {path.parent: FileFinder(path.parent) for path, _ in tables}
+    for row in rows:
+        file = finders[row.source.parent].find(row)
+        if file is None:
+            missing.append(row)
+        else:
+            inside = row.source.parent.relative_to(root) if row.source.parent != root else Path()
+            found.append((row, inside / file))
+    _require_most(named, root, missing, len(rows))
+    base, names = name_pictures(named, root, [file for _, file in found])
+    pictures = [(row, name) for (row, _), name in zip(found, names, strict=True)]
+    listing = Listing(base, (), layout=f"a table of {pictures_in_words(len(pictures))}")
+    _note_reading(listing, [table for table, _ in read], missing, [*finders.values()])
+    _fill(listing, _each_once(listing, pictures))
     return listing
 
 
-def _read_rows(path: Path) -> list[_Row]:
-    """The rows of a CSV with the right columns; what they say is not looked at."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = [name.strip().lower() for name in reader.fieldnames or ()]
-            if not {"path", "label"} <= set(columns):
-                raise InputError(
-                    f"{path}: the first line is {','.join(columns)!r}; it must be path,label or path,label,split"
-                )
-            if unused := set(columns) - {"path", "label", "split"}:
-                warnings.warn(f"{path}: columns {', '.join(sorted(unused))} are not used", stacklevel=5)
-            reader.fieldnames = columns
-            cells = [(reader.line_num, {key: (row[key] or "").strip() for key in columns}) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label in UTF-8") from None
-    if not cells:
-        raise InputError(f"{path} has no rows; write one for each picture below path,label")
-    return [_Row(line, row["path"], row["label"], row.get("split", "")) for line, row in cells]
-
-
-def _name_pictures(path: Path, rows: Sequence[_Row]) -> tuple[Path, list[str]]:
-    """The folder that all pictures of a CSV are below, and the path of each below it.
-
-    That is the CSV's own folder; where a picture lies elsewhere, the common parent of all. The names are written into
-    split.json, which is published with a checkpoint, so they never say where on the disk that folder is.
-    """
-    root = path.parent
-    files = [_find_file(path, row) for row in rows]
-    below = [_path_below(root, file) for file in files]
-    names = [name for name in below if name is not None]
-    if len(names) < len(files):
-        places = [_resolve_folder(root / file) for file in files]
-        root = _common_folder(path, places)
-        names = [place.relative_to(root).as_posix() for place in places]
-    lines: dict[str, int] = {}
-    for row, name in zip(rows, names, strict=True):
-        if name in lines:
-            raise InputError(f"{path} line {row.line}: {row.path!r} comes a second time; keep one")
-        lines[name] = row.line
-    return root, names
-
-
-def _find_file(path: Path, row: _Row) -> Path:
-    """A row's picture: a whole path, or one below the CSV's folder."""
-    file = Path(row.path)
-    if "\\" in row.path and not (path.parent / file).is_file():  # written on Windows
-        file = Path(row.path.replace("\\", "/"))
-    if not (path.parent / file).is_file():
-        raise InputError(f"{path} line {row.line}: {row.path!r} does not exist; paths are relative to {path.parent}")
-    return file
-
-
-def _path_below(root: Path, file: Path) -> str | None:
-    """The path of a picture below a folder, with forward slashes; None if it does not lie there."""
-    if not file.is_absolute() and ".." not in file.parts:
-        return file.as_posix()  # as it is written, for links inside the folder keep their names
-    for folder in (root.absolute(), root.resolve()):  # either may be what the CSV's author saw
-        for place in (file, _resolve_folder(root / file)):
-            if ".." not in place.parts and place.is_relative_to(folder):
-                return place.relative_to(folder).as_posix()
-    return None
-
-
-def _resolve_folder(file: Path) -> Path:
-    """A file by the real path of its folder; the file itself may be a link, and two links are two pictures."""
-    return file.parent.resolve() / file.name
-
-
-def _common_folder(path: Path, places: Sequence[Path]) -> Path:
-    try:
-        common = Path(os.path.commonpath([place.parent for place in places]))
-    except ValueError:  # two drives of Windows
-        common = Path(places[0].anchor)
-    if common == Path(common.anchor):
+def _require_most(named: Path, root: Path, missing: Sequence[Cells], total: int) -> None:
+    if missing and len(missing) >= MISSING_SHARE * total:
+        row = missing[0]
         raise InputError(
-            f"{path}: its pictures have no folder in common but {common}, so their names would be whole paths, and "
-            "names are published; put them, or links to them, into one folder"
+            f"{row.place}: {row.path!r} does not exist, nor do {len(missing) - 1} others of {total} pictures; paths "
+            f"of {named} are relative to {root}"
         )
-    return common
+
+
+def _note_reading(
+    listing: Listing, tables: Sequence[Table], missing: Sequence[Cells], finders: Sequence[FileFinder]
+) -> None:
+    """Says how the tables were understood, and what of them was left out."""
+    for table in tables:
+        source = table.rows[0].source
+        if table.understood:
+            listing.add(f"{source} is read so: {table.understood}")
+        if table.unused:
+            listing.add(f"{source}: columns {', '.join(sorted(table.unused))} are not used")
+        if table.blank:
+            listing.add(f"{source}: {table.blank} rows of separators alone are left out")
+    if ends := [path for finder in finders for path in finder.by_their_ends]:
+        listing.add(
+            f"{pictures_in_words(len(ends))} not where the table says, but found below its folder by the end of the "
+            f"path ({first_of(ends)})",
+            ends,
+        )
+    if missing:
+        row = missing[0]
+        listing.add(
+            f"{row.place}: {row.path!r} does not exist; {len(missing)} such rows are left out "
+            f"(paths are relative to {row.source.parent})",
+            [row.path for row in missing],
+            decide=True,
+        )
+
+
+def _each_once(listing: Listing, pictures: Sequence[tuple[Cells, str]]) -> list[tuple[Cells, str]]:
+    """Each picture once: rows that repeat another are left out, of those that contradict each other the label is."""
+    first: dict[str, Cells] = {}
+    repeated: list[str] = []
+    contradictory: dict[str, str] = {}
+    for row, name in pictures:
+        before = first.setdefault(name, row)
+        if before is row:
+            continue
+        if _part(before) != _part(row):
+            raise InputError(
+                f"{row.place}: {row.path!r} comes a second time, in another part (line {before.line}); keep one"
+            )
+        if before.label != row.label:
+            contradictory.setdefault(
+                name, f"{name} is {before.label!r} (line {before.line}) and {row.label!r} ({row.line})"
+            )
+        repeated.append(name)
+    if contradictory:
+        listing.add(
+            f"{pictures_in_words(len(contradictory))} listed with two labels, which count as having none: "
+            f"{first_of(contradictory.values())}",
+            contradictory,
+            decide=True,
+        )
+    if alike := [name for name in repeated if name not in contradictory]:
+        listing.add(f"{len(alike)} rows repeat another ({first_of(alike)}); each picture counts once", alike)
+    kept = []
+    for name, row in first.items():
+        if name not in contradictory:
+            kept.append((row, name))
+        elif _part(row) in (LABELED, UNLABELED):
+            kept.append((replace(row, label=""), name))
+    return kept
+
+
+def _part(row: Cells) -> str:
+    """The part that a row's split stands for.
+
+    Raises:
+        InputError: It stands for none.
+    """
+    part = part_of(row.split) if row.split else LABELED
+    if part is None:
+        raise InputError(f"{row.place}: split={row.split!r} label={row.label!r}; write train, validation or test")
+    return part
+
+
+def _fill(listing: Listing, pictures: Sequence[tuple[Cells, str]]) -> None:
+    """Puts pictures into the parts of a listing, in canonical order."""
+    parts = {name: _part(row) for row, name in pictures}
+    labels = {row.label for row, name in pictures if row.label and parts[name] != UNLABELED}
+    trained = {row.label for row, name in pictures if row.label and parts[name] == LABELED}
+    listing.class_names = tuple(sorted(labels, key=natural_key))
+    numbers = {label: number for number, label in enumerate(listing.class_names)}
+    has_test = TEST in parts.values()
+    for row, name in pictures:
+        part = parts[name]
+        if part in (TEST, VALIDATION) and not row.label:
+            raise InputError(f"{row.place}: split={row.split!r} label=''; write train or test, test with a label")
+        if row.label and row.label not in trained and part != UNLABELED:
+            raise InputError(f"{row.place}: class {row.label!r} has no training picture; {suggest(row.label, trained)}")
+        label = numbers[row.label] if row.label and part != UNLABELED else UNKNOWN
+        of_part = {TEST: listing.test, VALIDATION: listing.validation if has_test else listing.test}
+        of_part.get(part, listing.train).append((name, label))
+    # By class, then by name, those without a label last. The order of the lines does not count.
+    listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
+    listing.test.sort(key=lambda item: (item[1], item[0]))
+    listing.validation.sort(key=lambda item: (item[1], item[0]))

@@ -1,119 +1,268 @@
-"""The user's own pictures in folders of classes: listed, and their headers read."""
+"""The user's own pictures in folders: which layout it is, which folders are classes, and what is in them."""
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
-import warnings
-from collections import Counter, defaultdict
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
-from PIL import Image
-
 from ..errors import InputError, suggest
-from ..files import file_sha256
-from .images import UNKNOWN, orientation, reason
-from .picture_csv import Listing, list_csv
+from . import csv_table
+from .images import UNKNOWN
+from .listing import Labeled, Listing, first_of, pictures_in_words, say_notes
+from .part_names import LABELED, TEST, UNLABELED, VALIDATION, is_wrapper, part_of
+from .picture_csv import list_csv
+from .picture_files import SUFFIXES, Found, folders_in, loose_pictures, pictures
+from .tables_inside import tables_inside
+from .twins import note_twins_of_the_test, settle_contradictions
 
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"),
-    ".avif",
-)
-_NOT_READ = (".heic", ".heif", ".jxl", ".svg", ".psd", ".xcf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw")
+__all__ = ["LAYOUT", "class_folders", "find_pictures", "list_folder", "pictures_of_classes"]
+
 LAYOUT = "labeled/CLASS/*.jpg and unlabeled/**.jpg (and test/CLASS/*.jpg), CLASS/*.jpg, or a CSV of path,label"
 
 
-# What a part may be called, in any case; ImageFolder's users have train and val.
-_PARTS = {
-    **dict.fromkeys(("labeled", "labelled", "train", "training"), "labeled"),
-    **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
-    **dict.fromkeys(("test", "val", "valid", "validation"), "test"),
-}
+def list_folder(root: Path, strict: bool = False) -> Listing:
+    """Lists a user's pictures, and says what there is to be said about them.
+
+    Args:
+        root: See :func:`find_pictures`.
+        strict: Refuse what somebody has to decide, such as a picture in two classes.
+
+    Raises:
+        InputError: It is not there, holds no such thing, has fewer than two classes, or strict refuses something.
+    """
+    listing = find_pictures(root)
+    say_notes(listing.notes, strict, stacklevel=4)
+    return listing
 
 
-def list_folder(root: Path) -> Listing:
+def find_pictures(root: Path) -> Listing:
     """Lists a user's pictures.
 
     Args:
         root: A folder with ``labeled/CLASS/`` and ``unlabeled/`` (both may have folders inside) and perhaps
-            ``test/CLASS/``; ``train/`` and ``val/`` will do; or with ``CLASS/``; or a CSV file, see
-            :func:`muscle_zoo.data.picture_csv.list_csv`.
+            ``validation/CLASS/`` and ``test/CLASS/``, by these or the other names of
+            :func:`muscle_zoo.data.part_names.part_of`; or with ``CLASS/``; or any of that in one folder more; or a CSV
+            file, or a folder with one, see :func:`muscle_zoo.data.picture_csv.list_csv`.
 
     Returns:
-        The listing. A picture that is both labeled and in test, and two spellings of one class, are warned about.
+        The listing, with notes about all that was left out, understood in one of several ways, or contradicts itself.
 
     Raises:
         InputError: It is not there, holds no such thing, or has fewer than two classes.
     """
-    if root.suffix.lower() == ".csv":
+    if root.suffix.lower() in csv_table.SUFFIXES and not (root.is_dir() and root.suffix.lower() != ".csv"):
         listing = list_csv(root)
     else:
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
             raise InputError(f"--data {root} {what}; it must hold {LAYOUT}")
         listing = _list_folders(root)
+    if listing.class_names:
+        settle_contradictions(listing)
+        note_twins_of_the_test(listing)
     classes = len(listing.class_names)
     if classes < 2:
         what = f"one class only ({listing.class_names[0]!r})" if classes else "no folder of a class with pictures"
         raise InputError(f"--data {root} has {what}; two or more are needed: {LAYOUT}")
-    _warn_about_spellings(listing.class_names)
-    _warn_about_duplicates(listing)
+    _note_spellings(listing)
     return listing
 
 
-def _list_folders(root: Path) -> Listing:
-    inside: dict[str, Path] = {}
-    others = []
-    for path in sorted(root.iterdir()):
-        part = _PARTS.get(path.name.casefold())
-        if part is None or not path.is_dir():
-            others += [path.name] if path.is_dir() and not path.name.startswith(".") else []
-            continue
-        if part in inside:
-            raise InputError(f"--data {root} has {inside[part].name}/ and {path.name}/, which are the same; keep one")
-        inside[part] = path
-    if inside and "labeled" not in inside:
-        raise InputError(
-            f"--data {root} has {next(iter(inside.values())).name}/ and no labeled/; it must hold {LAYOUT}"
+@dataclass(frozen=True)
+class _Layout:
+    """Which folders of a folder are which part.
+
+    Attributes:
+        parts: Folder of each part; labeled is the folder itself where its folders are classes.
+        classes: Folders that are classes, if these are beside each other.
+        unused: Folders that are neither.
+    """
+
+    parts: dict[str, Path]
+    classes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+
+
+def _list_folders(given: Path) -> Listing:
+    found = Found()
+    root, inside = _unwrap(given, found)
+    if (listing := tables_inside(root, only_metadata=True)) is not None:
+        return listing
+    try:
+        layout = _layout(root, found)
+        class_names = layout.classes or tuple(_classes_of(layout.parts[LABELED], root, found)[0])
+    except InputError:
+        if (listing := tables_inside(root, only_metadata=False)) is not None:
+            return listing
+        raise
+    if len(class_names) < 2 and (listing := tables_inside(root, only_metadata=False)) is not None:
+        return listing
+    listing = Listing(root, class_names)
+    if inside:
+        listing.add(f"{given} holds one folder with pictures, {inside}; what is in it is taken")
+    if layout.unused:
+        listing.add(
+            f"--data {root}: folders {', '.join(layout.unused)} are not used; {LAYOUT}", layout.unused, decide=True
         )
-    if inside and others:
-        warnings.warn(f"--data {root}: folders {', '.join(others)} are not used; {LAYOUT}", stacklevel=4)
-    labeled = inside.get("labeled", root)
-    class_names = class_folders(labeled)
-    listing = Listing(root, class_names, pictures_of_classes(root, labeled, class_names))
-    if "unlabeled" in inside:
-        listing.train += [(name, UNKNOWN) for name in pictures(root, inside["unlabeled"])]
-    _warn_about_loose_pictures(labeled)
-    if (test := inside.get("test")) is not None:
-        _warn_about_loose_pictures(test)
-        tested_classes = class_folders(test)
-        for name in tested_classes:
-            if name not in class_names:
-                raise InputError(f"{test}: {name!a} is not a class of {labeled}; {suggest(name, class_names)}")
-        listing.test = pictures_of_classes(root, test, class_names, tested_classes)
+    _fill(listing, layout, found)
+    listing.layout = _in_words(layout, bool(listing.validation))
+    _note_order(listing)
+    listing.notes += found.notes()
     return listing
 
 
-def _warn_about_loose_pictures(folder: Path) -> None:
-    loose = [path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file()]
-    if loose:
-        text = f"{len(loose)} pictures lie directly in {folder} ({loose[0]}, ...); they have no class and are left out"
-        warnings.warn(text, stacklevel=4)
+def _fill(listing: Listing, layout: _Layout, found: Found) -> None:
+    """Lists the pictures of each part."""
+    root = listing.root
+    labeled = layout.parts[LABELED]
+    if not layout.classes:
+        labeled = _classes_of(labeled, root, found)[1]
+    listing.train = pictures_of_classes(root, labeled, listing.class_names, found=found)
+    _note_loose(listing, labeled)
+    if UNLABELED in layout.parts:
+        listing.train += [(name, UNKNOWN) for name in pictures(root, layout.parts[UNLABELED], found)]
+    test = _tested(listing, layout.parts, TEST, found)
+    validation = _tested(listing, layout.parts, VALIDATION, found)
+    listing.test, listing.validation = (test, validation) if test else (validation, [])
 
 
-def class_folders(folder: Path) -> tuple[str, ...]:
-    """Names of the folders in a folder, sorted; hidden ones do not count."""
-    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
+def _tested(listing: Listing, parts: dict[str, Path], part: str, found: Found) -> Labeled:
+    """Pictures of a part whose classes are those of the labeled one."""
+    if part not in parts:
+        return []
+    present, folder = _classes_of(parts[part], listing.root, found)
+    _note_loose(listing, folder)
+    for name in present:
+        if name not in listing.class_names:
+            labeled = parts[LABELED]
+            raise InputError(f"{folder}: {name!a} is not a class of {labeled}; {suggest(name, listing.class_names)}")
+    return pictures_of_classes(listing.root, folder, listing.class_names, present, found)
+
+
+def _unwrap(given: Path, found: Found) -> tuple[Path, str]:
+    """The folder that holds the parts or classes, and the way to it: archives often hold one folder with everything."""
+    root = given
+    while True:
+        filled = [name for name in folders_in(root) if holds_pictures(root / name)]
+        if len(filled) != 1 or (part_of(filled[0]) and not is_wrapper(filled[0])) or loose_pictures(root):
+            break
+        inner = root / filled[0]
+        below = [name for name in folders_in(inner) if holds_pictures(inner / name)]
+        if len(below) < 2 and not (below and (part_of(below[0]) or _can_unwrap(inner))):
+            break
+        folders_in(root, found, given)  # only now: what is left out beside it is said
+        root = inner
+    return root, root.relative_to(given).as_posix() if root != given else ""
+
+
+def _can_unwrap(folder: Path) -> bool:
+    """Whether there are two folders with pictures somewhere below a chain of single ones."""
+    for _ in range(8):
+        filled = [name for name in folders_in(folder) if holds_pictures(folder / name)]
+        if len(filled) != 1 or loose_pictures(folder):
+            return len(filled) > 1
+        folder = folder / filled[0]
+    return False
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether a folder or one inside it holds a picture."""
+    try:
+        if any(path.suffix.lower() in SUFFIXES and not path.name.startswith(".") for path in folder.iterdir()):
+            return True
+        return any(holds_pictures(folder / name) for name in folders_in(folder)) or bool(_by_content(folder))
+    except (OSError, RecursionError):
+        return True  # what is wrong with it is said when it is listed
+
+
+def _by_content(folder: Path) -> list[str]:
+    files = [path for path in folder.iterdir() if path.is_file()]
+    return pictures(folder, folder) if files else []
+
+
+def _layout(root: Path, found: Found) -> _Layout:
+    """Which folders are parts and which are classes: a class may be called train, test or val too."""
+    names = folders_in(root, found)
+    part = {name: part_of(name) for name in names}
+    if LABELED not in part.values():  # `seg_train seg_test seg_pred`: without the word that all have
+        part = {name: part_of(name, among=names) for name in names}
+        if not any(of == LABELED and _has_classes(root / name) for name, of in part.items()):
+            part = {name: part_of(name) for name in names}
+    called: dict[str, list[str]] = defaultdict(list)
+    for name, of in part.items():
+        if of is not None:
+            called[of].append(name)
+    others = [name for name in names if part[name] is None]
+    filled = [name for name in others if holds_pictures(root / name)]
+    labeled = [name for name in called[LABELED] if _has_classes(root / name) and not _is_beside(root, name, filled)]
+    unlabeled = called[UNLABELED]
+    if labeled:
+        parts = {LABELED: labeled, UNLABELED: unlabeled, VALIDATION: called[VALIDATION], TEST: called[TEST]}
+        return _Layout(_one_each(root, parts), unused=tuple(others))
+    tests = {part: [name for name in called[part] if _repeats(root / name, others)] for part in (VALIDATION, TEST)}
+    classes = [name for name in names if name not in (*unlabeled, *tests[VALIDATION], *tests[TEST])]
+    if not others and any(called.values()):
+        first = next(name for name in names if part[name] is not None)
+        if called[LABELED]:  # it holds no folders of classes: that is said as of any other folder
+            return _Layout({LABELED: root / called[LABELED][0]})
+        raise InputError(f"--data {root} has {first}/ and no labeled/; it must hold {LAYOUT}")
+    return _Layout({LABELED: root, **_one_each(root, {UNLABELED: unlabeled, **tests})}, tuple(classes))
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether a folder holds folders; empty ones count, for what is wrong with them is to be said."""
+    return bool(folders_in(folder))
+
+
+def _is_beside(root: Path, name: str, others: Sequence[str]) -> bool:
+    """Whether a folder called train is a class like two or more beside it, which have the same folders inside."""
+    inside = set(folders_in(root / name))
+    return sum(bool(inside & set(folders_in(root / other))) for other in others) > 1
+
+
+def _repeats(folder: Path, classes: Sequence[str]) -> bool:
+    """Whether a folder called test holds folders of the classes beside it, and nothing else."""
+    inside = folders_in(folder)
+    return bool(inside) and set(inside) <= set(classes)
+
+
+def _one_each(root: Path, parts: dict[str, list[str]]) -> dict[str, Path]:
+    """The folder of each part.
+
+    Raises:
+        InputError: Two folders are the same part.
+    """
+    for names in parts.values():
+        if len(names) > 1:
+            raise InputError(f"--data {root} has {names[0]}/ and {names[1]}/, which are the same; keep one")
+    return {part: root / names[0] for part, names in parts.items() if names}
+
+
+def _classes_of(folder: Path, root: Path, found: Found) -> tuple[list[str], Path]:
+    """The classes of a part, and the folder that they are in: ``training_set/training_set/CLASS`` is met too."""
+    names = folders_in(folder, found, root)
+    while len(names) == 1 and _repeats_its_parent(names[0], folder.name):
+        if len(inner := folders_in(folder / names[0])) < 1:
+            break
+        folder, names = folder / names[0], inner
+    return names, folder
+
+
+def _repeats_its_parent(name: str, parent: str) -> bool:
+    return name == parent or is_wrapper(name) or part_of(name) == part_of(parent) is not None
 
 
 def pictures_of_classes(
-    root: Path, folder: Path, class_names: Sequence[str], present: Sequence[str] | None = None
-) -> list[tuple[str, int]]:
+    root: Path,
+    folder: Path,
+    class_names: Sequence[str],
+    present: Sequence[str] | None = None,
+    found: Found | None = None,
+) -> Labeled:
     """Pictures of each class's folder, class by class.
 
     Args:
@@ -121,6 +270,7 @@ def pictures_of_classes(
         folder: Holds a folder for each class.
         class_names: All classes.
         present: Those that have a folder; all by default.
+        found: Takes what else was met.
 
     Raises:
         InputError: A class's folder has none.
@@ -129,148 +279,52 @@ def pictures_of_classes(
     for label, name in enumerate(class_names):
         if present is not None and name not in present:
             continue
-        names = pictures(root, folder / name)
+        names = pictures(root, folder / name, found)
         if not names:
             raise InputError(f"{folder / name} holds no pictures ({', '.join(SUFFIXES)}); fill it or delete it")
         labeled += [(path, label) for path in names]
     return labeled
 
 
-def pictures(root: Path, folder: Path) -> list[str]:
-    """Pictures in a folder and those inside it, sorted, as paths below root with forward slashes.
-
-    Raises:
-        InputError: A folder cannot be read.
-    """
-
-    def fail(error: OSError) -> None:
-        raise InputError(f"{error.filename} cannot be read ({error.strerror}); check its permissions")
-
-    names: list[str] = []
-    not_read: list[str] = []  # suffixes of pictures of a kind that is not read
-    visited: set[str] = set()
-    for parent, folders, files in os.walk(folder, onerror=fail, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        real = os.path.realpath(parent)
-        if real in visited:  # a link led back: without this the walk would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        prefix = Path(parent).relative_to(root).as_posix()
-        for name in files:
-            suffix = Path(name).suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix in SUFFIXES:
-                names.append(f"{prefix}/{name}")
-            elif suffix in _NOT_READ:
-                not_read.append(suffix)
-    for name in names:
-        if name.encode("utf-8", "replace").decode() != name:
-            shown = os.fsencode(name).decode("utf-8", "replace")
-            raise InputError(f"{root}: the file name {shown!r} is not UTF-8; rename it")
-    if not_read:
-        kinds = ", ".join(sorted(set(not_read)))
-        text = f"{len(not_read)} pictures in {folder} are left out ({kinds}); convert them to .jpg"
-        warnings.warn(text, stacklevel=5)
-    return sorted(names)
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """Names of the folders in a folder of a published set, sorted; hidden ones do not count."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")))
 
 
-@dataclass(frozen=True)
-class Survey:
-    """What the headers of some pictures say.
-
-    Attributes:
-        sizes: How many pictures have a width and height, in pixels, once upright.
-        gray: How many are gray.
-        bad: Name of each picture that cannot be read, and why.
-    """
-
-    sizes: Counter[tuple[int, int]]
-    gray: int
-    bad: dict[str, str]
+def _in_words(layout: _Layout, validated: bool) -> str:
+    """A layout as a person reads it; a validation part that has no test part beside it is what is tested on."""
+    called = {part: folder.name for part, folder in layout.parts.items() if not (part == LABELED and layout.classes)}
+    words = ["a folder for each class"] if layout.classes else []
+    served = {VALIDATION: VALIDATION if validated else TEST}
+    words += [f"{name}/ is the {served.get(part, part)} part" for part, name in called.items()]
+    return ", ".join(words)
 
 
-def survey(root: Path, names: Sequence[str], workers: int = 4) -> Survey:
-    """Reads the headers of pictures, and whether a JPEG file has its end: much faster than decoding."""
-
-    def look(name: str) -> tuple[tuple[int, int], bool] | str:
-        try:
-            return _read_header(root / name)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            return reason(error)
-
-    sizes: Counter[tuple[int, int]] = Counter()
-    gray = 0
-    bad: dict[str, str] = {}
-    with ThreadPoolExecutor(workers) as pool:
-        for name, header in zip(names, pool.map(look, names), strict=True):
-            if isinstance(header, str):
-                bad[name] = header
-            else:
-                size, is_gray = header
-                sizes[size] += 1
-                gray += is_gray
-    return Survey(sizes, gray, bad)
+def _note_loose(listing: Listing, folder: Path) -> None:
+    if loose := loose_pictures(folder):
+        listing.add(
+            f"{pictures_in_words(len(loose))} directly in {folder} ({first_of(loose)}) have no class and are left out",
+            loose,
+            decide=True,
+        )
 
 
-def _read_header(path: Path) -> tuple[tuple[int, int], bool]:
-    """Width and height of a picture once it is upright, and whether it is gray."""
-    with Image.open(path) as picture:
-        if picture.format == "TIFF" and orientation(picture) > 1:
-            picture.load()  # Pillow turns it then by itself
-        on_its_side = orientation(picture) >= 5  # of EXIF's eight orientations
-        size = picture.size[::-1] if on_its_side else picture.size
-        if picture.format == "JPEG":
-            with path.open("rb") as file:
-                file.seek(max(0, os.path.getsize(path) - 4096))
-                has_end = b"\xff\xd9" in file.read()
-            if not has_end:
-                picture.load()  # more than 4096 bytes may stand behind the end: only decoding tells
-        return size, picture.mode in ("1", "L", "LA", "F") or picture.mode.startswith("I")
+def _note_order(listing: Listing) -> None:
+    if (theirs := tuple(sorted(listing.class_names))) != listing.class_names:
+        listing.add(
+            f"classes are in natural order ({first_of(listing.class_names, 12)}); torchvision's ImageFolder would "
+            f"number them {first_of(theirs, 12)}"
+        )
 
 
-def _warn_about_spellings(class_names: Sequence[str]) -> None:
+def _note_spellings(listing: Listing) -> None:
     spellings: dict[str, list[str]] = defaultdict(list)
-    for name in class_names:
+    for name in listing.class_names:
         plain = unicodedata.normalize("NFC", re.sub(r"[\s_-]+", "", name)).casefold()
         spellings[plain or name].append(name)
     for names in spellings.values():
         if len(names) > 1:
-            warnings.warn(
-                f"classes {', '.join(map(repr, names))}: one class in two spellings? They count as two", stacklevel=4
+            shown: Iterable[str] = map(repr, names)
+            listing.add(
+                f"classes {', '.join(shown)}: one class in two spellings? They count as two", names, decide=True
             )
-
-
-def _warn_about_duplicates(listing: Listing) -> None:
-    """Compares the bytes of labeled and test pictures; only files of equal size are read."""
-
-    def size(name: str) -> int:
-        try:
-            return (listing.root / name).stat().st_size
-        except OSError:
-            return -1
-
-    @cache
-    def digest(name: str) -> str:
-        try:
-            return file_sha256(listing.root / name)
-        except OSError:
-            return name  # equal to no other
-
-    by_size: dict[int, list[str]] = defaultdict(list)
-    for name, label in listing.train:
-        if label != UNKNOWN and size(name) >= 0:
-            by_size[size(name)].append(name)
-    duplicates: list[tuple[str, str]] = []
-    for name, _ in listing.test:
-        twin = next((twin for twin in by_size.get(size(name), ()) if digest(twin) == digest(name)), None)
-        if twin is not None:
-            duplicates.append((twin, name))
-    if duplicates:
-        twin, name = duplicates[0]
-        warnings.warn(
-            f"{len(duplicates)} test pictures are labeled training pictures too, the first is {name} = {twin}; "
-            "accuracy on them says nothing",
-            stacklevel=4,
-        )

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from ..errors import InputError, MissingDataError
 from .catalog import DataSetInfo
+from .drawing import hash_order
 from .picture_folder import class_folders, pictures_of_classes
-from .splits import hash_order
 
 Pictures = list[tuple[str, int]]  # name below a folder, and class
 Listed = tuple[Pictures, Pictures]  # training and test pictures

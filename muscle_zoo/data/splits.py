@@ -10,14 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, Notice
+from .catalog import FOLDER
+from .drawing import apportion, by_class, hash_order
+from .held_out import dev_part, validation_share
 from .images import OUTSIDE
+from .listing import SHOWN
 
-DEV_EVERY = 5  # one in five training images is in the dev fold
 NO_BIAS = "none"
 
 
@@ -122,47 +126,6 @@ def names_sha256(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
-def hash_order(key: str, indices: Iterable[int]) -> list[int]:
-    """Positions ordered by ``sha256("KEY/POSITION")``."""
-    return sorted(indices, key=lambda index: hashlib.sha256(f"{key}/{index}".encode()).digest())
-
-
-def by_class(indices: Iterable[int], classes: Sequence[int], num_classes: int) -> list[list[int]]:
-    """Positions of each class, in the order given; those without a label are left out."""
-    members: list[list[int]] = [[] for _ in range(num_classes)]
-    for index in indices:
-        if classes[index] >= 0:
-            members[classes[index]].append(index)
-    return members
-
-
-def dev_fold(dataset: str, num_train: int) -> tuple[int, ...]:
-    """The fixed fifth of the training images whose labels serve choosing recipes and nothing else.
-
-    It depends on neither seed nor budget. If it did, the dev images of one run would be labeled images of another, and
-    hyper-parameters chosen over several seeds would have been chosen on images that some of them were trained on.
-    """
-    return tuple(sorted(hash_order(f"{dataset}/dev", range(num_train))[: num_train // DEV_EVERY]))
-
-
-def apportion(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to weights, by the largest remainder, the first of equal ones.
-
-    Every weight above 0 gets at least 1 where the total allows it.
-    """
-    least = [1 if weight > 0 and total >= sum(w > 0 for w in weights) else 0 for weight in weights]
-    ideal = [max(total * weight / sum(weights), low) for weight, low in zip(weights, least, strict=True)]
-    parts = [int(share) for share in ideal]
-    order = sorted(range(len(weights)), key=lambda i: (parts[i] - ideal[i], i))
-    while sum(parts) < total:
-        for i in order[: total - sum(parts)]:
-            parts[i] += 1
-    while sum(parts) > total:  # the least of 1 made it too many: the largest give
-        largest = max(range(len(parts)), key=lambda i: (parts[i], -i))
-        parts[largest] -= 1
-    return parts
-
-
 def geometric(field: str, bias: str, num_classes: int) -> list[float]:
     """Weights of the classes: 1 for the first, falling geometrically to 1 / R for the last; all 1 for ``none``.
 
@@ -179,17 +142,21 @@ def geometric(field: str, bias: str, num_classes: int) -> list[float]:
     return [float(match[1]) ** (-label / max(num_classes - 1, 1)) for label in range(num_classes)]
 
 
-def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: Budget) -> Split:
+def make_split(
+    dataset: str, classes: Sequence[int], num_classes: int, budget: Budget, class_names: Sequence[str] = ()
+) -> Split:
     """Chooses the labeled images and the unlabeled pool.
 
     A budget that the number of classes does not divide gives one image more to some classes, chosen by hash. A budget
-    of all labeled images takes them as they are.
+    of all labeled images takes them as they are. Of the user's own pictures, a budget that some class has too few for
+    is drawn in proportion to what each class has, and the dev fold is of labeled pictures alone.
 
     Args:
         dataset: Name of the data set.
         classes: The class of each training image; negative for one without a label.
         num_classes: How many classes there are.
         budget: How many labels, and which images.
+        class_names: For the messages; the classes' numbers by default.
 
     Returns:
         The split.
@@ -197,17 +164,19 @@ def make_split(dataset: str, classes: Sequence[int], num_classes: int, budget: B
     Raises:
         InputError: The budget is below one a class, or a class has too few images, or the budget's parts do not fit.
     """
-    dev = dev_fold(dataset, len(classes)) if budget.fold == "dev" else ()
+    class_names = class_names or [str(label) for label in range(num_classes)]
+    dev = dev_part(dataset, classes, class_names) if budget.fold == "dev" else ()
     pool = sorted(set(range(len(classes))) - set(dev))
     members = by_class(pool, classes, num_classes)
     counts = [len(of_class) for of_class in members]
     labels = _number_of_labels(budget.labels, sum(counts))
     if budget.given is not None:
-        labeled = _check_given(budget.given, labels, classes, num_classes, set(dev))
+        labeled = _check_given(budget.given, labels, classes, class_names, set(dev))
     else:
-        per_class = _labels_per_class(dataset, labels, counts, budget)
+        held = sum(classes[index] >= 0 for index in dev) if dataset == FOLDER else 0
+        per_class = _labels_per_class(dataset, labels, counts, budget, class_names, held)
         labeled = [i for ids, k in zip(members, per_class, strict=True) for i in hash_order(str(budget.seed), ids)[:k]]
-    validation = _validation(labeled, classes, num_classes, budget)
+    validation = validation_share(dataset, labeled, classes, class_names, budget.fold, budget.validation, budget.seed)
     held_out = tuple(sorted(validation)) if budget.fold == "validation" else dev
     visible = sorted(set(pool) - validation)
     unlabeled = _pool(dataset, visible, set(labeled) - validation, classes, num_classes, budget)
@@ -225,16 +194,29 @@ def _number_of_labels(labels: int | str, available: int) -> int:
     return round(available * int(share[1]) / 100)
 
 
-def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: Budget) -> list[int]:
-    """How many labeled images of each class."""
+def _labels_per_class(
+    dataset: str, labels: int, counts: Sequence[int], budget: Budget, class_names: Sequence[str], held: int
+) -> list[int]:
+    """How many labeled images of each class; of the user's own pictures ``held`` labels are in the dev fold."""
     num_classes = len(counts)
     if labels < num_classes:
         raise InputError(
             f"labels={labels} is fewer than one per class: {dataset} has {num_classes}; give at least that"
         )
+    if empty := [name for name, count in zip(class_names, counts, strict=True) if not count]:
+        raise InputError(
+            f"class {empty[0]!r} of {dataset} has no label to learn from; label more of it, or leave it out"
+        )
+    if sum(counts) < labels <= sum(counts) + held:
+        text = (
+            f"labels={labels}: fold=dev holds out {held} of the {sum(counts) + held} labels, so {sum(counts)} are used"
+        )
+        warnings.warn(text, Notice, stacklevel=4)
+        labels = sum(counts)
     if labels > sum(counts):
         raise InputError(
-            f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images; give at most that"
+            f"labels={labels} is more than there are: {dataset} has {sum(counts)} labeled images; give "
+            f"labels={sum(counts)} or labels=all"
         )
     if budget.bias == NO_BIAS:
         if labels == sum(counts):
@@ -243,18 +225,27 @@ def _labels_per_class(dataset: str, labels: int, counts: Sequence[int], budget: 
         per_class = [labels // num_classes + (label in with_one_more) for label in range(num_classes)]
     else:
         per_class = apportion(labels, geometric("bias", budget.bias, num_classes))
-    for label, (k, count) in enumerate(zip(per_class, counts, strict=True)):
-        if k > count:
-            most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
-            exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
-            raise InputError(
-                f"labels={labels} asks for {k} images of class {label}, {dataset} has {count}; {most}{exact}"
-            )
+    short = [label for label in range(num_classes) if per_class[label] > counts[label]]
+    if short and dataset == FOLDER and budget.bias == NO_BIAS:
+        per_class = apportion(labels, [float(count) for count in counts])
+        drawn = ", ".join(f"{name} {k}" for name, k in list(zip(class_names, per_class, strict=True))[:SHOWN])
+        text = (
+            f"labels={labels}: {class_names[short[0]]} has {counts[short[0]]}, so they are drawn in proportion: {drawn}"
+        )
+        warnings.warn(text, Notice, stacklevel=4)
+    elif short:
+        label = short[0]
+        most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
+        exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
+        raise InputError(
+            f"labels={labels} asks for {per_class[label]} images of class {class_names[label]}, {dataset} has "
+            f"{counts[label]}; {most}{exact}"
+        )
     return per_class
 
 
 def _check_given(
-    given: Sequence[int], labels: int, classes: Sequence[int], num_classes: int, dev: set[int]
+    given: Sequence[int], labels: int, classes: Sequence[int], class_names: Sequence[str], dev: set[int]
 ) -> list[int]:
     for index in given:
         if not 0 <= index < len(classes):
@@ -267,30 +258,10 @@ def _check_given(
         raise InputError("split: an image is listed twice; keep one")
     if len(given) != labels:
         raise InputError(f"split lists {len(given)} images, labels={labels}; give labels={len(given)}")
-    if missing := set(range(num_classes)) - {classes[index] for index in given}:
-        raise InputError(f"split: no image of class {min(missing)} is listed; list one of each class or more")
+    if missing := set(range(len(class_names))) - {classes[index] for index in given}:
+        name = class_names[min(missing)]
+        raise InputError(f"split: no image of class {name} is listed; list one of each class or more")
     return list(given)
-
-
-def _validation(labeled: Sequence[int], classes: Sequence[int], num_classes: int, budget: Budget) -> set[int]:
-    """The validation share: of each class in proportion, chosen by hash."""
-    if not budget.validation:
-        if budget.fold == "validation":
-            raise InputError("fold=validation: there are no validation images; give validation=0.2 or so")
-        return set()
-    members = by_class(labeled, classes, num_classes)
-    per_class = apportion(round(budget.validation * len(labeled)), [float(len(ids)) for ids in members])
-    chosen = {
-        i for ids, k in zip(members, per_class, strict=True) for i in hash_order(f"{budget.seed}/validation", ids)[:k]
-    }
-    for label, (ids, k) in enumerate(zip(members, per_class, strict=True)):
-        if ids and k == len(ids):
-            raise InputError(
-                f"validation={budget.validation}: no label of class {label} would be left; lower it or give more labels"
-            )
-    if not chosen:
-        raise InputError(f"validation={budget.validation} of {len(labeled)} labels rounds to 0 images; raise it")
-    return chosen
 
 
 def _pool(

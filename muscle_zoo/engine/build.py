@@ -94,12 +94,24 @@ def prepare_data(
         mean, std = normalization
         dataset = replace(dataset, info=replace(dataset.info, mean=mean, std=std))
     evaluation = dataset.test if recipe.fold == "test" else known_classes(dataset.train, split.held_out)
+    if _has_validation_part(recipe, dataset) and dataset.validation is not None:
+        evaluation = dataset.validation
     if not len(evaluation):
+        twice = int(dataset.train.labels[dataset.train.labels >= 0].bincount().max()) > 1
         raise InputError(
-            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or train "
-            "with fold=dev, which holds out a fifth of all pictures"
+            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or "
+            + (
+                "train with fold=dev, which holds out a fifth of the labels"
+                if twice
+                else "label two of a class or more"
+            )
         )
     return Data(dataset, split, evaluation, own_folder(recipe, source))
+
+
+def _has_validation_part(recipe: Recipe, dataset: DataSet) -> bool:
+    """Whether the images to validate on are a part of the data set rather than a share of the labels."""
+    return recipe.fold == "validation" and not recipe.validation and dataset.validation is not None
 
 
 def split_of(recipe: Recipe, dataset: DataSet) -> tuple[DataSet, Split]:
@@ -114,14 +126,16 @@ def split_of(recipe: Recipe, dataset: DataSet) -> tuple[DataSet, Split]:
     budget = Budget(
         labels=recipe.labels,
         seed=recipe.seed,
-        fold=recipe.fold,
+        fold="test" if _has_validation_part(recipe, dataset) else recipe.fold,
         bias=recipe.bias,
         unlabeled_bias=recipe.unlabeled_bias,
         mismatch=recipe.mismatch,
         validation=recipe.validation,
         given=_read_given(recipe.split, train.names, recipe.dataset) if recipe.split else None,
     )
-    return dataset, make_split(recipe.dataset, train.labels.tolist(), dataset.info.num_classes, budget)
+    info = dataset.info
+    split = make_split(recipe.dataset, train.labels.tolist(), info.num_classes, budget, info.class_names)
+    return dataset, replace(split, fold=recipe.fold)
 
 
 def _parse_classes(text: str, info: DataSetInfo) -> list[int]:

@@ -53,7 +53,7 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
     dataset = data.dataset
     embedded = EmbeddedImages(plain, dataset.train.labels, mean, std, by_policy, names=dataset.train.names)
     evaluation: ImageSource = known_classes(embedded, data.split.held_out)
-    if recipe.fold == "test":
+    if recipe.fold == "test" or data.evaluation is dataset.validation:
         (tested,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
         evaluation = EmbeddedImages(tested, data.evaluation.labels, mean, std, names=data.evaluation.names)
     head = Head(_classifier(recipe, data, embedded, pool), mean, std, backbone.sha256)

@@ -62,6 +62,7 @@ def _one_of(patterns: Iterable[str]) -> str:
     return "|".join(sorted(patterns, key=len, reverse=True))
 
 
+ALL = "100pct"  # what the budget `all` stands for
 MAX_DIGITS = 18  # of a label budget; Python refuses to read numbers of thousands of digits
 _SYNTHETIC = "synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+"  # the one data set whose name has parts of its own
 _DATASET = _one_of([_SYNTHETIC, *(re.escape(name) for name in DATASETS if name != "synthetic")])
@@ -94,6 +95,7 @@ def parse_name(name: str) -> dict[str, Any]:
         raise _unknown(name, f"method {method!r}; {_instead_of(method)}")
     if labels is None:
         raise _unknown(name, "the label budget is missing, such as _10")
+    labels = ALL if labels == "all" else labels
     budget = _LABELS.fullmatch(labels)
     if budget is None and variant is None:
         raise _unknown(name, f"labels {labels!r}; give a number")

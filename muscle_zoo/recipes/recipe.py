@@ -14,7 +14,7 @@ from ..errors import InputError, suggest
 from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_embeddings, takes_steps
 from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
-from .names import MAX_DIGITS, make_name, parse_name
+from .names import ALL, MAX_DIGITS, make_name, parse_name
 
 __all__ = ["Recipe", "changes", "get_recipe"]
 
@@ -29,7 +29,8 @@ class Recipe:
         arch: A timm architecture, ours included.
         method: One of :func:`muscle_zoo.methods.method_names`.
         dataset: One of :func:`muscle_zoo.data.dataset_names`.
-        labels: Label budget: how many labeled images the method may see, or a share of all labeled ones (``10pct``).
+        labels: Label budget: how many labeled images the method may see, or a share of all labeled ones (``10pct``;
+            ``all`` stands for ``100pct``).
         variant: Last part of the name; empty for the main recipe.
         seed: Draws the split, the initial weights, the batches and the views; 0 to 2**63 - 1.
         fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``,
@@ -323,7 +324,7 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
 def _convert(key: str, value: Any, old: Any) -> Any:
     kind = type(old)
     if key == "labels":  # a number or a share
-        text = str(value)
+        text = ALL if value == "all" else str(value)
         return int(text) if text.isdecimal() and len(text) <= MAX_DIGITS else text
     try:
         if kind is bool:

@@ -133,7 +133,8 @@ def _pictures(config: DataConfig, input_size: tuple[int, int, int]) -> tuple[dic
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pictures without a class: here none is needed
             listing = list_folder(root)
-        root, classes, named = listing.root, listing.class_names, [*listing.train, *listing.test]
+        root, classes = listing.root, listing.class_names
+        named = [*listing.train, *listing.validation, *listing.test]
     except InputError:
         if not root.is_dir():
             raise

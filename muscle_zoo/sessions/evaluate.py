@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..checkpoints import weights
@@ -11,10 +13,12 @@ from ..checkpoints.card import BLOCK, calibration_of, normalization_said, shown
 from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
+from ..data.catalog import FOLDER
 from ..engine.build import prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.processes import device_for
-from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError, WeightsError, one_line
+from ..engine.run_folder import RunFolder
+from ..errors import DownloadError, InputError, MissingDataError, MuscleZooError, Notice, WeightsError, one_line
 from ..publishing.verify import Check
 from ..recipes import Recipe
 from ..recipes.names import parse_name
@@ -99,6 +103,8 @@ def evaluate_checkpoint(
     """
     checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
+    if recipe.dataset == FOLDER and (data is None or data.root is None):
+        data = _remembered(checkpoint_name(target), data or DataConfig())
     recipe_of_images = replace(evaluated_recipe(target, recipe), init="")  # config.json says what init's weights said
     prepared = prepare_data(recipe_of_images, data, normalization=normalization_said(checkpoint.config))
     info = prepared.dataset.info
@@ -129,6 +135,22 @@ def evaluate_checkpoint(
         n,
         calibration_of(checkpoint.config)["temperature"],
     )
+
+
+def _remembered(name: str, data: DataConfig) -> DataConfig:
+    """Where the pictures were that a run was trained on, as its status.json tells; unchanged where nothing tells.
+
+    Raises:
+        InputError: They are not there any more.
+    """
+    run = Path(name.removeprefix(weights.LOCAL_DIR)).parent
+    root = RunFolder(run).read_status().get("data") if name.startswith(weights.LOCAL_DIR) else None
+    if not isinstance(root, str) or not root:
+        return data
+    if not Path(root).exists():
+        raise InputError(f"{run} was trained on {one_line(root)}, which does not exist now; say where it is (--data)")
+    warnings.warn(f"on the pictures that {run} was trained with: {one_line(root)}", Notice, stacklevel=3)
+    return replace(data, root=Path(root))
 
 
 def check_accuracy(target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False) -> Check:

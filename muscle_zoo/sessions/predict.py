@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
-from ..data.images import reason
-from ..data.picture_folder import SUFFIXES, pictures
-from ..errors import InputError, one_line
+from ..data.images import open_image, why_unreadable
+from ..data.picture_files import SUFFIXES, Found, pictures
+from ..errors import InputError, Notice, one_line
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,11 @@ def list_pictures(images: Sequence[str]) -> list[str]:
         InputError: A path does not exist, or there is no picture at all.
     """
     files: list[str] = []
+    found = Found()
     for image in images:
         path = Path(image)
         if path.is_dir():
-            inside = [str(path / name) for name in pictures(path, path)]
+            inside = [str(path / name) for name in pictures(path, path, found)]
             if not inside:
                 warnings.warn(f"{image} holds no pictures ({', '.join(SUFFIXES)})", stacklevel=2)
             files += inside
@@ -60,6 +60,8 @@ def list_pictures(images: Sequence[str]) -> list[str]:
             files.append(image)
         else:
             raise InputError(f"{one_line(image)} does not exist; give pictures, or folders of them")
+    for note in found.notes():
+        warnings.warn(note.text, UserWarning if note.decide else Notice, stacklevel=2)
     if not files:
         given = ", ".join(map(one_line, images))
         raise InputError(f"{given}: no pictures; give files, or folders of {SUFFIXES[0]}, ...")
@@ -108,11 +110,11 @@ def _read(
 
     def read(file: str) -> Tensor | str:
         try:
-            with Image.open(file) as picture:
+            with open_image(Path(file)) as picture:
                 picture.load()
                 return transform(picture)
         except Exception as error:  # whatever a decoder stumbles over in a damaged file
-            return reason(error)
+            return why_unreadable(Path(file), error)
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     try:

@@ -17,6 +17,8 @@ from torch import nn
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, read_config
 from ..checkpoints.factory import create_model
+from ..data.manifest import changes_since, manifest_of
+from ..data.picture_folder import find_pictures
 from ..engine.build import own_folder
 from ..engine.collectives import on_main_process, shared_errors
 from ..engine.evaluate import Metrics
@@ -25,6 +27,7 @@ from ..engine.options import RunOptions, process_state
 from ..engine.processes import is_launched, is_main_process
 from ..engine.run_folder import RunFolder
 from ..errors import START_OVER, InputError, TrainingError, WeightsError
+from ..files import read_json, write_json
 from ..methods import trains_classifier
 from ..publishing.backbone import export_backbone
 from ..publishing.export import export_run
@@ -147,6 +150,8 @@ def _look(recipe: Recipe, folder: RunFolder, options: RunOptions) -> tuple[bool,
         return False, None
     folder.check(recipe)
     data = own_folder(recipe, options.data)
+    if data:
+        _require_same_pictures(folder, data)
     row = finished_row(folder, data)
     done = row is not None if trains_classifier(recipe.method) else is_finished(folder, data)
     dtype = folder.read_status().get("dtype") if row is None else row.dtype
@@ -183,6 +188,35 @@ def is_finished(folder: RunFolder, data: str) -> bool:
     return True
 
 
+PICTURES = "pictures.json"  # in a run folder on the user's own pictures: which they were; never exported
+
+
+def _require_same_pictures(folder: RunFolder, data: str) -> None:
+    """Makes sure that the user's pictures are those that a run was begun with.
+
+    Raises:
+        InputError: Some were added, are gone, or have another label: neither the result of before nor what is saved of
+            it holds for them.
+    """
+    file, status = folder.path / PICTURES, folder.read_status()
+    if not file.exists() or not Path(data).exists() or status.get("data", data) != data:
+        return
+    changes = changes_since(read_json(file), manifest_of(find_pictures(Path(data))))
+    if changes:
+        is_finished = status.get("status") == "finished"
+        begun, beside = ("finished", f"init={folder.path} --out NEW") if is_finished else ("begun", "--out NEW")
+        raise InputError(
+            f"run folder {folder.path}: the pictures in {data} are not those it was {begun} with: {changes}; "
+            f"{START_OVER}, train another beside it ({beside}), or restore them"
+        )
+
+
+def _remember_pictures(folder: RunFolder, data: str) -> None:
+    """Writes down which pictures a run is begun with; of one that goes on it is known that they are the same."""
+    if data and is_main_process() and not (folder.path / PICTURES).exists():
+        write_json(folder.path / PICTURES, manifest_of(find_pictures(Path(data))))
+
+
 def _read_row(folder: RunFolder) -> Row | None:
     """The row in status.json; None where it is one of an older edition, which lacks a column."""
     try:
@@ -199,6 +233,7 @@ def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float)
             left = options.time_limit - (time.monotonic() - began)
             options = replace(options, time_limit=max(left, 1e-6))
         trained = fit(recipe, folder, options, data)
+        _remember_pictures(folder, data.source)
         with shared_errors():  # where the others wait: one that ends early would have its launcher end this one
             if trained.finished and is_main_process():
                 export = export_run if trains_classifier(recipe.method) else export_backbone

@@ -1,0 +1,57 @@
+"""What people call the parts of a data set: for training, for validation, for the test, without labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LABELED, UNLABELED, VALIDATION, TEST = "labeled", "unlabeled", "validation", "test"
+
+_WORDS = {
+    **dict.fromkeys(("labeled", "labelled", "train", "training", "trn", "trainset", "fit", "learn", "sup"), LABELED),
+    **dict.fromkeys(
+        ("unlabeled", "unlabelled", "nolabel", "nolabels", "unannotated", "unsup", "unsupervised"), UNLABELED
+    ),
+    **dict.fromkeys(
+        ("val", "valid", "validation", "validate", "validating", "dev", "devel", "development", "valset", "devset"),
+        VALIDATION,
+    ),
+    **dict.fromkeys(
+        ("test", "testing", "tst", "tests", "testset", "eval", "evaluation", "holdout", "heldout"), TEST
+    ),
+}  # fmt: skip
+# Words beside them that say nothing: `training_set`, `test images`, `images_val`.
+_EMPTY = {
+    *("set", "split", "data", "dataset", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos"),
+    *("folder", "part", "subset", "fold", "jpg", "jpeg", "png", "samples"),
+}
+
+
+def part_of(name: str, among: Sequence[str] = ()) -> str | None:
+    """The part that a folder's or split's name stands for, in any case; None if it is none.
+
+    Args:
+        name: The folder's.
+        among: Names of the folders beside it, itself included; words that all of them have say nothing.
+
+    Example:
+        >>> [part_of(name) for name in ("Training_Set", "valid", "test2017", "contest")]
+        ['labeled', 'validation', 'test', None]
+    """
+    words = _words(name)
+    if words and (match := re.fullmatch(r"([a-z]+)(?:(?:19|20)\d\d|0?1)", words[-1])):  # train2017, test1
+        words[-1] = match[1]
+    shared = set.intersection(*(set(_words(other)) for other in among)) if len(among) > 1 else set()
+    words = [word for word in words if word not in _EMPTY | shared and not re.fullmatch(r"(19|20)\d\d", word)]
+    return _WORDS.get("".join(words))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name, in small letters: ``trainImages``, ``train-images``, ``Train Images``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
+
+
+def is_wrapper(name: str) -> bool:
+    """Whether a folder of this name says nothing of its own: ``images``, ``data``."""
+    return all(word in _EMPTY for word in re.split(r"[\W_]+", name.casefold()) if word)

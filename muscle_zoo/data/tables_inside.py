@@ -1,0 +1,60 @@
+"""A folder whose labels are in a table inside it: the Hub's metadata.csv, or the one CSV beside the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+from . import csv_table
+from .listing import Listing
+from .part_names import part_of
+from .picture_csv import list_tables
+from .picture_files import folders_in
+
+_METADATA = ("metadata.csv", "metadata.jsonl")  # as the Hugging Face Hub's folders of pictures have it
+
+
+def tables_inside(root: Path, only_metadata: bool) -> Listing | None:
+    """The listing of the tables in a folder; None if there are none with labels.
+
+    Args:
+        root: The folder.
+        only_metadata: Look for the Hub's metadata.csv or metadata.jsonl alone, in the folder or its parts; otherwise
+            for any table in the folder.
+
+    Raises:
+        InputError: There are several that do not go together, or one cannot be read.
+    """
+    if only_metadata:
+        tables = [(root / name, "") for name in _METADATA if _has_labels(root / name)][:1]
+        if not tables:
+            for folder in folders_in(root):
+                names = [name for name in _METADATA if _has_labels(root / folder / name)][:1]
+                tables += [(root / folder / name, folder) for name in names if part_of(folder)]
+    else:
+        files = sorted(path for path in root.iterdir() if path.suffix.lower() in csv_table.SUFFIXES and path.is_file())
+        tables = [(path, "") for path in files if _has_labels(path)]
+        if len(tables) > 1:
+            if strange := [path.name for path, _ in tables if part_of(path.stem) is None]:
+                raise InputError(
+                    f"--data {root} holds {len(tables)} tables ({', '.join(strange)}, ...); give the one meant"
+                )
+            tables = [(path, path.stem) for path, _ in tables]
+    if not tables:
+        return None
+    listing = list_tables(root, root, tables)
+    shown = ", ".join(path.relative_to(root).as_posix() for path, _ in tables)
+    listing.add(f"--data {root}: the labels are those of {shown}")
+    listing.layout = f"{listing.layout} ({shown})"
+    return listing
+
+
+def _has_labels(path: Path) -> bool:
+    """Whether a table has columns that are called pictures and labels."""
+    if not path.is_file():
+        return False
+    try:
+        csv_table.read_table(path, guess=False)
+    except InputError:
+        return False
+    return True
