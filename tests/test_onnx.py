@@ -79,7 +79,8 @@ def test_onnx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -
         patch.setattr(onnx, "convert", lambda *words: content)
         patch.setattr(onnx, "load_model", another)
         code, out, err = run([*ONNX, "other.onnx"], capsys)
-        assert (code, out) == (1, "") and "differ from torch's by 2." in err and err.count("\n") == 1
+        assert (code, out) == (1, "") and err.count("\n") == 1
+        assert "differ from torch's by 4.0e-04, more than 1e-04" in err  # its logits are calibrated, none is above 10
     with monkeypatch.context() as patch:
         patch.setattr(onnx, "convert", lambda *words: content)
         patch.setattr(Path, "replace", lambda *words: (_ for _ in ()).throw(OSError("No space left on device")))
