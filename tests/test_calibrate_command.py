@@ -5,20 +5,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import muscle_zoo
+from muscle_zoo import get_recipe
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.checkpoints.card import BLOCK, read_config
 from muscle_zoo.engine import calibration
+from muscle_zoo.engine.build import prepare_data
+from muscle_zoo.engine.evaluate import evaluate
+from muscle_zoo.files import file_sha256
 from muscle_zoo.publishing.release import read_finished_run
 from muscle_zoo.publishing.verify import verify
-from muscle_zoo.results.ledger import read_ledger, write_ledger
+from muscle_zoo.results.ledger import Row, read_ledger, write_ledger
 from muscle_zoo.sessions import calibrate
 from tests.conftest import listing, run
 
@@ -29,14 +35,35 @@ CALIBRATION = {"temperature", "nll", "ece", "nll_uncalibrated", "ece_uncalibrate
 
 @pytest.fixture
 def cards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A hub_cards folder with one uncalibrated checkpoint, pinned on the Hub."""
+    """A hub_cards folder with one checkpoint as it was before weights were calibrated, pinned on the Hub."""
     cards = tmp_path / "cards"
     shutil.copytree(registry.shipped_cards() / NAME, cards / NAME)
-    shutil.copy(registry.shipped_cards() / "results.csv", cards / "results.csv")
+    rows = without_temperature(cards / NAME, read_ledger(registry.shipped_cards() / "results.csv"))
+    write_ledger(cards / "results.csv", rows)
     sha256 = read_config(cards / NAME)[BLOCK]["weights_sha256"]
     registry.register(cards / "registry.json", NAME, sha256, "org/x", "v1")
     monkeypatch.setenv("MUSCLE_ZOO_HUB", str(cards))
     return cards
+
+
+def without_temperature(card: Path, rows: Sequence[Row]) -> list[Row]:
+    """Takes the temperature out of a card again; the rows, with its row as it would have been."""
+    config, file = json.loads((card / "config.json").read_text()), card / "model.safetensors"
+    block, weights = config[BLOCK], load_file(file)
+    temperature = block.pop("calibration")["temperature"]
+    assert temperature > 1
+    weights |= {name: temperature * weights[name].float() for name in ("fc.weight", "fc.bias")}
+    save_file(weights, file, {"format": "pt"})
+    data = prepare_data(get_recipe(NAME, {"seed": block["seed"]}))
+    model = timm.create_model("cnn4", num_classes=10, in_chans=1, checkpoint_path=str(file)).eval()
+    metrics = evaluate(model, data.evaluation, data.dataset.info)
+    old = {"weights_sha256": file_sha256(file), "nll": round(metrics.nll, 6), "ece": round(metrics.ece, 6)}
+    block |= {"weights_sha256": old["weights_sha256"], "metrics": metrics.to_dict()}
+    block["probe"]["logits"] = [temperature * logit for logit in block["probe"]["logits"]]
+    (card / "config.json").write_text(json.dumps(config))
+    uncalibrated = {"temperature": 1.0, "nll_uncalibrated": old["nll"], "ece_uncalibrated": old["ece"]}
+    key = (NAME, block["recipe_sha256"], block["seed"])
+    return [dataclasses.replace(row, **old, **uncalibrated) if row.key == key else row for row in rows]
 
 
 def changed(old: Any, new: Any) -> set[str]:
