@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ def check_export(export: Path, size: int, pool: str) -> None:
     facts = onnx.describe(checkpoint)
     batches = onnx.probes(facts)
     assert [len(batch) for batch in batches] == [1, 2, 7]
-    assert onnx.compare(ours, onnx.convert(ours, facts["input_size"], facts), batches) <= onnx.TOLERANCE
+    if all(find_spec(package) for package in onnx.PACKAGES):  # an extra; what comes before needs none of it
+        assert onnx.compare(ours, onnx.convert(ours, facts["input_size"], facts), batches) <= onnx.TOLERANCE
 
 
 @pytest.mark.parametrize(("arch", "size", "pool"), SMALL)
