@@ -234,14 +234,26 @@ def _labels_per_class(
         )
         warnings.warn(text, Notice, stacklevel=4)
     elif short:
-        label = short[0]
-        most = f"give at most {num_classes * min(counts)}" if budget.bias == NO_BIAS else "give fewer"
-        exact = f", or {sum(counts)} for all of them" if budget.bias == NO_BIAS else ""
-        raise InputError(
-            f"labels={labels} asks for {per_class[label]} images of class {class_names[label]}, {dataset} has "
-            f"{counts[label]}; {most}{exact}"
-        )
+        raise _too_few(dataset, labels, short[0], per_class, counts, budget, class_names)
     return per_class
+
+
+def _too_few(
+    dataset: str,
+    labels: int,
+    label: int,
+    per_class: Sequence[int],
+    counts: Sequence[int],
+    budget: Budget,
+    class_names: Sequence[str],
+) -> InputError:
+    """What to say where a class has fewer labeled images than a budget asks for."""
+    even = budget.bias == NO_BIAS
+    remedy = f"give at most {len(counts) * min(counts)}, or {sum(counts)} for all of them" if even else "give fewer"
+    return InputError(
+        f"labels={labels} asks for {per_class[label]} images of class {class_names[label]}, {dataset} has "
+        f"{counts[label]}; {remedy}"
+    )
 
 
 def _check_given(

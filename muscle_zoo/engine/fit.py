@@ -106,13 +106,17 @@ def _fit(run: Run) -> TrainResult:
                     folder.write_status("stopped", done, recipe.steps, why=why)
                 return run.end(done)
 
-    if not recipe.steps:  # the classifier was there before the first step
-        metrics = run.measure()
-        run.log(0, run.measured_row(metrics))
-        run.save(0, {"loss": torch.zeros(())})
-    metrics = metrics or run.measure()
+    metrics = metrics or (run.measure() if recipe.steps else _without_steps(run))
     accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
     return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
+
+
+def _without_steps(run: Run) -> dict[str, Metrics]:
+    """Measures and saves a classifier that was there before the first step, as the last step does otherwise."""
+    metrics = run.measure()
+    run.log(0, run.measured_row(metrics))
+    run.save(0, {"loss": torch.zeros(())})
+    return metrics
 
 
 def _conclude(run: Run) -> list[float]:
