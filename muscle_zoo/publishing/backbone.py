@@ -23,7 +23,7 @@ from ..engine.run_folder import RunFolder
 from ..files import file_sha256, write_json
 from ..recipes import Recipe
 from .backbone_card import render_backbone_card
-from .export import HALF_TOLERANCE, SCHEMA, half_precision, last_state, pack_safetensors, probe, save_config
+from .export import HALF_TOLERANCE, half_precision, identity, last_state, pack_safetensors, probe, save_config
 from .ledger_row import git_sha
 
 
@@ -107,17 +107,7 @@ def _block(recipe: Recipe, trained: TrainResult, data: Data, metrics: Metrics, s
     split = data.split
     measured = {"top1": metrics.top1, "n": metrics.n, "references": len(references_of(data))}
     return {
-        "weights_sha256": sha256,
-        "schema": SCHEMA,
-        "name": recipe.name,
-        "method": recipe.method,
-        "dataset": recipe.dataset,
-        "labels": split.labels,
-        "seed": recipe.seed,
-        "split_sha256": split.sha256,
-        "recipe": recipe.to_dict(),
-        "recipe_sha256": recipe.sha256,
-        "step": trained.step,
+        **identity(recipe, split, sha256, trained.step),
         "neighbors": measured,
         "git_sha": git_sha(),
         "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},

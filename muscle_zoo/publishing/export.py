@@ -178,7 +178,21 @@ def _block(
 ) -> dict[str, Any]:
     """The muscle_zoo block of config.json: what the weights are, how they were made, and what they do."""
     return {
-        "weights_sha256": row.weights_sha256,
+        **identity(recipe, split, row.weights_sha256, row.step),
+        "metrics": metrics.to_dict(),
+        "calibration": calibration,
+        "probe": logits,
+        "git_sha": row.git_sha,
+        "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},
+        "device": row.device,
+        "hours": row.hours,
+    }
+
+
+def identity(recipe: Recipe, split: Split, weights_sha256: str, step: int) -> dict[str, Any]:
+    """What the muscle_zoo block says of any weights: which they are, and by which recipe and split."""
+    return {
+        "weights_sha256": weights_sha256,
         "schema": SCHEMA,
         "name": recipe.name,
         "method": recipe.method,
@@ -188,14 +202,7 @@ def _block(
         "split_sha256": split.sha256,
         "recipe": recipe.to_dict(),
         "recipe_sha256": recipe.sha256,
-        "step": row.step,
-        "metrics": metrics.to_dict(),
-        "calibration": calibration,
-        "probe": logits,
-        "git_sha": row.git_sha,
-        "versions": {"torch": torch.__version__, "timm": timm.__version__, "python": platform.python_version()},
-        "device": row.device,
-        "hours": row.hours,
+        "step": step,
     }
 
 
