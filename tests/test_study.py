@@ -73,6 +73,20 @@ def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
     assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
 
 
+def test_budgets_of_the_same_seeds_have_an_overall_of_their_own() -> None:
+    rows = [
+        row(f"{muscle}{base}", labels, seed, top1)
+        for base in ("uda", "vat")
+        for labels in (10, 20, 40)
+        for seed in range(2 if labels < 40 else 1)
+        for muscle, top1 in (("", 0.7), ("muscle_", 0.7 + labels / 1e3))
+    ]
+    lines = [line.split(" | ")[:4] for line in overall_table(rows).splitlines()[2:]]
+    assert [words[0] for words in lines] == ["| 10"] * 2 + ["| 20"] * 2 + ["| 40"] * 2 + ["| 10, 20"] * 2
+    assert lines[-1][1] == "the 2 other than supervised" and lines[-1][2].startswith("+1.5 (")
+    assert lines[-1][3] == "4 of 4"
+
+
 def test_the_interval_is_students() -> None:
     for n in (2, 3, 30, 31, 200):
         gains = ([1.0, 2.5, -0.5, 4.0, 3.0, 2.0, 2.2, 0.1, 1.9, 2.7] * 20)[:n]

@@ -73,18 +73,26 @@ def overall_table(rows: Iterable[Row]) -> str:
     Returns:
         A row for each label budget, for all base methods and for those that see unlabeled images: the paired gain,
         averaged over the methods at each seed, with its 95 % interval over seeds; in how many methods the mean gain is
-        positive; and in how many the interval of the method's own gain lies above zero, and below.
+        positive; and in how many the interval of the method's own gain lies above zero, and below. Then the same for
+        budgets of the same seeds together.
     """
     by_budget: dict[int | str, list[Cell]] = {}
     for cell in cells(rows):
         if cell.gains:
             by_budget.setdefault(cell.labels, []).append(cell)
-    lines = []
+    together: dict[frozenset[int], list[int | str]] = {}  # budgets of the same seeds
     for labels, study in by_budget.items():
+        seeds = frozenset.intersection(*(frozenset(cell.gains_by_seed) for cell in study))
+        together.setdefault(seeds, []).append(labels)
+    budgets: list[list[int | str]] = [[labels] for labels in by_budget]
+    lines = []
+    for group in [*budgets, *(several for several in together.values() if len(several) > 1)]:
+        study = [cell for labels in group for cell in by_budget[labels]]
         others = [cell for cell in study if cell.base != "supervised"]
-        for title, shown in ((f"all {len(study)}", study), (f"the {len(others)} other than supervised", others)):
-            if len(shown) > 1:
-                lines.append([str(labels), title, *_overall_words(shown)])
+        methods, other_methods = (len({cell.base for cell in shown}) for shown in (study, others))
+        for title, shown in ((f"all {methods}", study), (f"the {other_methods} other than supervised", others)):
+            if len({cell.base for cell in shown}) > 1:
+                lines.append([", ".join(map(str, group)), title, *_overall_words(shown)])
     head = ["labels", "methods", "mean gain, 95 % interval", "gain above 0", "interval above 0", "below 0", "seeds"]
     return markdown_table(head, lines)
 
