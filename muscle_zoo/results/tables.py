@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..methods import base_of, default_options
+from ..methods import base_of, default_options, with_muscle
 from ..recipes import get_recipe
 from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
 from .ledger import Row, runs_of
@@ -103,6 +103,41 @@ def _overall_words(study: Sequence[Cell]) -> list[str]:
     bounds = [bound for cell in study if (bound := interval(cell.gains))]
     above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
     return [gain_text(gains), f"{positive} of {len(study)}", str(above), str(below), str(len(gains))]
+
+
+def calibration_table(rows: Iterable[Row]) -> str:
+    """The table of likelihood and calibration error, before and after the temperature.
+
+    Args:
+        rows: Of one backbone, data set and bias; seeds beside each other.
+
+    Returns:
+        A row for each budget and method, alone and with MUSCLE: mean negative log-likelihood in nats and mean expected
+        calibration error in per cent over seeds, ``before -> after``.
+    """
+    shown = list(rows)
+    by_name: dict[str, list[Row]] = {}
+    for row in shown:
+        by_name.setdefault(row.name, []).append(row)
+    lines = []
+    for cell in cells(shown):
+        methods = (cell.base, with_muscle(cell.base))
+        names = [make_name(cell.arch, method, cell.dataset, cell.labels, cell.variant) for method in methods]
+        found = [by_name.get(name, []) for name in names]
+        words = [_before_and_after(runs, "nll", 1, 2) for runs in found]
+        words += [_before_and_after(runs, "ece", 100, 1) for runs in found]
+        lines.append([str(cell.labels), cell.base, *words])
+    head = ["labels", "method", "NLL alone", "NLL with MUSCLE", "error alone, %", "error with MUSCLE, %"]
+    return markdown_table(head, lines)
+
+
+def _before_and_after(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
+    if not rows:
+        return ""
+    before, after = (
+        statistics.fmean(scale * getattr(row, name) for row in rows) for name in (f"{column}_uncalibrated", column)
+    )
+    return f"{before:.{digits}f} -> {after:.{digits}f}"
 
 
 def search_rows(
