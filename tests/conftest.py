@@ -89,6 +89,12 @@ def taught(method: str) -> dict[str, str]:
     return {"teacher": "cnn4.muscle_digits_10"} if learns_from_teacher(method) else {}
 
 
+def context_of(recipe: Recipe, data: Data) -> RunContext:
+    """What a method knows of a run of 1,000 steps."""
+    sizes = {"labeled": len(data.split.labeled), "unlabeled": len(data.split.unlabeled)}
+    return RunContext(1000, len(data.dataset.train), data.dataset.info.num_classes, **sizes)
+
+
 def network_of(recipe: Recipe, data: Data, method: Method) -> nn.Module:
     """A recipe's network with the parts of its method."""
     context = RunContext(num_classes=data.dataset.info.num_classes)

@@ -30,18 +30,21 @@ from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.engine.tuning import Probe
-from muscle_zoo.methods import METHODS, Batch, RunContext, create_method, takes_steps
+from muscle_zoo.methods import METHODS, Batch, create_method, takes_steps
 from muscle_zoo.recipes.names import parse_name
-from tests.conftest import network_of, once, taught, train_step
+from tests.conftest import context_of, network_of, once, taught, train_step
 
 STEPS = 10
-OWN_DRAWS = ("vat", "mixmatch")  # their docstrings say that N processes draw others than one
+OWN_DRAWS = ("vat", "mixmatch", "adamatch")  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
 OPTIONS = {
     "fixmatch": {"fixmatch.threshold": 0.3},
     "uda": {"uda.threshold": 0.3},
     "freematch": {"freematch.momentum": 0.5},
+    "pseudo_label": {"pseudo_label.threshold": 0.3},
+    "flexmatch": {"flexmatch.threshold": 0.3},
+    "softmatch": {"softmatch.momentum": 0.5},
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_convnext")
@@ -85,7 +88,7 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     recipe = get_recipe(name, {**overrides, **taught(parse_name(name)["method"])})
     data = prepare_data(recipe)
     dataset = data.dataset
-    method = create_method(recipe.method, recipe.options, RunContext(1000, len(dataset.train), 10)).double()
+    method = create_method(recipe.method, recipe.options, context_of(recipe, data)).double()
     if case == "groups":
         method.views = {name: v._replace(group=i, still=i > 0) for i, (name, v) in enumerate(method.views.items())}
     model, teacher = (network_of(recipe, data, method).double() for _ in range(2))

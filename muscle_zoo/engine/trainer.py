@@ -124,7 +124,13 @@ class Trainer:
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
             _require_this_version(recipe)
             model = build_model(recipe, dataset) if data.head is None else data.head
-            context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
+            context = RunContext(
+                steps=recipe.steps,
+                images=len(dataset.train),
+                num_classes=dataset.info.num_classes,
+                labeled=len(data.split.labeled),
+                unlabeled=len(data.split.unlabeled),
+            )
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
             teacher = load_teacher(recipe, self.method, dataset.info)

@@ -55,6 +55,10 @@ _CLASSES = {
     "simclr": "SimCLR",
     "vicreg": "VICReg",
     "mi_only": "MIOnly",
+    "pseudo_label": "PseudoLabel",
+    "flexmatch": "FlexMatch",
+    "softmatch": "SoftMatch",
+    "adamatch": "AdaMatch",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
