@@ -69,6 +69,14 @@ def _as_in_a_new_process() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_curves() -> Iterator[None]:
+    """Runs of a few steps would spend four fifths of their time drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muscle_zoo.engine.fit.plot_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture
 def card(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the run's export/, to damage."""
     return Path(shutil.copytree(finished_run / "export", tmp_path / "card"))

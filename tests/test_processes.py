@@ -25,6 +25,7 @@ from muscle_zoo.engine.batchnorm import GlobalBatchNormAct2d, synchronize_batchn
 from muscle_zoo.engine.build import build_optimizer, prepare_data
 from muscle_zoo.engine.collectives import on_main_process, require_the_same, share_tensors, shared_errors
 from muscle_zoo.engine.fit import fit
+from muscle_zoo.engine.nets import TrainedNets
 from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.teacher import load_teacher
@@ -35,7 +36,7 @@ from muscle_zoo.recipes.names import parse_name
 from tests.conftest import context_of, network_of, once, taught, train_step
 
 STEPS = 10
-OWN_DRAWS = ("vat", "mixmatch", "adamatch")  # their docstrings say that N processes draw others than one
+OWN_DRAWS = ("vat", "mixmatch", "adamatch", "remixmatch")  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
 OPTIONS = {
@@ -110,7 +111,7 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
         probe.begin(step)
         terms = train_step(network, teacher, method, in_float64(batch), step, frozen)
         optimizer.zero_grad()
-        terms["loss"].backward()
+        method.backward(terms, TrainedNets(model))
         probe.drop_gradients(step)
         if step == 0:
             first = [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]

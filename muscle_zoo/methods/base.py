@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -110,6 +110,34 @@ class PseudoLabels(NamedTuple):
     mask: Tensor
 
 
+class Nets(Protocol):
+    """What :meth:`Method.backward` may ask of the engine. The networks are those of the run, without any wrapper.
+
+    Attributes:
+        model: The network that is trained.
+        lr: The learning rate of the step.
+    """
+
+    model: nn.Module
+    lr: float
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a scalar to those that the optimizer takes; once a step."""
+
+    def gradients(self, loss: Tensor) -> Tensor:
+        """The gradient of a scalar with respect to the network's own trained parameters, ``(P,)``, as one vector.
+
+        Those of a method's parts are left out. It is the mean over the processes; what was computed is kept for another
+        pass back.
+        """
+
+    def logits_at(self, change: Tensor, images: Tensor) -> Tensor:
+        """Logits, without gradients, of the network with its trained parameters changed by a vector ``(P,)``.
+
+        It runs in training mode and leaves running statistics alone.
+        """
+
+
 class Method(nn.Module):
     """What every method is: one class in one file, with a ``loss`` and, where it needs them, the optional parts below.
 
@@ -198,6 +226,18 @@ class Method(nn.Module):
             ``{"loss": scalar to minimize, other name: detached scalar to log, ...}``.
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
+
+    def backward(self, terms: dict[str, Tensor], nets: Nets) -> None:
+        """Works out the gradients of a step; by default those of ``terms["loss"]``.
+
+        A method whose gradients are not those of one scalar, or depend on each other, has its own. Its other terms may
+        then have gradients too. It must end with :meth:`Nets.backward`, once, and cannot go with ``accumulate``.
+
+        Args:
+            terms: What :meth:`loss` returned; ``loss`` may hold what another method around this one added.
+            nets: The run's network.
+        """
+        nets.backward(terms["loss"])
 
     def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels | None:
         """The classes it gave the unlabeled images, so that the log tells how many are right; None if it gives none."""
