@@ -36,7 +36,7 @@ from muscle_zoo.recipes.names import parse_name
 from tests.conftest import context_of, network_of, once, taught, train_step
 
 STEPS = 10
-OWN_DRAWS = ("vat", "mixmatch", "adamatch", "remixmatch")  # their docstrings say that N processes draw others than one
+OWN_DRAWS = ("vat", "mixmatch", "adamatch", "remixmatch", "interpolation_contrastive", "uncertainty_mean_teacher")  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
 OPTIONS = {
@@ -46,6 +46,10 @@ OPTIONS = {
     "pseudo_label": {"pseudo_label.threshold": 0.3},
     "flexmatch": {"flexmatch.threshold": 0.3},
     "softmatch": {"softmatch.momentum": 0.5},
+    "simmatch": {"simmatch.threshold": 0.2},
+    "comatch": {"comatch.threshold": 0.2, "comatch.bank": 200, "comatch.edge": 0.1},
+    "neighbor_consistency": {"neighbor_consistency.start": 0.0},
+    "self_meta_pseudo_labels": {"self_meta_pseudo_labels.threshold": 0.3},
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_convnext")

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..losses.distributed import mean_over_processes
-from ..methods.base import frozen_statistics
 from .network import Network
 
 
@@ -29,9 +25,6 @@ class TrainedNets:
         self.model, self.accelerator, self.lr = model, accelerator, 0.0
         self.backbone: nn.Module = model.backbone if isinstance(model, Network) else model
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, p) for name, p in self.backbone.named_parameters() if p.requires_grad)
-
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a scalar to those that the optimizer takes."""
         if self.accelerator is None:
@@ -41,20 +34,9 @@ class TrainedNets:
 
     def gradients(self, loss: Tensor) -> Tensor:
         """The gradient of a scalar with respect to the trained parameters, ``(P,)``, over all processes."""
-        parameters = [parameter for _, parameter in self._trained()]
+        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
         # A classifier, say, has no part in a pretext task.
         whole = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
         # DistributedDataParallel averages what backward() adds up, and nothing else.
         return mean_over_processes(torch.cat([gradient.flatten() for gradient in whole]))
-
-    @torch.no_grad()
-    def logits_at(self, change: Tensor, images: Tensor) -> Tensor:
-        """Logits of the network with its trained parameters changed by a vector ``(P,)``."""
-        moved, start = {}, 0
-        for name, parameter in self._trained():
-            moved[name] = parameter + change[start : start + parameter.numel()].view_as(parameter)
-            start += parameter.numel()
-        with frozen_statistics(self.backbone):
-            logits: Tensor = functional_call(self.backbone, moved, (images,))
-        return logits

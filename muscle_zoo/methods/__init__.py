@@ -64,6 +64,12 @@ _CLASSES = {
     "remixmatch": "ReMixMatch",
     "s4l": "S4L",
     "mp_ssl": "MPSSL",
+    "simmatch": "SimMatch",
+    "comatch": "CoMatch",
+    "interpolation_contrastive": "InterpolationContrastive",
+    "neighbor_consistency": "NeighborConsistency",
+    "uncertainty_mean_teacher": "UncertaintyMeanTeacher",
+    "self_meta_pseudo_labels": "SelfMetaPseudoLabels",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -179,7 +185,7 @@ def default_options(name: str) -> MethodOptions:
     return {part: values for part, values in options.items() if values}
 
 
-def recipe_defaults(name: str) -> dict[str, int | str]:
+def recipe_defaults(name: str) -> dict[str, int | float | str]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     base = METHODS[base_of(name)]
     changes = dict(base.recipe)

@@ -131,12 +131,6 @@ class Nets(Protocol):
         pass back.
         """
 
-    def logits_at(self, change: Tensor, images: Tensor) -> Tensor:
-        """Logits, without gradients, of the network with its trained parameters changed by a vector ``(P,)``.
-
-        It runs in training mode and leaves running statistics alone.
-        """
-
 
 class Method(nn.Module):
     """What every method is: one class in one file, with a ``loss`` and, where it needs them, the optional parts below.
@@ -163,7 +157,7 @@ class Method(nn.Module):
     views: Mapping[str, View] = {}
     needs: Mapping[str, Sequence[str]] = {}
     classifier: ClassVar[bool] = True
-    recipe: ClassVar[Mapping[str, int | str]] = {}
+    recipe: ClassVar[Mapping[str, int | float | str]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
