@@ -200,7 +200,10 @@ def test_the_readmes_method_is_one_file_and_one_line(monkeypatch: pytest.MonkeyP
 
 SETTING = RunContext(steps=1000, images=1437, num_classes=10)
 # At thresholds of their own no pseudo-label would count in so few steps.
-EAGER = {name: {"threshold": 0.1} for name in ("fixmatch", "uda", "pseudo_label", "simmatch", "comatch", "self_meta_pseudo_labels")}
+EAGER = {
+    name: {"threshold": 0.1}
+    for name in ("fixmatch", "uda", "pseudo_label", "simmatch", "comatch", "self_meta_pseudo_labels")
+}
 EAGER["uncertainty_mean_teacher"] = {"share": 1.0}
 
 

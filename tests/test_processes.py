@@ -36,7 +36,14 @@ from muscle_zoo.recipes.names import parse_name
 from tests.conftest import context_of, network_of, once, taught, train_step
 
 STEPS = 10
-OWN_DRAWS = ("vat", "mixmatch", "adamatch", "remixmatch", "interpolation_contrastive", "uncertainty_mean_teacher")  # their docstrings say that N processes draw others than one
+OWN_DRAWS = (
+    "vat",
+    "mixmatch",
+    "adamatch",
+    "remixmatch",
+    "interpolation_contrastive",
+    "uncertainty_mean_teacher",
+)  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
 OPTIONS = {

@@ -1,4 +1,4 @@
-"""What pretext tasks do to images: a network is asked what was done. Each image has a number of its own for how much."""
+"""What pretext tasks do to images, to each by a level of its own: a network is asked which it was."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ class CoMatch(Method):
     divided by their sum (eq. 9 and 10). The loss is ``H(y, f(x)) + weight * classes + graph_weight * graph``.
 
     The bank holds the last ``bank`` images of the global batches, labeled ones with their labels. Followed is the
-    authors' code (github.com/salesforce/CoMatch) as microsoft/Semi-supervised-learning has it: pseudo-labels are smoothed
-    once the bank is full. The mean prediction for the alignment is an average over the steps, there of the last 32
-    batches. The graph is that of the global batch. The defaults are the paper's for CIFAR-10.
+    authors' code (github.com/salesforce/CoMatch) as microsoft/Semi-supervised-learning has it: pseudo-labels are
+    smoothed once the bank is full. The mean prediction for the alignment is an average over the steps, there of the
+    last 256 batches. The graph is that of the global batch. The defaults are the paper's for CIFAR-10.
 
     Logs ``cross_entropy``, ``pseudo_label`` and ``graph`` (without their weights), in nats, and ``mask``, the share of
     unlabeled images whose classes count.
@@ -133,8 +133,8 @@ class CoMatch(Method):
         """Pseudo-labels, ``(n, C)``, of predictions and projections: smoothed with the bank's, once it is full."""
         similarities = (projections @ self.bank.T.to(projections.dtype) / self.temperature).softmax(dim=-1)
         neighbors = similarities @ self.bank_predictions.to(projections.dtype)
-        share = torch.where(self.written >= len(self.bank), self.smoothing, 1.0)
-        return share * predictions + (1.0 - share) * neighbors
+        smoothed = self.smoothing * predictions + (1.0 - self.smoothing) * neighbors
+        return torch.where(self.written >= len(self.bank), smoothed, predictions)
 
     def _graph(self, pseudo: Tensor, strong: Tensor, second: Tensor) -> Tensor:
         others, first = gather_rows(second)

@@ -18,10 +18,10 @@ from .supervised import Supervised
 class NeighborConsistency(Method):
     """Neighbor consistency regularization, for noisy labels (Iscen et al. 2022, arXiv 2202.02200).
 
-    The loss is ``(1 - weight) H(y, f(x)) + weight * KL(f(x_i) || sum_j s_ij f(x_j))``: the sum is over the ``neighbors``
-    images of the global batch whose features are nearest, with ``s_ij`` their cosine similarity (0 where it is
-    negative), divided by its sum over them. No gradient flows through the neighbors or the similarities. It begins after
-    ``start``; before, it is cross-entropy alone. The paper has no unlabeled images
+    The loss is ``(1 - weight) H(y, f(x)) + weight * KL(f(x_i) || sum_j s_ij f(x_j))``: the sum is over the images of
+    the global batch, as many as ``neighbors``, whose features are nearest, with ``s_ij`` their cosine similarity (0
+    where it is negative), divided by its sum over them. No gradient flows through the neighbors or the similarities. It
+    begins after ``start``; before, it is cross-entropy alone. The paper has no unlabeled images
     (``neighbor_consistency.preset=paper``); here they are neighbors too, and are drawn to theirs. Labels are made noisy
     by the recipe's ``label_noise``. The two terms are weighted as in the authors' code
     (github.com/google-research/scenic, projects/ncr); its text on where gradients flow could not be read.

@@ -24,7 +24,8 @@ class SelfMetaPseudoLabels(Method):
     The paper works out h as a difference, by a step and another pass; it is that difference to first order in the
     learning rate, as Meta Pseudo Labels derives it (appendix A there), and takes one more pass back instead. Details of
     the paper beyond its abstract could not be read, and there is no public code; the values are this project's. Logs
-    ``cross_entropy``, ``pseudo_label`` (P), ``own`` (Q), in nats, and ``mask``, the share of unlabeled images that count.
+    ``cross_entropy``, ``pseudo_label`` (P), ``own`` (Q), in nats, and ``mask``, the share of unlabeled images that
+    count.
 
     Args:
         threshold: Least probability at which a pseudo-label counts, 0 to 1; 0 for all.
