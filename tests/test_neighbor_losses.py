@@ -32,6 +32,12 @@ def outputs_of(method: Any, seed: int = 0, scale: float = 1.5) -> tuple[dict[Any
     return outputs, Batch({}, labels, torch.arange(10, 10 + N_U), labeled_rows=rows)
 
 
+def between(targets: Any, q: Any, counts: Any = (True,) * N_U) -> float:
+    """The mean over the unlabeled images of the cross-entropy of those that count."""
+    rows = zip(targets, q, counts, strict=True)
+    return -sum(sum(a * math.log(b) for a, b in zip(t, p, strict=True)) for t, p, c in rows if c) / N_U
+
+
 def unit(rows: np.ndarray) -> np.ndarray:
     return np.array([row / math.sqrt(sum(v * v for v in row)) for row in rows])
 
@@ -56,8 +62,8 @@ def test_simmatch_against_a_dictionary() -> None:
         p = [aligned(row, mean) for row in weak]
         rows = sorted(bank)
 
-        def similarities(v: np.ndarray, rows=rows, bank=dict(bank)) -> np.ndarray:
-            powers = np.array([math.exp(sum(v * bank[r]) / 0.3) for r in rows])
+        def similarities(v: np.ndarray, vectors=tuple(bank[r] for r in rows)) -> np.ndarray:
+            powers = np.array([math.exp(sum(v * vector) / 0.3) for vector in vectors])
             return powers / sum(powers)
 
         instances, targets = [], []
@@ -72,17 +78,8 @@ def test_simmatch_against_a_dictionary() -> None:
         def naive(
             live: Any, _: Any, counts=counts, targets=targets, instances=instances, sim=similarities, y=batch.labels
         ) -> float:
-            strong = softmax(live["u_strong"])
-            classes = (
-                sum(-sum(a * math.log(b) for a, b in zip(t, q)) for t, q, c in zip(targets, strong, counts) if c) / N_U
-            )
-            alike = (
-                sum(
-                    -sum(a * math.log(b) for a, b in zip(t, sim(v)))
-                    for t, v in zip(instances, unit(live["u_strong", "projection"]))
-                )
-                / N_U
-            )
+            classes = between(targets, softmax(live["u_strong"]), counts)
+            alike = between(instances, [sim(v) for v in unit(live["u_strong", "projection"])])
             return cross_entropy(live["x_weak"], y) + 1.7 * classes + 0.6 * alike
 
         silent = ("u_weak", ("u_weak", "projection"), ("x_weak", "projection"))
@@ -118,14 +115,10 @@ def test_comatch_against_a_list() -> None:
         edges |= {int((row > 0).sum()) for row in graph}
 
         def naive(live: Any, _: Any, counts=counts, pseudo=pseudo, graph=graph, y=batch.labels) -> float:
-            strong = softmax(live["u_strong"])
-            classes = (
-                sum(-sum(a * math.log(b) for a, b in zip(t, q)) for t, q, c in zip(pseudo, strong, counts) if c) / N_U
-            )
+            classes = between(pseudo, softmax(live["u_strong"]), counts)
             first, second = (unit(live[v, "projection"]) for v in ("u_strong", "u_strong_second"))
             similar = softmax(np.array([[sum(a * b) / 0.3 for b in second] for a in first]))
-            rows = zip(graph, similar, strict=True)
-            own = sum(-sum(e / sum(row) * math.log(s) for e, s in zip(row, q) if e) for row, q in rows) / N_U
+            own = between([row / sum(row) for row in graph], similar)
             return cross_entropy(live["x_weak"], y) + 1.7 * classes + 0.6 * own
 
         silent = ("u_weak", ("u_weak", "projection"), ("x_weak", "projection"))
@@ -154,7 +147,7 @@ def test_interpolation_contrastive_against_loops() -> None:
         z = unit(
             [
                 *live["u_between", "projection"],
-                *[b * own[i] + (1 - b) * own[j] for i, (b, j) in enumerate(zip(share, partner))],
+                *[b * own[i] + (1 - b) * own[j] for i, (b, j) in enumerate(zip(share, partner, strict=True))],
             ]
         )  # type: ignore[index]
         total = 0.0
@@ -180,7 +173,11 @@ def test_neighbor_consistency_against_loops(unlabeled: bool, step: int) -> None:
         for i, p in enumerate(mine):
             similar = sorted(((sum(v[i] * v[j]), j) for j in range(len(v)) if j != i), reverse=True)[:2]
             shares = [max(s, 0.0) for s, _ in similar]
-            q = sum(s * theirs[j] for s, (_, j) in zip(shares, similar)) / sum(shares) if sum(shares) else theirs[i]
+            q = (
+                sum(s * theirs[j] for s, (_, j) in zip(shares, similar, strict=True)) / sum(shares)
+                if sum(shares)
+                else theirs[i]
+            )
             total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
         weight = 0.7 if step >= 300 else 0.0
         return (1 - weight) * cross_entropy(live["x_weak"], batch.labels) + weight * total / len(mine)

@@ -154,16 +154,14 @@ def test_adamatchs_labeled_images_go_through_the_network_by_themselves_too() -> 
 
 
 class Nets:
-    """Gradients with respect to the logits, as if they were the parameters."""
+    """Gradients with respect to a few parameters."""
 
-    lr = 0.5
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.parameters = parameters
+    def __init__(self, *modules: nn.Module, lr: float = 0.1) -> None:
+        self.lr, self.parameters = lr, [p for module in modules for p in module.parameters()]
 
     def gradients(self, loss: Tensor) -> Tensor:
-        own = torch.autograd.grad(loss, self.parameters, retain_graph=True, allow_unused=True)
-        return torch.cat([torch.zeros_like(p) if g is None else g for p, g in zip(self.parameters, own)]).flatten()
+        own = torch.autograd.grad(loss, self.parameters, retain_graph=True)
+        return torch.cat([gradient.flatten() for gradient in own])
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -176,11 +174,7 @@ def test_the_feedback_is_what_a_step_along_the_pseudo_labels_does_for_the_labels
     x, u, v = (torch.randn(n, 5, dtype=torch.float64) for n in (LABELLED, UNLABELLED, UNLABELLED))
     batch = Batch({}, torch.arange(LABELLED) % CLASSES, torch.arange(UNLABELLED))
     method = build("self_meta_pseudo_labels", threshold=0.3, weight=0.7, feedback=100.0)
-    nets = Nets(list(model.parameters()))
-    nets.gradients = lambda loss: torch.cat(  # type: ignore[method-assign]
-        [g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()), retain_graph=True)]
-    )
-    nets.lr = 1e-4
+    nets = Nets(model, lr=1e-4)
     terms = method.loss({"x_weak": model(x), "u_weak": model(u), "u_strong": model(v)}, batch, 0)
     method.backward(terms, nets)
     got = [p.grad.clone() for p in model.parameters()]
@@ -241,7 +235,9 @@ def test_uncertainty_mean_teacher_against_loops(step: int) -> None:
 
     def term(live: Arrays, _: Arrays) -> float:
         rows = zip(target, softmax(live["u_weak"]), sure, strict=True)
-        return sum(sum((a - b) ** 2 for a, b in zip(p, q)) / CLASSES for p, q, counts in rows if counts) / sum(sure)
+        return sum(
+            sum((a - b) ** 2 for a, b in zip(p, q, strict=True)) / CLASSES for p, q, counts in rows if counts
+        ) / sum(sure)
 
     terms = check(method, outputs, prepared, step, supervised_plus(batch.labels, 20.0 * ramp, term))
     assert terms["mask"] == pytest.approx(sum(sure) / UNLABELLED)
