@@ -65,6 +65,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", STEPPED)
 def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
     first, _ = run(short(method), tmp_path / "a")
@@ -75,6 +76,7 @@ def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
     assert not equal(final_state(first), final_state(other))
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(("method", "drop_rate"), [*((name, 0.0) for name in STEPPED), ("supervised", 0.5)])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     method: str, drop_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,6 +274,7 @@ def test_learning_rates() -> None:
     assert learning_rate(constant, 0) == learning_rate(constant, 599) == 0.2
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", STEPPED)
 def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)

@@ -59,6 +59,7 @@ def test_there_are_three() -> None:
         assert {view.source for view in METHODS[name].views.values()} == {"unlabeled"}
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", METHODS_WITHOUT_LABELS)
 def test_permuted_labels_give_the_same_weights(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)

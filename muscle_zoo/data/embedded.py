@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..methods.base import Batch, Group
+from ..methods.base import Batch
 from .batches import Batches, draw_random_numbers, seeded_generator
 from .images import ImageFiles, ImageSource, LabeledImages
 
@@ -185,8 +185,4 @@ class EmbeddedBatches(Batches):
                 orders[kind] = self._local_rows(numbers).argsort(dim=1, stable=True)
             embeddings = self.embedded.view(view.policy, orders[kind][:, view.draw], positions[view.source])
             inputs[name] = embeddings.to(self.device, non_blocking=True)
-        none = torch.empty(0, dtype=torch.int64)
-        labels = self.images.labels[positions.get("labeled", none)].to(self.device, non_blocking=True)
-        indices = positions.get("unlabeled", none).to(self.device, non_blocking=True)
-        groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
-        return Batch(inputs, labels, indices, groups=groups)
+        return self._labeled_batch(inputs, positions)

@@ -27,6 +27,7 @@ from ..data import (
 )
 from ..data.catalog import FOLDER
 from ..data.embedded import EmbeddedImages
+from ..data.label_noise import with_label_noise
 from ..data.memory import free_memory
 from ..data.split_files import parse_given
 from ..errors import InputError, suggest
@@ -106,6 +107,10 @@ def prepare_data(
                 else "label two of a class or more"
             )
         )
+    train, classes = dataset.train, dataset.info.num_classes  # the split was made with the right labels
+    noisy = with_label_noise(train.labels, split.labeled, classes, recipe.label_noise, recipe.seed)
+    if noisy is not train.labels:
+        dataset = replace(dataset, train=train.with_labels(noisy))
     return Data(dataset, split, evaluation, own_folder(recipe, source))
 
 

@@ -16,12 +16,13 @@ from ..data import Batches
 from ..data.batches import step_seed
 from ..data.embedded import EmbeddedBatches
 from ..errors import InputError
-from ..methods import Batch, Group, Method, RunContext, create_method, version_of
+from ..methods import Batch, Group, Method, RunContext, create_method, has_own_backward, version_of
 from ..methods.base import LOGITS, TEACHER, Outputs, frozen_statistics, same_dropout
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
 from .collectives import shared_errors
+from .nets import TrainedNets
 from .network import with_parts
 from .schedule import learning_rate
 from .stage_timer import NoTimer
@@ -124,8 +125,15 @@ class Trainer:
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
             _require_this_version(recipe)
             model = build_model(recipe, dataset) if data.head is None else data.head
-            context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
+            context = RunContext(
+                steps=recipe.steps,
+                images=len(dataset.train),
+                num_classes=dataset.info.num_classes,
+                labeled=len(data.split.labeled),
+                unlabeled=len(data.split.unlabeled),
+            )
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
+            _require_whole_steps(recipe, self.method)
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
             teacher = load_teacher(recipe, self.method, dataset.info)
             self.teacher: Teacher | None = None if teacher is None else teacher.to(self.device)
@@ -145,6 +153,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The loop turns autocast on, and not Accelerate's wrapper: what is evaluated and saved is float32.
         self.network = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.nets = TrainedNets(self.network, accelerator)
         if compiled != "none":
             self.model = torch.compile(self.model, mode=compiled, dynamic=False)
         self._true_classes = dataset.train.labels.to(self.device)  # for the log: no method gets them
@@ -173,7 +182,7 @@ class Trainer:
                 with self.accelerator.autocast():
                     terms.append(self.method.loss(outputs, prepared, step))
                 timer.lap("loss")
-                self.accelerator.backward(terms[-1]["loss"])
+                self.method.backward(terms[-1], self.nets)
                 self.probe.drop_gradients(step)
                 timer.lap("backward")
                 self._update()
@@ -203,6 +212,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step) * group.get("lr_scale", 1.0)
+        self.nets.lr = learning_rate(self.recipe, step)
         self.probe.begin(step)
         seed = step_seed(self.recipe.seed, step, self.accelerator.process_index)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.8 ms: a stack trace for absent devices
@@ -243,6 +253,18 @@ def _require_this_version(recipe: Recipe) -> None:
         raise InputError(
             f"version={recipe.version}: this code trains version {version_of(recipe.method)} of {recipe.method}; leave "
             "version out, or check out the commit that the run's ledger row names"
+        )
+
+
+def _require_whole_steps(recipe: Recipe, method: Method) -> None:
+    """Refuses parts of a step for a method whose gradients are of the whole one.
+
+    Raises:
+        InputError: It has an own way back, and the recipe accumulates.
+    """
+    if recipe.accumulate > 1 and has_own_backward(method):
+        raise InputError(
+            f"accumulate={recipe.accumulate}: {recipe.method} works out its gradients of a whole step; leave it out"
         )
 
 
