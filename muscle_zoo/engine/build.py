@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -209,17 +209,19 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     known = [name for name in list_optimizers() if isinstance(name, str)]
     if recipe.optimizer not in known:
         raise InputError(f"optimizer={recipe.optimizer} is unknown to timm; {suggest(recipe.optimizer, known)}")
-    # One loop over the numbers instead of twelve: more than half of a classifier's update. Networks keep their bits.
-    fused = {"fused": True} if recipe.tune == "head" and recipe.optimizer in ("adam", "adamw") else {}
-    create = partial(
-        create_optimizer_v2,
-        opt=recipe.optimizer,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        weight_decay=recipe.weight_decay,
-        layer_decay=recipe.layer_decay if recipe.layer_decay < 1 else None,
-        **fused,
-    )
+    settings: dict[str, Any] = {
+        "opt": recipe.optimizer,
+        "lr": recipe.lr,
+        "momentum": recipe.momentum,
+        "weight_decay": recipe.weight_decay,
+        "layer_decay": recipe.layer_decay if recipe.layer_decay < 1 else None,
+    }
+    if recipe.tune == "head" and recipe.optimizer in ("adam", "adamw"):
+        settings["fused"] = True  # one loop over the numbers instead of twelve; other networks keep their bits
+
+    def create(model: nn.Module) -> torch.optim.Optimizer:
+        return create_optimizer_v2(model, **settings)
+
     try:
         _require_state_that_can_be_saved(create)
         return create(model)
