@@ -27,10 +27,11 @@ class TrainedNets:
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of a scalar to those that the optimizer takes."""
-        if self.accelerator is None:
-            loss.backward()
+        theirs = self.accelerator
+        if theirs is None or (theirs.gradient_accumulation_steps == 1 and theirs.scaler is None):
+            loss.backward()  # Accelerate's would divide by one, which counts where a step takes a millisecond
         else:
-            self.accelerator.backward(loss)
+            theirs.backward(loss)
 
     def gradients(self, loss: Tensor) -> Tensor:
         """The gradient of a scalar with respect to the trained parameters, ``(P,)``, over all processes."""

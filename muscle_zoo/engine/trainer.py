@@ -22,6 +22,7 @@ from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
 from .collectives import shared_errors
+from .head import Head
 from .nets import TrainedNets
 from .network import with_parts
 from .schedule import learning_rate
@@ -94,7 +95,20 @@ def _forward_together(model: nn.Module, inputs: Mapping[str, Tensor], needs: Map
 
 def _joined(inputs: Mapping[str, Tensor]) -> Tensor:
     # The convolutions' weights are channels last; images that are not would be copied by each of them.
-    return torch.cat(list(inputs.values())).contiguous(memory_format=torch.channels_last)
+    parts = list(inputs.values())
+    return (parts[0] if len(parts) == 1 else _joined_rows(parts)).contiguous(memory_format=torch.channels_last)
+
+
+def _joined_rows(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of tensors one after the other; not copied where they lie so already, as embeddings do."""
+    first, end = parts[0], parts[0].storage_offset()
+    memory, strides = first.untyped_storage().data_ptr(), first.stride()
+    for part in parts:
+        together = part.untyped_storage().data_ptr() == memory and part.storage_offset() == end
+        if not together or part.stride() != strides or part.shape[1:] != first.shape[1:] or part.requires_grad:
+            return torch.cat(list(parts))
+        end += len(part) * strides[0]
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), strides, first.storage_offset())
 
 
 class Trainer:
@@ -137,8 +151,8 @@ class Trainer:
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
             teacher = load_teacher(recipe, self.method, dataset.info)
             self.teacher: Teacher | None = None if teacher is None else teacher.to(self.device)
-            images = to_device(dataset.train, self.device)
             rank, views = accelerator.process_index, self.method.views
+            images = to_device(dataset.train, self.device, {view.policy for view in views.values()})
             make_batches = Batches if data.head is None else EmbeddedBatches
             self.batches = make_batches(recipe, images, dataset.info, data.split, views, rank, world, self.device)
             if world > 1:  # before the EMA's copy: a teacher in training mode normalizes with the global batch too
@@ -189,9 +203,24 @@ class Trainer:
                 timer.lap("optimizer")
             if count_right:
                 hits += self._right_pseudo_labels(outputs, prepared)
-        self.ema.update(self.network, step=step + 1)
+        self._average(step + 1)
         timer.lap("ema")
+        if len(terms) == 1:
+            return {name: value.detach() for name, value in terms[0].items()}, hits
         return {name: torch.stack([part[name].detach() for part in terms]).mean(0) for name in terms[0]}, hits
+
+    @torch.no_grad()
+    def _average(self, steps: int) -> None:
+        """Moves the averaged weights, after so many steps.
+
+        Of a classifier on embeddings its parameters alone: timm's would copy the constants beside them every time.
+        """
+        if not isinstance(self.network, Head):
+            self.ema.update(self.network, step=steps)
+            return
+        weight = 1.0 - self.ema.get_decay(steps)
+        for average, value in zip(self.ema.module.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(value, weight)
 
     def _update(self) -> None:
         """Moves the weights, after the last part of a step.
@@ -234,6 +263,7 @@ class Trainer:
         right, counted = hits.tolist()
         return row | ({"pseudo_label_accuracy": round(right / counted, 6)} if counted else {})
 
+    @torch.no_grad()
     def _right_pseudo_labels(self, outputs: Outputs, batch: Batch) -> Tensor:
         pseudo_labels = self.method.pseudo_labels(outputs, batch)
         if pseudo_labels is None:

@@ -66,6 +66,8 @@ class Batch:
 
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
+        if n == 1:
+            return [self]
         views = {name: images.chunk(n) for name, images in self.inputs.items()}
         labels = self.labels.chunk(n) if len(self.labels) else [self.labels] * n
         indices = self.indices.chunk(n) if len(self.indices) else [self.indices] * n
