@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..methods.base import Batch
+from ..methods.base import Batch, Group
 from .batches import Batches, draw_random_numbers, seeded_generator
 from .images import ImageFiles, ImageSource, LabeledImages
 
@@ -150,7 +150,7 @@ class EmbeddedImages:
         It saves a step the reading and the arithmetic; the numbers are the same to the last bit.
         """
         draws = self._all_draws
-        if not draws or sum(4 * draw.numel() for draw in draws) > memory:
+        if self.ready is not None or not draws or sum(4 * draw.numel() for draw in draws) > memory:
             return self
         ready = _empty(len(draws) * len(self), self.plain.shape[1], device)
         for number, draw in enumerate(draws):
