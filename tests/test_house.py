@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Rooms from left to right: each imports only from those before it.
 ORDER = ["errors", "files", "losses", "methods", "recipes", "results", "data", "checkpoints", "backbones", "engine"]
-ORDER += ["bench", "publishing", "sessions", "api", "commands", "cli", "__main__"]
+ORDER += ["bench", "publishing", "sessions", "auto", "api", "commands", "cli", "__main__"]
 
 
 def room(path: Path) -> str:

@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="a name of `list`, NAME@revision, a run folder, local-dir:PATH or hf-hub:REPO")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="pictures, or folders of them")
     parser.add_argument("--topk", type=int, default=5, metavar="K", help="the most probable classes of each (5)")
-    parser.add_argument(
-        "--json", action="store_true", help="print JSON: [{file, label, predictions: [{class, probability}]}]"
-    )
+    parser.add_argument("--json", action="store_true", help="print JSON: [{file, label, predictions: [...]}]")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write path,label,probability and the most probable")
     parser.add_argument(
         "--threshold", type=float, default=0.0, metavar="P", help="below this probability the label is `unsure`"

@@ -100,9 +100,7 @@ def predict_files(
             "the model has no classifier, as it was pre-trained without labels; train another with init=RUN"
         )
     if threshold and UNSURE in names:
-        raise InputError(
-            f"threshold={threshold}: a class of the model is called {UNSURE!r} too; leave the threshold out"
-        )
+        raise InputError(f"threshold={threshold}: a class of the model is called {UNSURE!r}; leave the threshold out")
     for chunk, images in _read(files, create_transform(model), batch_size):
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[tuple[list[float], list[int]]] = iter(())

@@ -1,0 +1,1 @@
+"""The user's own pictures, end to end: looked at, compared, trained."""
