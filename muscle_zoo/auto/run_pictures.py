@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ..checkpoints import weights
@@ -15,6 +17,8 @@ from ..checkpoints.factory import create_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, DataSet, load_dataset
 from ..data.catalog import FOLDER
+from ..data.images import open_picture
+from ..data.picture_folder import find_pictures
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, Pictures, embed_pictures
 from ..engine.frozen import logits_of
@@ -57,23 +61,29 @@ class RunPictures:
     embeddings: Tensor
     probabilities: Tensor
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """What each picture is called: its path below the folder, or its position in a data set with a name."""
         return tuple(self.dataset.train.names) or tuple(str(i) for i in range(len(self.dataset.train)))
 
-    @property
+    @cached_property
     def root(self) -> Path | None:
         """The folder that the names are below; None where the pictures are no files."""
-        return None if self.source is None else _root_of(self.source)
+        return None if self.source is None else find_pictures(self.source).root
+
+    def picture(self, position: int) -> Image.Image:
+        """A picture to look at: upright and whole, or an image of the data set.
+
+        Raises:
+            OSError: It cannot be read.
+        """
+        if self.root is not None:
+            return open_picture(self.root / self.names[position], 3)
+        image = next(iter(self.dataset.train.batches([torch.tensor([position])])))[0]
+        return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 
-def _root_of(source: Path) -> Path:
-    from ..data.picture_folder import find_pictures
-
-    return find_pictures(source).root
-
-
+@torch.no_grad()
 def load_run_pictures(run: Path, data: DataConfig | None = None, cpu: bool = False) -> RunPictures:
     """Embeds a run's pictures by its own network; what the cache has is not embedded again.
 
@@ -147,6 +157,7 @@ def _labeled(run: Path, recipe: Recipe, dataset: DataSet) -> Tensor:
     return torch.tensor(split.get("labelled", []), dtype=torch.int64)
 
 
+@torch.no_grad()
 def snapshot_probabilities(pictures: RunPictures, positions: Tensor, cpu: bool = False) -> tuple[Tensor, list[Tensor]]:
     """What the averaged weights and the plain ones of the saved states say of some pictures.
 

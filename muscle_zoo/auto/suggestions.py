@@ -13,7 +13,6 @@ from urllib.parse import quote
 import torch
 
 from ..data import DataConfig
-from ..data.images import open_picture
 from ..errors import InputError
 from ..files import write_json, write_text
 from .run_pictures import RunPictures, load_run_pictures, snapshot_probabilities
@@ -92,6 +91,7 @@ class Suggestions:
         """Draws a contact sheet: each picture with its number, name, and what the network takes it for."""
         from matplotlib.figure import Figure
 
+        positions = {name: position for position, name in enumerate(self.pictures.names)}
         rows = max(1, -(-len(self.chosen) // _ACROSS))
         figure = Figure(figsize=(2.1 * _ACROSS, 2.45 * rows), dpi=110, layout="constrained")
         axes = figure.subplots(rows, _ACROSS, squeeze=False).flatten()
@@ -99,20 +99,13 @@ class Suggestions:
             axis.set_axis_off()
             if number < len(self.chosen):
                 one = self.chosen[number]
-                axis.imshow(self._pixels(one.name), cmap="gray", vmin=0, vmax=255)
+                picture = self.pictures.picture(positions[one.name])
+                picture.thumbnail((_SIDE, _SIDE))
+                axis.imshow(picture, cmap="gray", vmin=0, vmax=255)
                 title = f"{number + 1}. {_short(one.name.rpartition('/')[2])}\n{_short(one.label, 16)}"
                 axis.set_title(f"{title}, {100 * one.probability:.0f} %", fontsize=7.5, parse_math=False)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
-
-    def _pixels(self, name: str) -> Any:
-        root = self.pictures.root
-        if root is None:
-            images = next(iter(self.pictures.dataset.train.batches([torch.tensor([int(name)])])))
-            return images[0].permute(1, 2, 0).squeeze(2).numpy()
-        picture = open_picture(root / name, 3)
-        picture.thumbnail((_SIDE, _SIDE))
-        return picture
 
 
 def check_out(path: Path, kinds: tuple[str, ...] = KINDS) -> None:
