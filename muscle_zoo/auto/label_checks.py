@@ -63,7 +63,8 @@ def probable_label_errors(probabilities: Tensor, labels: Tensor) -> list[LabelEr
 
     Confident learning (Northcutt et al. 2021, arXiv 1911.00068, section 3.1): a picture counts as of class j if its
     probability of j is at least the mean one of the pictures that are labeled j; of several such classes the most
-    probable. Those that count as another class than their label are returned, ordered by their margin.
+    probable. Those that count as another class than their label, and as one that is more probable than it, are
+    returned, ordered by their margin.
 
     Args:
         probabilities: ``(n, C)``, out of fold.
@@ -85,7 +86,8 @@ def probable_label_errors(probabilities: Tensor, labels: Tensor) -> list[LabelEr
         given, likely = int(labels[position]), int(best.indices[position])
         if float(best.values[position]) >= 0 and likely != given:
             margin = float(probabilities[position, given] - probabilities[position, likely])
-            found.append(LabelError(position, given, likely, margin))
+            if margin < 0:
+                found.append(LabelError(position, given, likely, margin))
     return sorted(found, key=lambda error: (error.margin, error.position))
 
 

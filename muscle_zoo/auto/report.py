@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 from torch import Tensor
 
 from .. import __version__
@@ -20,13 +22,16 @@ from ..checkpoints.card import BLOCK, calibration_of
 from ..data import DataConfig
 from ..files import write_text
 from .findings import Comparison, Interval, OutOfFold
-from .label_checks import calibrate_folds, near_duplicates, probable_label_errors
+from .label_checks import Pair, calibrate_folds, near_duplicates, probable_label_errors
 from .report_drawings import color_of, embedding_map, interval_bar, reliability_diagram
 from .run_pictures import RunPictures, load_run_pictures
 from .suggest import Pool, choose
 
 REPORT = "report.html"
 SHOWN = 24  # pictures of each kind
+CANDIDATES = 300  # pairs that are alike to the network, whose pixels are compared
+ALIKE = 0.97  # correlation of two pictures' gray values, made _TINY pixels wide and high
+_TINY = 24
 _SIDE = 112  # pixels of one
 _MATRIX = 24  # classes, up to which the confusion matrix is shown whole
 
@@ -108,7 +113,7 @@ def render_report(
         "duplicates": _duplicates(pictures, unit),
         "unsure": _unsure(pictures),
         "recipe": pictures.recipe,
-        "run": pictures.run,
+        "run": shlex.quote(str(pictures.run)),
         "temperature": float(calibration_of(pictures.config)["temperature"]),
         **_held_out(pictures, held_out),
     }
@@ -262,10 +267,10 @@ def _unsure(pictures: RunPictures) -> list[dict[str, Any]]:
 
 def _duplicates(pictures: RunPictures, unit: Tensor) -> dict[str, Any]:
     """Pairs that look alike; those with two labels first."""
-    pairs = near_duplicates(unit, pictures.labeled)
+    pairs = _alike_in_pixels(pictures, near_duplicates(unit, pictures.labeled)[:CANDIDATES])
     labels = pictures.dataset.train.labels
 
-    def contradict(pair: Any) -> bool:
+    def contradict(pair: Pair) -> bool:
         first, second = int(labels[pair.first]), int(labels[pair.second])
         return min(first, second) >= 0 and first != second
 
@@ -279,6 +284,21 @@ def _duplicates(pictures: RunPictures, unit: Tensor) -> dict[str, Any]:
         for pair in ordered
     ]
     return {"pairs": shown, "in_all": len(pairs), "contradictory": sum(map(contradict, pairs))}
+
+
+def _alike_in_pixels(pictures: RunPictures, pairs: list[Pair]) -> list[Pair]:
+    """Those pairs whose pixels are alike, too: a trained network finds all pictures of an easy class alike."""
+    small: dict[int, np.ndarray] = {}
+    for position in sorted({position for pair in pairs for position in (pair.first, pair.second)}):
+        try:
+            tiny = pictures.picture(position).convert("L").resize((_TINY, _TINY), Image.Resampling.BOX)
+        except Exception:  # whatever a decoder stumbles over
+            continue
+        values = np.asarray(tiny, dtype=np.float64).ravel()
+        values -= values.mean()
+        small[position] = values / max(float(np.linalg.norm(values)), 1e-9)
+    both = [pair for pair in pairs if pair.first in small and pair.second in small]
+    return [pair for pair in both if float(small[pair.first] @ small[pair.second]) >= ALIKE]
 
 
 def _label(pictures: RunPictures, position: int) -> str:
