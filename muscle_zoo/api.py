@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .auto.choices import Choices, is_own_pictures
 from .checkpoints.factory import create_model
 from .checkpoints.target import checkpoint_name
 from .data import DataConfig
@@ -20,6 +21,7 @@ from .methods import list_methods
 from .recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
+    from .engine.options import RunOptions
     from .sessions.embed import Embeddings
     from .sessions.evaluate import Evaluation
     from .sessions.predict import Prediction
@@ -31,11 +33,14 @@ AnyPath = str | PathLike[str]
 
 
 def train(
-    recipe: Recipe | str,
+    recipe: Recipe | AnyPath,
     overrides: Mapping[str, str | int | float | bool] | None = None,
     *,
     out: AnyPath | None = None,
     data: AnyPath | None = None,
+    methods: Sequence[str] = (),
+    folds: int | None = None,
+    backbone: str | None = None,
     cpu: bool = False,
     mixed_precision: str | None = None,
     compile: str = "none",
@@ -47,17 +52,21 @@ def train(
     fresh: bool = False,
     progress: bool = True,
 ) -> RunResult:
-    """Trains a recipe, or goes on with it; the same as ``python train.py``.
+    """Trains a recipe, or the best method on your own pictures, or goes on; the same as ``python train.py``.
 
     Ctrl-C and the time limit stop it after the step it is at, with the state saved: it returns with ``finished`` False,
     which a loop over seeds should look at; a second Ctrl-C raises KeyboardInterrupt. The same call goes on. A run that
     is finished already is not trained again.
 
     Args:
-        recipe: A recipe, or its name ``ARCH.METHOD_DATASET_LABELS``.
+        recipe: A recipe, or its name ``ARCH.METHOD_DATASET_LABELS``; or a folder or CSV of your own pictures, see
+            :func:`muscle_zoo.auto.session.train_pictures`, on whose labels methods are compared first.
         overrides: What to change of it, see :func:`muscle_zoo.get_recipe`: ``{"seed": 1, "muscle.weight": 0.5}``.
-        out: The run folder; ``runs/NAME/seedS`` by default.
+        out: The run folder; ``runs/NAME/seedS`` by default, of your own pictures ``runs/FOLDER``.
         data: Where data sets are; for the data set ``folder`` your own pictures, a folder or a CSV.
+        methods: For your own pictures: what is compared; by default six methods.
+        folds: For your own pictures: of the cross-validation.
+        backbone: For your own pictures: the weights that embed them, named as a recipe's ``init``.
         cpu: Stay on the CPU.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; Accelerate's configuration by default.
         compile: torch.compile's mode; ``none`` for none.
@@ -86,11 +95,17 @@ def train(
     from .engine.options import RunOptions
     from .sessions.train import train_run
 
-    recipe = _recipe(recipe, overrides)
+    own = _own_pictures(recipe, data)
+    chosen = {"methods": tuple(methods), "folds": folds, "backbone": backbone}
+    asked = {name: value for name, value in chosen.items() if value}
+    if own is None:
+        if asked:
+            raise InputError(f"{next(iter(asked))} is for a folder of your own pictures; leave it out")
+        assert not isinstance(recipe, PathLike)
+        recipe = _recipe(recipe, overrides)
     _require_number("save_every", save_every, at_least=1)
     if time_limit is not None and (not isinstance(time_limit, (int, float)) or time_limit <= 0):
         raise InputError(f"time_limit={time_limit!r} is no time; give seconds, such as 540")
-    folder = Path("runs") / recipe.name / f"seed{recipe.seed}" if out is None else _path("out", out)
     options = RunOptions(
         mixed_precision=mixed_precision,
         tracker=tracker,
@@ -102,7 +117,39 @@ def train(
         data=_data(data, stream, workers, progress),
         compile=compile,
     )
-    return train_run(recipe, folder, options)
+    folder = None if out is None else _path("out", out)
+    if own is not None:
+        return _train_pictures(own, asked, _overrides(overrides), options, folder)
+    assert isinstance(recipe, Recipe)
+    return train_run(recipe, folder or Path("runs") / recipe.name / f"seed{recipe.seed}", options)
+
+
+def _own_pictures(recipe: object, data: AnyPath | None) -> Path | None:
+    """The folder or CSV, if that is what was given in the place of a recipe."""
+    if isinstance(recipe, Recipe) or not isinstance(recipe, (str, PathLike)):
+        return None
+    if isinstance(recipe, str) and not is_own_pictures(recipe):
+        return None
+    if data is not None:
+        raise InputError(f"pictures are given twice, {recipe} and data={data}; keep one")
+    return Path(recipe)
+
+
+def _train_pictures(
+    root: Path,
+    chosen: Mapping[str, Any],
+    overrides: Mapping[str, str | int | float | bool],
+    options: RunOptions,
+    out: Path | None,
+) -> RunResult:
+    from .auto.session import train_pictures
+
+    say = print if options.progress else _say_nothing
+    return train_pictures(root, Choices(**chosen, overrides=overrides), options, out, say=say)
+
+
+def _say_nothing(text: str) -> None:
+    """In the place of print."""
 
 
 def evaluate(
@@ -249,13 +296,21 @@ def _target(checkpoint: AnyPath | RunResult) -> str:
     raise InputError(f"{type(checkpoint).__name__} is no checkpoint; give a name, a run folder, or what train returned")
 
 
-def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bool] | None) -> Recipe:
+def _overrides(
+    overrides: Mapping[str, str | int | float | bool] | None,
+) -> dict[str, str | int | float | bool]:
+    """What was given to change of a recipe."""
     if not isinstance(overrides or {}, Mapping) or not all(isinstance(key, str) for key in overrides or {}):
         raise InputError(f'overrides={overrides!r}: give a dictionary of fields and values, such as {{"seed": 1}}')
     values = dict(overrides or {})
     for key in ("init", "teacher"):
         if isinstance(values.get(key), str):
             values[key] = checkpoint_name(str(values[key]))  # a run folder will do
+    return values
+
+
+def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bool] | None) -> Recipe:
+    values = _overrides(overrides)
     if isinstance(recipe, str):
         return get_recipe(recipe, values)
     if values:

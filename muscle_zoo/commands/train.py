@@ -1,4 +1,4 @@
-"""`train`: a recipe becomes a run folder; without a recipe, the quickstart."""
+"""`train`: a recipe, or one's own pictures, become a run folder; without either, the quickstart."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from ..auto.choices import BACKBONE, FOLDS, METHODS_COMPARED, Choices, is_own_pictures
 from ..engine.processes import is_main_process
 from ..errors import ExitCode, InputError
 from ..recipes import get_recipe
 from .arguments import add_run_arguments, parse_overrides, run_options
+from .terminal import say
 
 if TYPE_CHECKING:
     from ..sessions.train import RunResult
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line."""
-    parser.add_argument("name", nargs="?", help="recipe, ARCH.METHOD_DATASET_LABELS; without it the quickstart runs")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        metavar="FOLDER | NAME",
+        help="your pictures, a folder or CSV; or a recipe, ARCH.METHOD_DATASET_LABELS; without either the quickstart",
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -32,16 +39,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--fresh", action="store_true", help="start over; the old run folder is renamed, never overwritten"
     )
     add_run_arguments(parser)
+    own = parser.add_argument_group("your own pictures", "train FOLDER compares methods and trains the best")
+    own.add_argument("--methods", metavar="A,B", help=f"to compare (default: {','.join(METHODS_COMPARED)})")
+    own.add_argument("--folds", type=int, metavar="K", help=f"of the cross-validation (default: {FOLDS})")
+    own.add_argument("--backbone", metavar="WEIGHTS", help=f"what embeds the pictures, as init (default: {BACKBONE})")
+    own.add_argument("--seed", type=int, help="the same as seed=N")
 
 
 def run(args: argparse.Namespace) -> int:
     """Trains a recipe, or the quickstart."""
     try:
+        if args.seed is not None:
+            args.overrides.append(f"seed={args.seed}")  # given both ways it is one too many, which is said
+        if (pictures := _own_pictures(args)) is not None:
+            return _train_pictures(pictures, args)
+        if unused := [f"--{name}" for name in ("methods", "folds", "backbone") if getattr(args, name) is not None]:
+            raise InputError(f"{unused[0]} is for a folder of your own pictures: train FOLDER {unused[0]} ...")
         return _quickstart(args) if args.name is None or "=" in args.name else _train(args)
     finally:
         # A process that ends while its group is open may abort, and its launcher would call that a failure.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _own_pictures(args: argparse.Namespace) -> Path | None:
+    """The folder or CSV of one's own pictures, if that is what is to be trained on."""
+    name = None if args.name is None or "=" in args.name else args.name
+    if name is None and args.data is not None:  # without a recipe there is nothing else to do with data
+        args.overrides = [*([args.name] if args.name else []), *args.overrides]
+        own: Path = args.data
+        return own
+    if name is None or not is_own_pictures(name):
+        return None
+    if args.data is not None:
+        raise InputError(f"pictures are given twice, {name} and --data {args.data}; keep one")
+    return Path(name)
+
+
+def _train_pictures(pictures: Path, args: argparse.Namespace) -> int:
+    from ..auto.session import own_name, train_pictures
+
+    choices = Choices(
+        methods=tuple(filter(None, (args.methods or "").split(","))),
+        folds=FOLDS if args.folds is None else args.folds,
+        backbone=args.backbone or BACKBONE,
+        overrides=dict(parse_overrides(args.overrides)),
+    )
+    out = args.out or Path("runs") / own_name(pictures)
+    result = train_pictures(pictures, choices, run_options(args), out, began=_began(), say=say)
+    if not result.finished:
+        say(stopped(out))
+    return ExitCode.DONE if result.finished else ExitCode.STOPPED
+
+
+def _began() -> float:
+    """When this process began, as time.monotonic() tells it: the time limit counts the imports too."""
+    return time.monotonic() - (time.time() - psutil.Process().create_time())
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -53,8 +106,7 @@ def _train(args: argparse.Namespace) -> int:
         print(f"starts from the weights of {recipe.init}", flush=True)
     if recipe.teacher and is_main_process():
         print(f"learns from {recipe.teacher}", flush=True)
-    process_age = time.time() - psutil.Process().create_time()  # the time limit counts the imports too
-    result = train_run(recipe, out, run_options(args), began=time.monotonic() - process_age)
+    result = train_run(recipe, out, run_options(args), began=_began())
     if is_main_process():
         print(summary(result) if result.finished else stopped(out))
     return ExitCode.DONE if result.finished else ExitCode.STOPPED
@@ -91,7 +143,8 @@ def summary(result: RunResult) -> str:
         lines.append(f"go on:      train NAME init={result.path}")
     if (row := result.row) is not None:
         seconds = f"{row.hours * 3600:.0f} s of training and evaluation"
-        accuracy = f"top-1 {100 * row.top1_ema:.2f} % of {row.n_test} images"
+        known = " that it was trained on" if result.recipe.fold == "labeled" else ""
+        accuracy = f"top-1 {100 * row.top1_ema:.2f} % of {row.n_test} images{known}"
         lines.insert(0, f"{row.name}, seed {row.seed}: {accuracy} ({seconds})")
     return "\n".join(lines)
 

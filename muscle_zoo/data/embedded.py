@@ -124,7 +124,7 @@ class EmbeddedImages:
         It saves a step the reading and the arithmetic; the numbers are the same to the last bit.
         """
         size = sum(4 * draw.numel() for draws in self.draws.values() for draw in draws)
-        if size > memory:
+        if self.ready or size > memory:
             return self
         ready = {}
         for policy, draws in self.draws.items():

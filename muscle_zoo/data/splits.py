@@ -32,7 +32,7 @@ class Budget:
     Attributes:
         labels: Labeled images, or a share of all images that have a label, such as ``10pct``.
         seed: Orders the images.
-        fold: ``test``, ``dev`` (see :func:`dev_fold`) or ``validation``: what the run is evaluated on.
+        fold: ``test``, ``dev`` (see :func:`dev_fold`), ``validation`` or ``labeled``: what the run is evaluated on.
         bias: ``none``: as many labels of each class; ``imbalance:R``: geometrically fewer from the first class to the
             last, by R in all.
         unlabeled_bias: The same of the unlabeled pool; ``none`` leaves the pool as it is.
@@ -70,10 +70,11 @@ class Split:
         dataset: Name of the data set.
         labels: Label budget: labeled images, those of the validation share included.
         seed: The seed that ordered the images.
-        fold: ``test``, ``dev`` or ``validation``.
+        fold: ``test``, ``dev``, ``validation`` or ``labeled``.
         labeled: Sorted positions of the labeled images.
         unlabeled: Sorted positions of the unlabeled pool; it contains the labeled images.
-        held_out: Sorted positions of the dev fold or the validation images: seen by nothing but the evaluation.
+        held_out: Sorted positions of the dev fold or the validation images, seen by nothing but the evaluation; of the
+            fold ``labeled``, the labeled images themselves.
         bias: See :attr:`Budget.words`.
     """
 
@@ -181,6 +182,7 @@ def make_split(
     visible = sorted(set(pool) - validation)
     unlabeled = _pool(dataset, visible, set(labeled) - validation, classes, num_classes, budget)
     chosen = tuple(sorted(set(labeled) - validation))
+    held_out = chosen if budget.fold == "labeled" else held_out
     return Split(dataset, labels, budget.seed, budget.fold, chosen, unlabeled, held_out, budget.words)
 
 

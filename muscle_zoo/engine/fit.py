@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import reduce as reduce_over_processes
 from tqdm import tqdm
 
+from ..data import DataSet
 from ..recipes import Recipe
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
@@ -59,8 +60,14 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         torch.set_num_threads(before)
 
 
-def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Data:
+def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions, loaded: DataSet | None = None) -> Data:
     """The data of a run, new or to go on with, on every process; see :func:`prepare_data`.
+
+    Args:
+        recipe: Of the run.
+        folder: Of the run.
+        options: Where the data are.
+        loaded: The recipe's data set, if it is loaded already.
 
     Raises:
         InputError: As there; or the variant starts from pretrained weights, and ``init`` is empty.
@@ -68,7 +75,7 @@ def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions) -> Data:
     require_init(recipe)
     known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
     with shared_errors():
-        return prepare_data(recipe, options.data, normalization=known)
+        return prepare_data(recipe, options.data, loaded, known)
 
 
 def _fit(run: Run) -> TrainResult:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import DataSet, DataSetInfo, ImageSource
+from ..data import DataSet, DataSetInfo, ImageSource, Split
 from ..data.embedded import EmbeddedImages
 from ..methods import create_method, takes_steps
 from ..methods.logistic import linear_layer
@@ -56,10 +56,30 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
     if recipe.fold == "test" or data.evaluation is dataset.validation:
         (tested,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
         evaluation = EmbeddedImages(tested, data.evaluation.labels, mean, std, names=data.evaluation.names)
-    head = Head(_classifier(recipe, data, embedded, pool), mean, std, backbone.sha256)
+    head = Head(_classifier(recipe, data.split, embedded, dataset.info.num_classes), mean, std, backbone.sha256)
     # Handed out standardized, as what comes out of `normalize` would be.
     info = replace(dataset.info, input_size=(backbone.width, 1, 1), mean=(0.0,), std=(1.0,))
     return replace(data, dataset=DataSet(info, embedded, dataset.test), evaluation=evaluation, head=head)
+
+
+def on_split(recipe: Recipe, data: Data, split: Split) -> Data:
+    """Embedded data with other labeled images and another pool, and the classifier that is trained on these.
+
+    The embeddings stay standardized as they are: by all that were embedded, whichever of them is held out.
+
+    Args:
+        recipe: What is trained; its method may be another than the one the images were embedded for.
+        data: What :func:`embed_data` gave.
+        split: Of the same images.
+
+    Raises:
+        InputError: An option of the method is out of its range.
+    """
+    embedded = data.dataset.train
+    assert isinstance(embedded, EmbeddedImages) and isinstance(data.head, Head)
+    classifier = _classifier(recipe, split, embedded, data.dataset.info.num_classes)
+    head = Head(classifier, embedded.mean, embedded.std, data.head.sha256)
+    return replace(data, split=split, head=head, evaluation=known_classes(embedded, split.held_out))
 
 
 def embed_views(
@@ -107,9 +127,9 @@ def logits_of(backbone: Backbone, embeddings: Tensor) -> Tensor:
     return F.linear(embeddings.float(), weight, bias)
 
 
-def _classifier(recipe: Recipe, data: Data, embedded: EmbeddedImages, pool: Tensor) -> nn.Module:
+def _classifier(recipe: Recipe, split: Split, embedded: EmbeddedImages, classes: int) -> nn.Module:
     """The classifier before the first step; of a method that takes none, the one it makes."""
-    labeled, classes = torch.tensor(data.split.labeled), data.dataset.info.num_classes
+    labeled, pool = torch.tensor(split.labeled), torch.tensor(split.unlabeled or split.labeled)
     (features,) = (part.flatten(1) for part in embedded.batches([labeled]))
     labels = embedded.labels[labeled]
     torch.manual_seed(recipe.seed)  # for what a classifier draws

@@ -39,6 +39,11 @@ class Head(nn.Module):
         # In the state, so that a run does not go on with embeddings of another network.
         self.register_buffer("backbone_sha256", torch.frombuffer(bytearray.fromhex(backbone_sha256), dtype=torch.uint8))
 
+    @property
+    def sha256(self) -> str:
+        """Of the weights that embed, in hexadecimal."""
+        return bytes(self.get_buffer("backbone_sha256").tolist()).hex()
+
     def forward(self, embeddings: Tensor) -> Tensor:
         """Logits ``(n, C)``."""
         return self.classifier(embeddings.flatten(1))

@@ -14,6 +14,9 @@ from ..recipes import Recipe
 from .folder_lock import FolderLock
 from .starting_weights import Normalization
 
+# What may lie in a folder before its run is begun: which pictures it is of, and what was compared for it (auto/).
+BEFORE_A_RUN = ("pictures.json", "comparison.json", "out_of_fold.safetensors", "comparison")
+
 
 class RunFolder:
     """``recipe.json split.json log.jsonl status.json curves.png state/ export/`` of one run.
@@ -96,7 +99,7 @@ class RunFolder:
         if self.path.exists() and self.path.resolve() in (Path.cwd(), *Path.cwd().parents):
             raise InputError(f"run folder {self.path} is the working directory or above it; give a folder of its own")
         occupied = self.path.is_file() or (
-            self.path.is_dir() and any(entry.name != ".lock" for entry in self.path.iterdir())
+            self.path.is_dir() and any(e.name not in (".lock", *BEFORE_A_RUN) for e in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
             raise InputError(f"{self.path} exists and is not a run folder; give another folder")

@@ -17,7 +17,7 @@ from ..errors import InputError, MuscleZooError, one_line
 from ..recipes import Recipe
 from ..recipes.defaults import EMBEDDED, PRETRAINED
 
-__all__ = ["Normalization", "normalization_of", "require_init", "with_starting_weights"]
+__all__ = ["Normalization", "arch_of", "normalization_of", "require_init", "with_starting_weights"]
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
@@ -51,7 +51,7 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
     """
     init = recipe.init
     try:
-        arch = _arch_of(init)
+        arch = arch_of(init)
         if arch != recipe.arch and timm.is_model(arch):
             differ = _difference(arch, recipe.arch)
             raise InputError(f"is weights of {arch}, not {recipe.arch}; {differ}; give others, or arch={arch}")
@@ -94,7 +94,7 @@ def _pooling_of(model: nn.Module) -> str | None:
     return None
 
 
-def _arch_of(init: str) -> str:
+def arch_of(init: str) -> str:
     """The architecture that weights are of; nothing is downloaded where the name tells."""
     if init.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
         found = weights.find_config(init)

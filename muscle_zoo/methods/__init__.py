@@ -49,6 +49,7 @@ _CLASSES = {
     "uda": "UDA",
     "fixmatch": "FixMatch",
     "freematch": "FreeMatch",
+    "logistic": "Logistic",
     "knn": "KNN",
     "label_propagation": "LabelPropagation",
     "distillation": "Distillation",

@@ -2,13 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .base import Method, RunContext, check_at_least
+
 C = 10.0  # inverse strength of the penalty, for features of mean norm 1
 MOST_STEPS = 1000  # of L-BFGS
+
+
+class Logistic(Method):
+    """Logistic regression on the labeled images' plain embeddings, the linear probe: the control of all on embeddings.
+
+    It takes no steps and looks at no view and no unlabeled image. ``supervised`` begins with it.
+
+    Args:
+        c: Weight of the labels, see :func:`logistic_regression`, at least 0.
+        context: Of the run.
+
+    Raises:
+        InputError: An option is out of its range.
+
+    Example:
+        >>> classifier = Logistic().fit(torch.eye(2), torch.tensor([1, 0]), torch.empty(0, 2), 2)
+        >>> classifier(torch.tensor([[0.9, 0.1]])).argmax(dim=1).tolist()
+        [1]
+    """
+
+    recipe: ClassVar[Mapping[str, int | str]] = {"steps": 0, "tune": "head"}
+
+    def __init__(self, c: float = C, context: RunContext | None = None) -> None:
+        super().__init__()
+        check_at_least("logistic.c", c)
+        self.c = c
+
+    def fit(self, labeled: Tensor, labels: Tensor, unlabeled: Tensor, num_classes: int) -> nn.Module:
+        """Fits the classifier."""
+        return linear_layer(*logistic_regression(labeled, labels, num_classes, self.c))
 
 
 def logistic_regression(features: Tensor, labels: Tensor, num_classes: int, c: float = C) -> tuple[Tensor, Tensor]:

@@ -71,6 +71,14 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     return "\n".join(lines)
 
 
+_FOLDS = {
+    "test": "test images",
+    "dev": "dev fold (held-out training images)",
+    "validation": "validation images (held-out labeled images)",
+    "labeled": "labeled images that it was trained on, which tells nothing of others",
+}
+
+
 def license_of(recipe: Recipe) -> str:
     """The Hub's word for the licence of a recipe's weights: they are not ours alone if others' began or taught them."""
     others = [name for name in (recipe.init, recipe.teacher) if name and name not in EMBEDDED.values()]
@@ -85,7 +93,8 @@ def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> 
         tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
         pipeline_tag="image-classification",
         model_name=block["name"],
-        eval_results=_results(info, block, runs),
+        # Images that it was trained on are no evaluation: a leaderboard would take it for one.
+        eval_results=None if block["recipe"]["fold"] == "labeled" else _results(info, block, runs),
     )
     return data.to_yaml()
 
@@ -94,7 +103,7 @@ def _accuracy(block: dict[str, Any], runs: Sequence[Row], calibration: list[str]
     """What these weights and the recipe's other seeds reach."""
     metrics = block["metrics"]
     mean, std = mean_std([row.top1_ema for row in runs])
-    fold = "test images" if block["recipe"]["fold"] == "test" else "dev fold (held-out training images)"
+    fold = _FOLDS[block["recipe"]["fold"]]
     return [
         "## Accuracy",
         "",

@@ -34,7 +34,8 @@ class Recipe:
         variant: Last part of the name; empty for the main recipe.
         seed: Draws the split, the initial weights, the batches and the views; 0 to 2**63 - 1.
         fold: What it is evaluated on: ``test`` to report; ``dev`` to tune, on held-out training images; ``validation``,
-            on held-out labeled images.
+            on held-out labeled images; ``labeled``, on the labeled images that it was trained on, for those who have no
+            others: it tells nothing of other images.
         steps: Optimizer updates; 0 for a method that takes none.
         batch_size: Labeled images a step (B).
         mu: Unlabeled images a step for each labeled one: mu B in all.
@@ -225,7 +226,7 @@ class Recipe:
 
 
 _CHOICES = {
-    "fold": ("test", "dev", "validation"),
+    "fold": ("test", "dev", "validation", "labeled"),
     "schedule": ("cosine", "constant"),
     "classifier": ("linear", "cosine", "mlp"),
 }

@@ -231,13 +231,14 @@ def read_recipe(target: str, config: dict[str, Any]) -> Recipe:
 def evaluated_recipe(target: str, recipe: Recipe) -> Recipe:
     """The recipe as far as it decides what is evaluated on; no file that it names is opened.
 
-    The images of the test and dev folds do not depend on which images were labeled. Those of the validation fold do,
-    and a list of them in a file is no part of the checkpoint: whoever made it could name any file of this machine.
+    The images of the test and dev folds do not depend on which images were labeled. Those of the validation and labeled
+    folds do, and a list of them in a file is no part of the checkpoint: whoever made it could name any file of this
+    machine.
 
     Raises:
         WeightsError: The images are those that a file lists.
     """
-    if recipe.fold != "validation":
+    if recipe.fold not in ("validation", "labeled"):
         return replace(
             recipe, labels="100pct", bias="none", unlabeled_bias="none", mismatch=0.0, validation=0.0, split=""
         )

@@ -17,6 +17,7 @@ from torch import nn
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, read_config
 from ..checkpoints.factory import create_model
+from ..data import DataSet
 from ..data.manifest import changes_since, manifest_of
 from ..data.picture_folder import find_pictures
 from ..engine.build import own_folder
@@ -110,7 +111,13 @@ class RunResult:
         return create_model(self.checkpoint, pretrained=True, **kwargs)
 
 
-def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, began: float | None = None) -> RunResult:
+def train_run(
+    recipe: Recipe,
+    out: Path,
+    options: RunOptions | None = None,
+    began: float | None = None,
+    loaded: DataSet | None = None,
+) -> RunResult:
     """Trains and exports a recipe in a run folder, or goes on with it; nothing is done to one that is finished.
 
     Args:
@@ -118,6 +125,7 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
         out: The run folder.
         options: How, and on which data.
         began: When the time limit began to count, as time.monotonic() tells it; now, by default.
+        loaded: The recipe's data set, if it is loaded already.
 
     Returns:
         What became of it.
@@ -129,7 +137,7 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
     began = time.monotonic() if began is None else began
     options = options or RunOptions()
     folder = RunFolder(out)
-    with _own_accelerate_state(), ExitStack() as stack:
+    with own_accelerate_state(), ExitStack() as stack:
         process_state(options.cpu)
         # The folder is the first process's: the others may be on machines that do not see its disk.
         done, row = on_main_process(lambda: _look(recipe, folder, options))
@@ -138,7 +146,7 @@ def train_run(recipe: Recipe, out: Path, options: RunOptions | None = None, bega
         with shared_errors():
             if is_main_process():
                 stack.enter_context(folder.locked())
-        finished = _train(recipe, folder, options, began)
+        finished = _train(recipe, folder, options, began, loaded)
         row = on_main_process(lambda: _read_row(folder) if finished else None)
     return RunResult(recipe, out, finished, row)
 
@@ -225,10 +233,10 @@ def _read_row(folder: RunFolder) -> Row | None:
         return None
 
 
-def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float) -> bool:
+def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float, loaded: DataSet | None) -> bool:
     written = _time_written(folder)
     try:
-        data = data_of_run(recipe, folder, options)
+        data = data_of_run(recipe, folder, options, loaded)
         if options.time_limit is not None:  # it counts from the start of the command
             left = options.time_limit - (time.monotonic() - began)
             options = replace(options, time_limit=max(left, 1e-6))
@@ -273,7 +281,7 @@ def _is_whole(export: Path) -> bool:
 
 
 @contextmanager
-def _own_accelerate_state() -> Iterator[None]:
+def own_accelerate_state() -> Iterator[None]:
     """Leaves Accelerate as it was found, so that the next run in a notebook may ask for another precision or device.
 
     Accelerate keeps one precision and one device per process, in class attributes and in the environment. An

@@ -1,0 +1,272 @@
+"""One's own pictures, end to end: looked at, embedded, compared, and the best method trained on all labels."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from ..data import DataConfig, DataSet, load_dataset
+from ..data.manifest import changes_since, manifest_of
+from ..engine.build import prepare_data
+from ..engine.frozen import embed_data
+from ..engine.options import RunOptions, process_state
+from ..engine.run_folder import RunFolder
+from ..engine.stop import StopSignal
+from ..engine.threads import cpu_threads
+from ..errors import START_OVER, InputError
+from ..files import read_json, write_json
+from ..sessions.train import PICTURES, RunResult, own_accelerate_state, train_run
+from . import words
+from .choices import Choices
+from .compare import CrossValidation
+from .findings import COMPARISON, Comparison, Interval
+from .folds import draw_folds
+from .intervals import wilson
+from .plan import Plan, make_plan
+from .speed import Speed, measure
+from .verdict import judge, without_comparison
+
+FOLDER = "comparison"  # in the run folder: what is compared, and what each fold gave until all are done
+PLAN = "plan.json"
+
+Say = Callable[[str], None]
+
+
+def train_pictures(
+    root: Path,
+    choices: Choices | None = None,
+    options: RunOptions | None = None,
+    out: Path | None = None,
+    began: float | None = None,
+    say: Say = print,
+) -> RunResult:
+    """Compares what may be done with a user's pictures, and trains the best, or goes on with that.
+
+    Ctrl-C, SIGTERM and the time limit stop it, with what was done kept; the same call goes on. With what it found it
+    leaves ``comparison.json`` and ``out_of_fold.safetensors`` (:mod:`muscle_zoo.auto.findings`) in the run folder.
+
+    Args:
+        root: A folder or CSV, see :func:`muscle_zoo.data.picture_folder.find_pictures`.
+        choices: What is to be otherwise than by default.
+        options: How it is carried out; of ``data``, where the pictures are is ``root``.
+        out: The run folder; ``runs/NAME`` by default.
+        began: When the time limit began to count, as time.monotonic() tells it; now, by default.
+        say: Prints some lines.
+
+    Returns:
+        The run of the chosen method; not ``finished`` where it was stopped.
+
+    Raises:
+        InputError: The folder, a choice or the run folder does not fit; nothing was written.
+        TrainingError: Training could not go on.
+    """
+    options, began = options or RunOptions(), time.monotonic() if began is None else began
+    out = Path("runs") / own_name(root) if out is None else out
+    options = replace(options, data=replace(options.data or DataConfig(), root=root))
+    with own_accelerate_state():
+        if process_state(options.cpu).num_processes > 1:
+            raise InputError(
+                f"{root}: several processes train a recipe by its name; give one, or leave the launcher out"
+            )
+        plan = make_plan(root, choices or Choices())
+        _require_outside(out, plan)
+        say(words.joined(words.found_lines(plan)))
+        work = _Work(plan, out, options, began, say)
+        if not options.fresh and (done := work.finished()) is not None:
+            return done
+        try:
+            return work.carry_out()
+        except KeyboardInterrupt:
+            return RunResult(plan.control, out, False)
+
+
+def own_name(root: Path) -> str:
+    """What a run on a user's pictures is called by default: as their folder, or as the table without its ending."""
+    whole = root.expanduser().resolve()
+    return (whole.name if whole.is_dir() else whole.stem) or "pictures"
+
+
+def _require_outside(out: Path, plan: Plan) -> None:
+    """Refuses a run folder among the pictures: its curves would be taken for one at the next call."""
+    places = [Path(plan.found.data), Path(plan.found.root)]
+    if any(place.is_dir() and out.resolve().is_relative_to(place) for place in places):
+        raise InputError(f"run folder {out} would lie among the pictures; give one elsewhere (--out)")
+
+
+class _Work:
+    """What is done with a plan, in its order."""
+
+    def __init__(self, plan: Plan, out: Path, options: RunOptions, began: float, say: Say) -> None:
+        self.plan, self.out, self.options, self.say = plan, out, options, say
+        self.deadline = None if options.time_limit is None else began + options.time_limit
+        self.folder = out / FOLDER
+        self.dataset: DataSet | None = None
+        if not options.fresh:
+            RunFolder(out).check_kind()
+            self._require_the_same()
+
+    def _require_the_same(self) -> None:
+        """Refuses to go on with other pictures or other settings than it was begun with.
+
+        Raises:
+            InputError: They are others.
+        """
+        if (self.folder / PLAN).exists():
+            before, now = read_json(self.folder / PLAN), self.plan.settings
+            if differ := _difference(before, now):
+                raise InputError(
+                    f"run folder {self.out} was begun with {differ}; give another folder (--out), or {START_OVER}"
+                )
+        elif (self.out / "recipe.json").exists():
+            raise InputError(f"run folder {self.out} is of a recipe; give another folder (--out), or {START_OVER}")
+        if (self.out / PICTURES).exists():
+            changes = changes_since(read_json(self.out / PICTURES), manifest_of(self.plan.listing))
+            if changes:
+                raise InputError(
+                    f"run folder {self.out}: the pictures are not those it was begun with: {changes}; give another "
+                    f"folder (--out), {START_OVER}, or restore them"
+                )
+
+    def finished(self) -> RunResult | None:
+        """The run, if all is done already."""
+        if not (self.out / COMPARISON).exists() or not (self.out / "status.json").exists():
+            return None
+        comparison = Comparison.read(self.out)
+        if RunFolder(self.out).read_status().get("status") != "finished":
+            return None
+        return self._conclude(comparison)
+
+    def carry_out(self) -> RunResult:
+        """Does all that is left to do."""
+        options, plan = self.options, self.plan
+        device = process_state(options.cpu).device
+        workers = options.data.workers if options.data else 0
+        speed = measure(plan, device, workers)
+        self.say(words.joined(words.will_lines(plan, speed, self.out)))
+        if options.fresh and (old := RunFolder(self.out).set_aside()) is not None:
+            self.say(f"the previous run was moved to {old}")
+        self.options = replace(options, fresh=False)
+        if (self.out / COMPARISON).exists():
+            comparison: Comparison | None = Comparison.read(self.out)
+        else:
+            with RunFolder(self.folder).locked():
+                comparison = self._compare(speed, device)
+        if comparison is None:
+            return RunResult(plan.control, self.out, False)
+        self.say("\n" + words.joined(words.comparison_lines(comparison)) + "\n")
+        with cpu_threads(speed.step_threads):
+            return self._conclude(comparison)
+
+    def _compare(self, speed: Speed, device: torch.device) -> Comparison | None:
+        """The comparison, written; None where it was stopped."""
+        plan = self.plan
+        dataset = self._loaded()
+        data = prepare_data(plan.control, self.options.data, dataset)
+        with _interrupted_at(self.deadline), cpu_threads(speed.embedding_threads):
+            data = embed_data(plan.control, data, device, self.options.progress)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / PICTURES, manifest_of(plan.listing))
+        write_json(self.folder / PLAN, plan.settings)
+        if not plan.folds:
+            comparison = without_comparison(plan)
+            comparison.write(self.out)
+            return comparison
+        labels = dataset.train.labels[list(data.split.labeled)].tolist()
+        fold = draw_folds(labels, len(plan.classes), plan.folds, plan.repeats, plan.control.seed)
+        validation = CrossValidation(plan.recipes, data, fold, self.folder, self.options)
+        with cpu_threads(speed.step_threads):
+            if not self._all_folds(validation):
+                return None
+        said, seconds = validation.out_of_fold()
+        comparison = judge(plan, said, seconds)
+        said.write(self.out)
+        comparison.write(self.out)  # after the other: where it is there, all of it is
+        validation.forget_parts()
+        return comparison
+
+    def _all_folds(self, validation: CrossValidation) -> bool:
+        """Does what is left of the folds; whether all are done."""
+        total = len(validation.parts())
+        show = self.options.progress
+        bar = tqdm(total=total, desc="comparing", unit="fold", disable=None if show else True, leave=False)
+        left = None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
+        with StopSignal(left) as stop, bar:
+            for number, (method, there) in enumerate(validation.run(), start=1):
+                bar.update()
+                bar.set_postfix_str(method)
+                if show and bar.disable and not there and number * 10 // total > (number - 1) * 10 // total:
+                    print(f"compared {number} of {total} folds", file=sys.stderr, flush=True)
+                if stop.requested and number < total:
+                    return False
+        return True
+
+    def _loaded(self) -> DataSet:
+        """The pictures, read once."""
+        if self.dataset is None:
+            with _interrupted_at(self.deadline):
+                self.dataset = load_dataset("folder", self.options.data, self.plan.side)
+        return self.dataset
+
+    def _conclude(self, comparison: Comparison) -> RunResult:
+        """Trains the chosen method on all labels, and says what became of it."""
+        recipe = self.plan.recipes[comparison.chosen]
+        left = None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
+        options = replace(self.options, time_limit=left)
+        is_finished = RunFolder(self.out).read_status().get("status") == "finished"
+        result = train_run(recipe, self.out, options, loaded=None if is_finished else self._loaded())
+        if not result.finished:
+            return result
+        if result.row is not None and recipe.fold == "test":
+            share, n = result.row.top1_ema, result.row.n_test
+            comparison = replace(comparison, test=Interval(share, *wilson(share, n)))
+            comparison.write(self.out)
+        self.say(words.joined(words.result_lines(comparison, self.out)))
+        return result
+
+
+def _difference(before: Any, now: dict[str, Any]) -> str:
+    """The first setting that is another, in words; empty where none is."""
+    if not isinstance(before, dict):
+        return "settings that cannot be read"
+    for key in ("backbone", "methods", "folds", "repeats"):
+        if before.get(key) != now[key]:
+            shown = [", ".join(value) if isinstance(value, list) else value for value in (before.get(key), now[key])]
+            return f"{key} {shown[0]}, not {shown[1]}"
+    for method, recipe in now["recipes"].items():
+        old = before.get("recipes", {}).get(method, {})
+        for key, value in recipe.items():
+            if old.get(key) != value:
+                return f"{key}={old.get(key)} ({method}), not {value}"
+    return "" if before.get("format") == now["format"] else "another version of this package"
+
+
+@contextmanager
+def _interrupted_at(deadline: float | None) -> Iterator[None]:
+    """Has SIGTERM and the end of the time do what Ctrl-C does: reading and embedding keep what they have then."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGALRM)}
+    if deadline is not None:
+        signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)

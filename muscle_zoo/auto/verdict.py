@@ -1,0 +1,148 @@
+"""From predictions of held-out pictures to scores, a choice, and what may honestly be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .choices import CONTROL, can_be_exported, uses_unlabeled
+from .compare import held_out
+from .findings import Comparison, Interval, MethodScore, OutOfFold
+from .intervals import corrected_half_width, optimism, wilson
+from .plan import Plan
+
+
+def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparison:
+    """Scores the methods, chooses one, and says by how much the unlabeled pictures help.
+
+    The chosen method is the one that got most held-out pictures right, of equal ones that with the better likelihood;
+    one that no network can hold is never chosen. Its accuracy and its gain are given less the optimism of choosing the
+    best, :func:`muscle_zoo.auto.intervals.optimism`.
+
+    Args:
+        plan: What was compared.
+        said: What each method said.
+        seconds: That each method took.
+    """
+    scores = tuple(score(method, said, seconds[method]) for method in plan.recipes)
+    candidates = sorted((s for s in scores if s.can_be_exported), key=lambda s: (-s.accuracy.value, s.nll))
+    chosen = candidates[0]
+    flattery = optimism(np.stack([hit_rates(s.method, said) for s in candidates]), plan.control.seed)
+    others = [s for s in candidates if s.uses_unlabeled]
+    control = next(s for s in scores if s.method == CONTROL)
+    best = others[0] if others else None
+    return Comparison(
+        found=plan.found,
+        classes=plan.classes,
+        backbone=plan.control.init,
+        seed=plan.control.seed,
+        folds=plan.folds,
+        repeats=plan.repeats,
+        methods=scores,
+        chosen=chosen.method,
+        control=CONTROL,
+        with_unlabeled=best.method if best else "",
+        expected=_share(max(0.0, chosen.accuracy.value - flattery), int(held_out(said.fold).sum())),
+        gain=None if best is None else _gain(best, control, plan.folds, flattery if best is chosen else 0.0),
+        optimism=flattery,
+        why=_why(chosen, control, len(candidates)),
+        warnings=plan.warnings,
+        seconds=sum(seconds.values()),
+    )
+
+
+def without_comparison(plan: Plan) -> Comparison:
+    """What stands in the place of a comparison where no class has two labels."""
+    chosen = plan.fallback
+    why = f"one label of each class: nothing can be held out to compare by, so it is {chosen}, the default"
+    return Comparison(
+        found=plan.found,
+        classes=plan.classes,
+        backbone=plan.control.init,
+        seed=plan.control.seed,
+        folds=0,
+        repeats=0,
+        methods=(),
+        chosen=chosen,
+        control=CONTROL,
+        with_unlabeled=chosen if uses_unlabeled(chosen) else "",
+        expected=None,
+        gain=None,
+        optimism=0.0,
+        why=why,
+        warnings=plan.warnings,
+        seconds=0.0,
+    )
+
+
+def score(method: str, said: OutOfFold, seconds: float) -> MethodScore:
+    """The score of a method, over the pictures that were held out.
+
+    Accuracies are means over the repeats, in each of which every such picture is held out once.
+    """
+    rows = held_out(said.fold)
+    labels = said.labels[rows]
+    probabilities = said.probabilities[method][:, rows].double()
+    rates = [_rates(p.argmax(dim=1), labels, probabilities.shape[2]) for p in probabilities]
+    right = probabilities.gather(2, labels.expand(len(probabilities), -1)[:, :, None])
+    hits = hit_rates(method, said)
+    return MethodScore(
+        method=method,
+        accuracy=_share(float(hits.mean()), len(hits)),
+        balanced_accuracy=float(np.mean([recall for recall, _ in rates])),
+        macro_f1=float(np.mean([f1 for _, f1 in rates])),
+        nll=float(-right.clamp(min=1e-12).log().mean()),
+        per_fold=tuple(fold_accuracies(method, said)),
+        uses_unlabeled=uses_unlabeled(method),
+        can_be_exported=can_be_exported(method),
+        seconds=round(seconds, 3),
+    )
+
+
+def hit_rates(method: str, said: OutOfFold) -> np.ndarray:
+    """Of each picture that was held out the share of the repeats in which a method got it right, ``(m,)``."""
+    right: Tensor = said.probabilities[method].argmax(dim=2) == said.labels
+    return right[:, held_out(said.fold)].double().mean(dim=0).numpy()
+
+
+def fold_accuracies(method: str, said: OutOfFold) -> list[float]:
+    """A method's accuracy in each fold, repeat after repeat."""
+    right = (said.probabilities[method].argmax(dim=2) == said.labels).double()
+    return [
+        float(right[repeat, held == fold].mean())
+        for repeat, held in enumerate(said.fold)
+        for fold in range(int(held.max()) + 1)
+    ]
+
+
+def _rates(guesses: Tensor, labels: Tensor, num_classes: int) -> tuple[float, float]:
+    """Balanced accuracy, and macro F1, over the classes that have pictures among these."""
+    confusion = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+    confusion.index_put_((labels, guesses), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
+    hits, true, said = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+    there = true > 0
+    return float((hits / true)[there].mean()), float((2 * hits / (true + said))[there].mean())
+
+
+def _share(value: float, n: int) -> Interval:
+    return Interval(value, *wilson(value, n))
+
+
+def _gain(best: MethodScore, control: MethodScore, folds: int, flattery: float) -> Interval:
+    differences = [a - b for a, b in zip(best.per_fold, control.per_fold, strict=True)]
+    half = corrected_half_width(differences, folds)
+    # Of the same pictures as the accuracies: folds may differ by one in size.
+    value = best.accuracy.value - control.accuracy.value - flattery
+    return Interval(value, value - half, value + half)
+
+
+def _why(chosen: MethodScore, control: MethodScore, candidates: int) -> str:
+    right = f"it got {100 * chosen.accuracy.value:.1f} % of the held-out pictures right"
+    if candidates == 1:
+        return f"{right}; there was no other to choose"
+    if chosen is control:
+        return f"{right}, the most of {candidates}: here learning from the labels alone is best"
+    return f"{right}, the most of {candidates}; the linear probe {100 * control.accuracy.value:.1f} %"
