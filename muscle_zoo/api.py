@@ -193,6 +193,7 @@ def predict(
     pictures: AnyPath | Sequence[AnyPath],
     *,
     topk: int = 5,
+    threshold: float = 0.0,
     batch_size: int = 64,
     cpu: bool = False,
 ) -> list[Prediction]:
@@ -202,6 +203,7 @@ def predict(
         checkpoint: As in :func:`evaluate`; or a model of :func:`muscle_zoo.create_model`, which stays where it is.
         pictures: Files, and folders whose pictures are all taken.
         topk: Classes of each, the most probable ones.
+        threshold: The ``label`` of a picture whose most probable class is less probable than this is ``unsure``.
         batch_size: Pictures taken together.
         cpu: Stay on the CPU.
 
@@ -221,15 +223,17 @@ def predict(
 
     for name, value in (("topk", topk), ("batch_size", batch_size)):
         _require_number(name, value, at_least=1)
+    if not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
+        raise InputError(f"threshold={threshold!r} is no probability; give 0 to 1, such as 0.8")
     files = list_pictures(_paths(pictures))
     if isinstance(checkpoint, nn.Module):
         model, training = checkpoint, checkpoint.training
         try:
-            return list(predict_files(model.eval(), files, topk, batch_size))
+            return list(predict_files(model.eval(), files, topk, batch_size, threshold))
         finally:
             model.train(training)
     model = create_model(checkpoint_name(_target(checkpoint)), pretrained=True).eval().to(device_for(cpu))
-    return list(predict_files(model, files, topk, batch_size))
+    return list(predict_files(model, files, topk, batch_size, threshold))
 
 
 def embed(

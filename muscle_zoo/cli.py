@@ -21,7 +21,9 @@ from .commands import (
     info,
     predict,
     publish,
+    report,
     study,
+    suggest,
     train,
     verify,
 )
@@ -42,6 +44,8 @@ COMMANDS: dict[str, Command] = {
     "list": ("list checkpoints and recipes, with their accuracy", list_command.add_arguments, list_command.run),
     "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
     "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
+    "suggest": ("choose pictures of a run to label next", suggest.add_arguments, suggest.run),
+    "report": ("write a run's report.html anew", report.add_arguments, report.run),
     "embed": ("embed pictures by a pretrained network, with names and labels", embed.add_arguments, embed.run),
     "data": ("show a data set's split and its views, or check your own pictures", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),

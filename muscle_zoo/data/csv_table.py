@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
+from . import label_studio
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl")
 # What the columns may be called, without blanks, underscores and plurals; the first that is there is taken.
@@ -36,6 +37,7 @@ COLUMNS = {
         *("groundtruth", "gt", "annotation", "species", "breed", "diagnosis", "dx", "classid", "labelid", "categoryid"),
         "targetid",
     ),
+    "adds_to": ("addsto",),
     "split": ("split", "set", "subset", "partition", "part", "usage", "phase", "dataset", "datasplit", "splitname"),
 }
 
@@ -48,7 +50,8 @@ class Cells:
     line: int
     path: str
     label: str
-    split: str
+    split: str = ""
+    adds_to: str = ""  # see added_labels.py
 
     @property
     def place(self) -> str:
@@ -74,7 +77,7 @@ class Table:
 
 
 def read_table(path: Path, guess: bool = True) -> Table:
-    """Reads a CSV, TSV or JSONL file of pictures and labels.
+    """Reads a CSV, TSV or JSONL file of pictures and labels, or an export of Label Studio.
 
     Args:
         path: The file.
@@ -90,6 +93,10 @@ def read_table(path: Path, guess: bool = True) -> Table:
     text, encoding = _decode(data)
     if path.suffix.lower() == ".jsonl":
         return _from_lines(path, text, guess)
+    if path.suffix.lower() == label_studio.SUFFIX:
+        return _table(
+            path, label_studio.HEADER, label_studio.rows_of_tasks(path, text), ["Label Studio's tasks"], False
+        )
     text, stated = _without_separator_line(text)
     separator = stated or _separator(text)
     try:
@@ -193,7 +200,9 @@ def _table(
                     f"{path} line {line} has more cells than the first line ({beyond[0]!r}); put what has a separator "
                     "in it into quotes"
                 )
-            rows.append(Cells(path, line, values["path"], values["label"], values.get("split", "")))
+            rows.append(
+                Cells(path, line, values["path"], values["label"], values.get("split", ""), values.get("adds_to", ""))
+            )
         else:
             blank += bool(cells)
     if not rows:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, suggest
-from . import csv_table
+from . import csv_table, label_studio
+from .added_labels import add_labels, base_of
 from .images import UNKNOWN
 from .listing import Labeled, Listing, first_of, pictures_in_words, say_notes
 from .part_names import LABELED, TEST, UNLABELED, VALIDATION, is_wrapper, part_of
@@ -46,7 +47,8 @@ def find_pictures(root: Path) -> Listing:
         root: A folder with ``labeled/CLASS/`` and ``unlabeled/`` (both may have folders inside) and perhaps
             ``validation/CLASS/`` and ``test/CLASS/``, by these or the other names of
             :func:`muscle_zoo.data.part_names.part_of`; or with ``CLASS/``; or any of that in one folder more; or a CSV
-            file, or a folder with one, see :func:`muscle_zoo.data.picture_csv.list_csv`.
+            file, or a folder with one, see :func:`muscle_zoo.data.picture_csv.list_csv`; or a table that adds labels
+            to any of these, see :mod:`muscle_zoo.data.added_labels`; or an export of Label Studio.
 
     Returns:
         The listing, with notes about all that was left out, understood in one of several ways, or contradicts itself.
@@ -54,13 +56,7 @@ def find_pictures(root: Path) -> Listing:
     Raises:
         InputError: It is not there, holds no such thing, or has fewer than two classes.
     """
-    if root.suffix.lower() in csv_table.SUFFIXES and not (root.is_dir() and root.suffix.lower() != ".csv"):
-        listing = list_csv(root)
-    else:
-        if not root.is_dir():
-            what = "is a file, not a folder" if root.exists() else "does not exist"
-            raise InputError(f"--data {root} {what}; it must hold {LAYOUT}")
-        listing = _list_folders(root)
+    listing = _list_any(root, ())
     if listing.class_names:
         settle_contradictions(listing)
         note_twins_of_the_test(listing)
@@ -70,6 +66,22 @@ def find_pictures(root: Path) -> Listing:
         raise InputError(f"--data {root} has {what}; two or more are needed: {LAYOUT}")
     _note_spellings(listing)
     return listing
+
+
+def _list_any(root: Path, before: tuple[Path, ...]) -> Listing:
+    """Lists a folder or a table, of which another one that adds labels to it may have told (``before``)."""
+    suffix = root.suffix.lower()
+    if suffix in (*csv_table.SUFFIXES, label_studio.SUFFIX) and not (root.is_dir() and suffix != ".csv"):
+        base = base_of(table := csv_table.read_table(root))
+        if base is None:
+            return list_csv(root)
+        if root.resolve() in before:
+            raise InputError(f"{root}: by adds_to it adds labels to itself; write the folder of the pictures there")
+        return add_labels(_list_any(base, (*before, root.resolve())), table)
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise InputError(f"--data {root} {what}; it must hold {LAYOUT}")
+    return _list_folders(root)
 
 
 @dataclass(frozen=True)

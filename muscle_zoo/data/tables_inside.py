@@ -54,7 +54,7 @@ def _has_labels(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        csv_table.read_table(path, guess=False)
+        table = csv_table.read_table(path, guess=False)
     except InputError:
         return False
-    return True
+    return not table.rows[0].adds_to  # one that `suggest` wrote adds labels to the folder that it lies in

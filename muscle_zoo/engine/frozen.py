@@ -118,7 +118,7 @@ def evaluate_embedded(network: nn.Module, data: Data) -> Metrics:
     """
     backbone = split_network(network, data.dataset.info.input_size)
     (plain,) = _embed_others(backbone, data.evaluation, data.dataset.info, False)
-    return summarize(count(_logits(backbone, plain), data.evaluation.labels))
+    return summarize(count(logits_of(backbone, plain), data.evaluation.labels))
 
 
 @torch.inference_mode()
@@ -128,11 +128,11 @@ def logits_by_view(network: nn.Module, recipe: Recipe, data: Data, positions: Te
     _, plain, draws = embed_views(recipe, data, device)
     views = {"clean": plain, "weak": draws["weak"][0], "weak again": draws["weak"][1]}
     backbone = split_network(network, data.dataset.info.input_size)
-    return {view: _logits(backbone, embeddings[positions]) for view, embeddings in views.items()}
+    return {view: logits_of(backbone, embeddings[positions]) for view, embeddings in views.items()}
 
 
-def _logits(backbone: Backbone, embeddings: Tensor) -> Tensor:
-    """Float32, on the CPU."""
+def logits_of(backbone: Backbone, embeddings: Tensor) -> Tensor:
+    """Logits ``(n, C)`` of embeddings, float32, on the CPU."""
     layer = backbone.classifier
     assert layer is not None
     weight, bias = layer.weight.flatten(1).cpu(), None if layer.bias is None else layer.bias.cpu()

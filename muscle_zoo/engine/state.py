@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,18 @@ def load_state(folder: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, An
     if generations:
         raise TrainingError(f"no state in {folder} can be read; {START_OVER}")
     return None
+
+
+def load_generations(folder: Path, names: Sequence[str]) -> list[dict[str, dict[str, Tensor]]]:
+    """Some parts of every generation that is whole, the newest first; none where nothing was saved."""
+    found = []
+    for generation in _generations(folder):
+        try:
+            digests = read_json(generation / "state.json")["sha256"]
+            found.append({name: _load(generation / f"{name}.safetensors", digests[name]) for name in names})
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+            continue
+    return found
 
 
 def saved_step(folder: Path) -> int:

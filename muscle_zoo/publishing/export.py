@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.card import BLOCK, CONFIG_FILE
 from ..checkpoints.registry import WEIGHTS_FILE
-from ..data import DataSetInfo, Split, normalize
+from ..data import DataSet, DataSetInfo, Split, normalize
 from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.frozen import evaluate_embedded, whole_network
@@ -72,7 +72,7 @@ def export_run(
     data = data or prepare_data(recipe, normalization=folder.read_normalization(recipe))
     if recipe.tune == "head" and not is_linear(ema):
         return _without_network(recipe, folder, trained, data, ema)
-    model = _network(recipe, data, ema)
+    model = trained_network(recipe, data.dataset, ema)
     ema = model.state_dict()
     part = folder.export_dir.with_name("export.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -135,12 +135,18 @@ def _without_network(
     return row
 
 
-def _network(recipe: Recipe, data: Data, ema: dict[str, Tensor]) -> nn.Module:
-    """The network that was trained, whole: with the frozen backbone, where only the classifier was."""
+def trained_network(recipe: Recipe, dataset: DataSet, weights: dict[str, Tensor]) -> nn.Module:
+    """The network that was trained, whole: with the frozen backbone, where only the classifier was.
+
+    Args:
+        recipe: The run's.
+        dataset: Its images.
+        weights: Of a saved state, without the parts of the method.
+    """
     if recipe.tune == "head":
-        return whole_network(recipe, data.dataset, ema).eval()
-    model = build_model(replace(recipe, init=""), data.dataset).eval()
-    model.load_state_dict(ema)
+        return whole_network(recipe, dataset, weights).eval()
+    model = build_model(replace(recipe, init=""), dataset).eval()
+    model.load_state_dict(weights)
     return model
 
 

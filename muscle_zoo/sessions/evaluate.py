@@ -104,7 +104,7 @@ def evaluate_checkpoint(
     checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
     if recipe.dataset == FOLDER and (data is None or data.root is None):
-        data = _remembered(checkpoint_name(target), data or DataConfig())
+        data = remembered_data(checkpoint_name(target), data or DataConfig())
     recipe_of_images = replace(evaluated_recipe(target, recipe), init="")  # config.json says what init's weights said
     prepared = prepare_data(recipe_of_images, data, normalization=normalization_said(checkpoint.config))
     info = prepared.dataset.info
@@ -137,7 +137,7 @@ def evaluate_checkpoint(
     )
 
 
-def _remembered(name: str, data: DataConfig) -> DataConfig:
+def remembered_data(name: str, data: DataConfig) -> DataConfig:
     """Where the pictures were that a run was trained on, as its status.json tells; unchanged where nothing tells.
 
     Raises:

@@ -19,6 +19,8 @@ from ..data.images import open_image, why_unreadable
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line
 
+UNSURE = "unsure"  # what a picture is called whose most probable class is not probable enough
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -29,16 +31,20 @@ class Prediction:
         classes: The most probable classes and their probabilities, the first one the most probable; empty where the
             picture cannot be read.
         error: Why it cannot be read; empty where it can.
+        unsure: Whether even the most probable class is less probable than was asked for.
     """
 
     file: str
     classes: tuple[tuple[str, float], ...] = ()
     error: str = ""
+    unsure: bool = False
 
     @property
     def label(self) -> str | None:
-        """The most probable class; None where the picture cannot be read."""
-        return self.classes[0][0] if self.classes else None
+        """The most probable class, or ``unsure``; None where the picture cannot be read."""
+        if not self.classes:
+            return None
+        return UNSURE if self.unsure else self.classes[0][0]
 
 
 def list_pictures(images: Sequence[str]) -> list[str]:
@@ -69,7 +75,9 @@ def list_pictures(images: Sequence[str]) -> list[str]:
 
 
 @torch.inference_mode()
-def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_size: int = 64) -> Iterator[Prediction]:
+def predict_files(
+    model: nn.Module, files: Sequence[str], topk: int = 5, batch_size: int = 64, threshold: float = 0.0
+) -> Iterator[Prediction]:
     """The most probable classes of pictures, in order. Two batches of pictures are in memory at a time.
 
     Args:
@@ -77,9 +85,13 @@ def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_s
         files: Pictures of any mode and size.
         topk: Classes of each; all where there are fewer.
         batch_size: Pictures taken together.
+        threshold: A picture whose most probable class is less probable than this is ``unsure``.
 
     Yields:
         What the network makes of each, as soon as it is known.
+
+    Raises:
+        InputError: The model has no classifier, or a class of it is called ``unsure`` and there is a threshold.
     """
     device = next(model.parameters()).device
     names = pretrained_cfg_of(model).get("label_names") or ()
@@ -87,6 +99,8 @@ def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_s
         raise InputError(
             "the model has no classifier, as it was pre-trained without labels; train another with init=RUN"
         )
+    if threshold and UNSURE in names:
+        raise InputError(f"threshold={threshold}: a class of the model is called {UNSURE!r}; leave the threshold out")
     for chunk, images in _read(files, create_transform(model), batch_size):
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[tuple[list[float], list[int]]] = iter(())
@@ -100,7 +114,7 @@ def predict_files(model: nn.Module, files: Sequence[str], topk: int = 5, batch_s
                 continue
             values, labels = next(rows)
             named = (str(names[label]) if label < len(names) else str(label) for label in labels)
-            yield Prediction(file, tuple(zip(named, values, strict=True)))
+            yield Prediction(file, tuple(zip(named, values, strict=True)), unsure=values[0] < threshold)
 
 
 def _read(
