@@ -35,7 +35,7 @@ from muscle_zoo.methods import METHODS, Batch, create_method, takes_steps
 from muscle_zoo.recipes.names import parse_name
 from tests.conftest import context_of, network_of, once, taught, train_step
 
-STEPS = 10
+STEPS = 6
 OWN_DRAWS = (
     "vat",
     "mixmatch",
@@ -189,7 +189,8 @@ def test_two_processes_take_the_steps_of_one(case: str, two_processes: Path) -> 
             assert both.item() == pytest.approx(value.item(), rel=1e-8, abs=1e-10), (step, name)
     masks = [terms["mask"].item() for terms in log if "mask" in terms]
     if case.endswith(tuple(OPTIONS)):
-        assert all(0 < mask < 1 for mask in masks)  # else the unlabeled loss would be none, or all
+        # Else the unlabeled loss would be none, or all, as it is at FlexMatch's first step.
+        assert sum(0 < mask < 1 for mask in masks) >= (len(masks) - 1 if masks else 0)
 
 
 @pytest.mark.slow

@@ -21,15 +21,16 @@ class NeighborConsistency(Method):
     The loss is ``(1 - weight) H(y, f(x)) + weight * KL(f(x_i) || sum_j s_ij f(x_j))``: the sum is over the images of
     the global batch, as many as ``neighbors``, whose features are nearest, with ``s_ij`` their cosine similarity (0
     where it is negative), divided by its sum over them. No gradient flows through the neighbors or the similarities. It
-    begins after ``start``; before, it is cross-entropy alone. The paper has no unlabeled images
-    (``neighbor_consistency.preset=paper``); here they are neighbors too, and are drawn to theirs. Labels are made noisy
-    by the recipe's ``label_noise``. The two terms are weighted as in the authors' code
-    (github.com/google-research/scenic, projects/ncr); its text on where gradients flow could not be read.
+    begins after ``start``; before, it is cross-entropy alone. Labels are made noisy by the recipe's ``label_noise``.
+
+    The paper's weight for CIFAR-10 is 0.7, and it has no unlabeled images (``neighbor_consistency.preset=paper``); here
+    they are neighbors too, and are drawn to theirs. The two terms are weighted as in the authors' code
+    (github.com/google-research/scenic, projects/ncr); where gradients flow there could not be read.
 
     Logs ``cross_entropy`` and ``neighbors`` (without its weight), in nats.
 
     Args:
-        weight: Share of the neighbors in the loss, 0 to 1; the paper's for CIFAR-10 is 0.7.
+        weight: Share of the neighbors in the loss, 0 to 1.
         neighbors: How many, at least 1.
         start: Share of the steps before which it is cross-entropy alone, 0 to 1.
         temperature: Divides the logits of both sides, at least 0.001.
@@ -48,11 +49,11 @@ class NeighborConsistency(Method):
 
     views: Mapping[str, View] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
     needs: Mapping[str, Sequence[str]] = dict.fromkeys(views, (LOGITS, FEATURES))
-    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {"paper": {"unlabeled": False}}
+    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {"paper": {"weight": 0.7, "unlabeled": False}}
 
     def __init__(
         self,
-        weight: float = 0.7,
+        weight: float = 0.3,
         neighbors: int = 10,
         start: float = 0.1,
         temperature: float = 1.0,
