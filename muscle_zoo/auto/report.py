@@ -26,6 +26,7 @@ from .label_checks import Pair, calibrate_folds, near_duplicates, probable_label
 from .report_drawings import color_of, embedding_map, interval_bar, reliability_diagram
 from .run_pictures import RunPictures, load_run_pictures
 from .suggest import Pool, choose
+from .words import headline
 
 REPORT = "report.html"
 SHOWN = 24  # pictures of each kind
@@ -104,6 +105,7 @@ def render_report(
         "title": source.stem if source is not None else pictures.dataset.info.title,
         "version": __version__,
         "comparison": comparison,
+        "answer": headline(comparison) if comparison is not None and comparison.gain is not None else "",
         "classes": _classes(pictures, held_out),
         "labeled": len(pictures.labeled),
         "unlabeled": len(pictures.unlabeled),
@@ -118,7 +120,7 @@ def render_report(
         **_held_out(pictures, held_out),
     }
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "interval": interval, "points": points}
+    environment.filters |= {"percent": percent, "interval": interval, "sentence": sentence}
     template = files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(template).render(facts)
 
@@ -133,10 +135,10 @@ def interval(value: Interval) -> str:
     return "" if value.low is None or value.high is None else f"({percent(value.low)} to {percent(value.high)})"
 
 
-def points(value: Interval) -> str:
-    """A gain with its interval, ``+8.2 (+4.1 to +12.3)``."""
-    bounds = "" if value.low is None or value.high is None else f" ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
-    return f"{100 * value.value:+.1f}{bounds}"
+def sentence(text: str) -> str:
+    """A line as a sentence, its percent signs not parted from their numbers."""
+    whole = f"{text[:1].upper()}{text[1:]}".replace(" %", "\N{NO-BREAK SPACE}%")
+    return whole if whole.endswith((".", "!", "?", ")")) else f"{whole}."
 
 
 def _test(pictures: RunPictures, comparison: Comparison | None) -> str:

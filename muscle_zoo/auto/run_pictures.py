@@ -84,13 +84,16 @@ class RunPictures:
 
 
 @torch.no_grad()
-def load_run_pictures(run: Path, data: DataConfig | None = None, cpu: bool = False) -> RunPictures:
+def load_run_pictures(
+    run: Path, data: DataConfig | None = None, cpu: bool = False, loaded: DataSet | None = None
+) -> RunPictures:
     """Embeds a run's pictures by its own network; what the cache has is not embedded again.
 
     Args:
         run: The folder of a finished run.
         data: Where its pictures are now, and how they are read; by default where they were.
         cpu: Stay on the CPU.
+        loaded: The pictures, if they are read already.
 
     Raises:
         InputError: It is no finished run folder, has no network, or its pictures are not there or are others.
@@ -106,7 +109,7 @@ def load_run_pictures(run: Path, data: DataConfig | None = None, cpu: bool = Fal
         raise InputError(f"{run} does not say where its pictures are; say it (--data my_data)")
     network = create_model(target, pretrained=True).eval().to(device_for(cpu))
     network = network.to(memory_format=torch.channels_last)
-    dataset = _dataset(run, recipe, config, data)
+    dataset = _dataset(run, recipe, config, data, loaded)
     backbone = split_network(network, dataset.info.input_size)
     (embeddings,) = embed_pictures(backbone, Pictures.of(dataset.train, dataset.info), (PLAIN,), data.progress)
     probabilities = logits_of(backbone, embeddings).softmax(dim=1)
@@ -135,12 +138,12 @@ def read_run(run: Path) -> tuple[Recipe, dict[str, Any]]:
     return read_recipe(str(run), config), config
 
 
-def _dataset(run: Path, recipe: Recipe, config: dict[str, Any], data: DataConfig) -> DataSet:
+def _dataset(run: Path, recipe: Recipe, config: dict[str, Any], data: DataConfig, loaded: DataSet | None) -> DataSet:
     """The run's pictures, at the size and with the normalization of its network."""
     cfg = config["pretrained_cfg"]
     channels, height, width = cfg["input_size"]
     side = height if recipe.dataset == FOLDER and height == width else recipe.image_size
-    dataset = load_dataset(recipe.dataset, data, side)
+    dataset = loaded or load_dataset(recipe.dataset, data, side)
     if tuple(dataset.info.input_size) != (channels, height, width):
         shapes = "x".join(map(str, dataset.info.input_size)), f"{channels}x{height}x{width}"
         raise InputError(f"{run} takes pictures of {shapes[1]}, and these become {shapes[0]}; give the run's own")

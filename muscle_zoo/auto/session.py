@@ -34,6 +34,8 @@ from .findings import COMPARISON, Comparison, Interval
 from .folds import draw_folds
 from .intervals import wilson
 from .plan import Plan, make_plan
+from .report import REPORT, write_report
+from .run_pictures import load_run_pictures
 from .speed import Speed, measure
 from .verdict import judge, without_comparison
 
@@ -232,6 +234,10 @@ class _Work:
             comparison = replace(comparison, test=Interval(share, *wilson(share, n)))
             comparison.write(self.out)
         self.say(words.joined(words.result_lines(comparison, self.out)))
+        if not (self.out / REPORT).exists():
+            pictures = load_run_pictures(self.out, self.options.data, self.options.cpu, self._loaded())
+            write_report(self.out, pictures=pictures)
+        self.say(f"{self.out / REPORT}: open it in a browser")
         return result
 
 
