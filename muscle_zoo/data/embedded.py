@@ -134,7 +134,12 @@ class EmbeddedImages:
         return [draw for draws in self.draws.values() for draw in draws]
 
     def with_policies(self, policies: Collection[str]) -> EmbeddedImages:
-        """The same embeddings with the draws of some policies: those that a method's views name."""
+        """The same embeddings with the draws of some policies: those that a method's views name.
+
+        Those that are prepared keep all draws, for several methods share them.
+        """
+        if self.ready is not None:
+            return self
         return replace(self, draws={name: draws for name, draws in self.draws.items() if name in policies})
 
     def _standardized(self, embeddings: Tensor) -> Tensor:
