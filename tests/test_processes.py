@@ -189,8 +189,8 @@ def test_two_processes_take_the_steps_of_one(case: str, two_processes: Path) -> 
             assert both.item() == pytest.approx(value.item(), rel=1e-8, abs=1e-10), (step, name)
     masks = [terms["mask"].item() for terms in log if "mask" in terms]
     if case.endswith(tuple(OPTIONS)):
-        # Else the unlabeled loss would be none, or all, as it is at FlexMatch's first step.
-        assert sum(0 < mask < 1 for mask in masks) >= (len(masks) - 1 if masks else 0)
+        # Else the unlabeled loss would be none, or all, as it is as long as FlexMatch's thresholds are low.
+        assert case.endswith("flexmatch") or all(0 < mask < 1 for mask in masks)
 
 
 @pytest.mark.slow
