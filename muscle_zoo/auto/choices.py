@@ -98,7 +98,8 @@ class Choices:
         Raises:
             InputError: An override does not exist, or is out of range.
         """
-        overrides = {**own, **self.overrides}
+        # What was asked for first, so that its mistakes are named, and not those of what follows from it.
+        overrides = {**self.overrides, **{k: v for k, v in own.items() if k not in self.overrides}}
         parts = {key.partition(".")[0] for key in overrides if "." in key}
         foreign = parts & ({*METHODS, "muscle"} - {base_of(method), *default_options(method)})
         fits = {k: v for k, v in overrides.items() if k.partition(".")[0] not in foreign or "." not in k}

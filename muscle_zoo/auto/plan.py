@@ -136,13 +136,14 @@ def _found(root: Path, listing: Listing, headers: Survey) -> Found:
 
 def _own_defaults(choices: Choices, headers: Survey, pictures: int) -> dict[str, Value]:
     """What the pictures make of the recipes' defaults."""
-    own: dict[str, Value] = {}
+    frozen = PRETRAINED["frozen"]
+    # Evaluated once, at the end: whoever watched the test pictures' accuracy on the way could stop by it.
+    own: dict[str, Value] = {"eval_every": choices.overrides.get("steps", frozen["steps"])}
     if pictures > MANY:
         own["embedding_views"] = 2
-    batch = PRETRAINED["frozen"]["batch_size"]
     if "mu" not in choices.overrides and "batch_size" not in choices.overrides:
         # A step of more pictures than there are would hold each of them several times, and take as much longer.
-        own["mu"] = max(LEAST_MU, min(PRETRAINED["frozen"]["mu"], -(-pictures // batch)))
+        own["mu"] = max(LEAST_MU, min(frozen["mu"], -(-pictures // frozen["batch_size"])))
     sides = [max(size) for size, count in headers.sizes.items() for _ in range(count)]
     default = choices.recipe(CONTROL, {}, "test").image_size
     if sides and default and median(sides) <= SMALL:

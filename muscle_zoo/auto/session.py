@@ -114,8 +114,8 @@ class _Work:
         self.deadline = None if options.time_limit is None else began + options.time_limit
         self.folder = out / FOLDER
         self.dataset: DataSet | None = None
+        RunFolder(out).check_kind()
         if not options.fresh:
-            RunFolder(out).check_kind()
             self._require_the_same()
 
     def _require_the_same(self) -> None:

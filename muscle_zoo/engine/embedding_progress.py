@@ -34,7 +34,7 @@ class EmbeddingProgress:
         size = "x".join(map(str, info.input_size[1:]))
         what = f"{pictures:,} pictures" if views == 1 else f"{pictures:,} pictures in {views} views each"
         before = f", {begun:,} of them are done" if begun else ""
-        self.told = f"embedding {what} of {size} with {arch}{before}; Ctrl-C is safe: the same command goes on"
+        self.told = f"embedding {what} of {size} with {arch}{before};\nCtrl-C is safe: the same command goes on"
 
     def __enter__(self) -> EmbeddingProgress:
         if self.show:
