@@ -26,6 +26,7 @@ from ..engine.stop import StopSignal
 from ..engine.threads import cpu_threads
 from ..errors import START_OVER, InputError
 from ..files import read_json, write_json
+from ..recipes import Recipe
 from ..sessions.train import PICTURES, RunResult, own_accelerate_state, train_run
 from . import words
 from .choices import Choices
@@ -250,9 +251,10 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
             shown = [", ".join(value) if isinstance(value, list) else value for value in (before.get(key), now[key])]
             return f"{key} {shown[0]}, not {shown[1]}"
     for method, recipe in now["recipes"].items():
-        old = before.get("recipes", {}).get(method, {})
+        # As a recipe: one that was written before a field came has the field's default.
+        old = Recipe.from_dict(before.get("recipes", {}).get(method, {})).to_dict()
         for key, value in recipe.items():
-            if old.get(key) != value:
+            if old.get(key) != value and key != "eval_every":  # which follows from the steps
                 return f"{key}={old.get(key)} ({method}), not {value}"
     return "" if before.get("format") == now["format"] else "another version of this package"
 
