@@ -172,7 +172,8 @@ def _warnings(found: Found, listing: Listing, folds: int) -> tuple[str, ...]:
     if not found.unlabeled:
         warnings.append("there are no unlabeled pictures, so what would learn from them is not tried unasked")
     if not any(found.test):
-        warnings.append("there are no test pictures: the accuracy is the cross-validated one alone")
+        known = "the accuracy is the cross-validated one alone" if folds else "how good it will be cannot be told"
+        warnings.append(f"there are no test pictures: {known}")
     if listing.validation:
         warnings.append("the validation pictures are not used: what is compared is the labels, by cross-validation")
     return tuple(warnings)

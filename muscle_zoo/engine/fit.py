@@ -110,6 +110,8 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
                 run.log(done, run.measured_row(metrics))
                 what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
                 accuracy = f"{what} {100 * metrics['ema'].top1:.1f} %"
+                if recipe.fold == "labeled":
+                    accuracy += " of the pictures it was trained on"
                 bar.set_postfix_str(accuracy)
                 if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
                     print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
