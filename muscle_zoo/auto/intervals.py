@@ -16,6 +16,7 @@ _NORMAL = 1.959964  # of which 95 % lies within
 def wilson(share: float, n: int) -> tuple[float, float]:
     """95 % interval of a share of n independent pictures (Wilson 1927); it holds for few pictures and shares near 1.
 
+    scipy's takes counts; a mean over repeats is a share of pictures that need be no whole number of them.
     Of a cross-validation n is the number of pictures, however often they were divided: repeats do not make more of
     them. What the draw of the training pictures adds is not in it.
 
@@ -33,7 +34,7 @@ def corrected_half_width(differences: Sequence[float], folds: int) -> float:
     """Half of the 95 % interval of a mean difference over the folds of a repeated cross-validation.
 
     Folds share most of their training pictures, so that their differences are not independent, and the plain t interval
-    is too narrow. After Nadeau and Bengio (2003, "Inference for the Generalization Error", section 3), for repeated
+    is too narrow. After Nadeau and Bengio (2003, "Inference for the Generalization Error"), for repeated
     folds as by Bouckaert and Frank (2004), the variance is ``(1 / J + n_test / n_train) s^2`` with J differences, and
     the t distribution has J - 1 degrees of freedom.
 

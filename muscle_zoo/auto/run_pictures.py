@@ -114,9 +114,11 @@ def load_run_pictures(
     (embeddings,) = embed_pictures(backbone, Pictures.of(dataset.train, dataset.info), (PLAIN,), data.progress)
     probabilities = logits_of(backbone, embeddings).softmax(dim=1)
     labeled = _labeled(run, recipe, dataset)
-    unlabeled = torch.tensor([i for i in range(len(dataset.train)) if i not in set(labeled.tolist())])
+    without = torch.ones(len(dataset.train), dtype=torch.bool)
+    without[labeled] = False
     source = data.root.resolve() if recipe.dataset == FOLDER and data.root is not None else None
     class_names = tuple(config.get("label_names") or dataset.info.class_names)
+    unlabeled = without.nonzero().flatten()
     return RunPictures(run, recipe, config, dataset, source, class_names, labeled, unlabeled, embeddings, probabilities)
 
 

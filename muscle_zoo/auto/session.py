@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -24,7 +20,7 @@ from ..engine.options import RunOptions, process_state
 from ..engine.run_folder import RunFolder
 from ..engine.stop import StopSignal
 from ..engine.threads import cpu_threads
-from ..errors import START_OVER, InputError
+from ..errors import START_OVER, InputError, StoppedError
 from ..files import read_json, write_json
 from ..recipes import Recipe
 from ..sessions.train import PICTURES, RunResult, own_accelerate_state, train_run
@@ -90,8 +86,11 @@ def train_pictures(
             return done
         try:
             return work.carry_out()
-        except KeyboardInterrupt:
-            return RunResult(plan.control, out, False)
+        except StoppedError as stopped:
+            say(str(stopped))
+        except KeyboardInterrupt:  # while pictures are read; a second one while they are embedded
+            pass
+        return RunResult(plan.control, out, False)
 
 
 def own_name(root: Path) -> str:
@@ -176,8 +175,8 @@ class _Work:
         plan = self.plan
         dataset = self._loaded()
         data = prepare_data(plan.control, self.options.data, dataset)
-        with _interrupted_at(self.deadline), cpu_threads(speed.embedding_threads):
-            data = embed_data(plan.control, data, device, self.options.progress)
+        with StopSignal(self._seconds_left()) as stop, cpu_threads(speed.embedding_threads):
+            data = embed_data(plan.control, data, device, self.options.progress, lambda: stop.requested)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.out / PICTURES, manifest_of(plan.listing))
         write_json(self.folder / PLAN, plan.settings)
@@ -203,8 +202,7 @@ class _Work:
         total = len(validation.parts())
         show = self.options.progress
         bar = tqdm(total=total, desc="comparing", unit="fold", disable=None if show else True, leave=False)
-        left = None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
-        with StopSignal(left) as stop, bar:
+        with StopSignal(self._seconds_left()) as stop, bar:
             for number, (method, there) in enumerate(validation.run(), start=1):
                 bar.update()
                 bar.set_postfix_str(method)
@@ -217,15 +215,17 @@ class _Work:
     def _loaded(self) -> DataSet:
         """The pictures, read once."""
         if self.dataset is None:
-            with _interrupted_at(self.deadline):
-                self.dataset = load_dataset("folder", self.options.data, self.plan.side)
+            self.dataset = load_dataset("folder", self.options.data, self.plan.side)
         return self.dataset
+
+    def _seconds_left(self) -> float | None:
+        """Of the time limit; None where there is none."""
+        return None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
 
     def _conclude(self, comparison: Comparison) -> RunResult:
         """Trains the chosen method on all labels, and says what became of it."""
         recipe = self.plan.recipes[comparison.chosen]
-        left = None if self.deadline is None else max(1e-6, self.deadline - time.monotonic())
-        options = replace(self.options, time_limit=left)
+        options = replace(self.options, time_limit=self._seconds_left())
         is_finished = RunFolder(self.out).read_status().get("status") == "finished"
         result = train_run(recipe, self.out, options, loaded=None if is_finished else self._loaded())
         if not result.finished:
@@ -257,24 +257,3 @@ def _difference(before: Any, now: dict[str, Any]) -> str:
             if old.get(key) != value and key != "eval_every":  # which follows from the steps
                 return f"{key}={old.get(key)} ({method}), not {value}"
     return "" if before.get("format") == now["format"] else "another version of this package"
-
-
-@contextmanager
-def _interrupted_at(deadline: float | None) -> Iterator[None]:
-    """Has SIGTERM and the end of the time do what Ctrl-C does: reading and embedding keep what they have then."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGALRM)}
-    if deadline is not None:
-        signal.setitimer(signal.ITIMER_REAL, max(1e-3, deadline - time.monotonic()))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)

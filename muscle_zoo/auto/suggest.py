@@ -115,7 +115,7 @@ def disagreement(pool: Pool, number: int) -> Ranked:
     """Where averaged and plain weights disagree the most.
 
     The mean over the students of the Kullback-Leibler divergence from the teacher, as in ST-CoNAL (Baik et al., arXiv
-    2207.02182, equation 5), whose teacher is the average of its students, sharpened; here it is the EMA, as it is.
+    2207.02182), whose teacher is the average of its students, sharpened; here it is the EMA, as it is.
     """
     assert pool.teacher is not None and pool.students is not None
     teacher, students = (p.clamp(min=1e-12).log() for p in (pool.teacher, pool.students))

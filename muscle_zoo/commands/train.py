@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_run_arguments(parser)
     own = parser.add_argument_group("your own pictures", "train FOLDER compares methods and trains the best")
-    own.add_argument("--methods", metavar="A,B", help=f"to compare (default: {','.join(METHODS_COMPARED)})")
+    own.add_argument("--methods", metavar="A,B", help=f"to compare (default: {', '.join(METHODS_COMPARED)})")
     own.add_argument("--folds", type=int, metavar="K", help=f"of the cross-validation (default: {FOLDS})")
     own.add_argument("--backbone", metavar="WEIGHTS", help=f"what embeds the pictures, as init (default: {BACKBONE})")
     own.add_argument("--seed", type=int, help="the same as seed=N")

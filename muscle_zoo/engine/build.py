@@ -154,14 +154,15 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
     return labels
 
 
-def to_device(images: ImageSource, device: torch.device, policies: Collection[str] = ()) -> ImageSource:
+def to_device(images: ImageSource, device: torch.device, policies: Collection[str] | None = None) -> ImageSource:
     """Moves images in memory to a GPU if they take at most half of what is free there; others stay where they are.
 
-    Embeddings are made ready there, or in memory: those of the views of some policies.
+    Embeddings are made ready there, or in memory: those of the views of some policies, by default of all.
     """
     if isinstance(images, EmbeddedImages):
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
-        return images.with_policies(policies).prepared(device, int(DEVICE_SHARE * free))
+        wanted = images if policies is None else images.with_policies(policies)
+        return wanted.prepared(device, int(DEVICE_SHARE * free))
     if not isinstance(images, LabeledImages) or device.type != "cuda":
         return images
     return images.to(device) if images.nbytes <= DEVICE_SHARE * torch.cuda.mem_get_info(device)[0] else images

@@ -104,8 +104,9 @@ class Entropy(nn.Module):
 
 
 class SoftCrossEntropy(nn.Module):
-    """Mean over images of ``H(p_i, softmax(z_i))``, in nats, for labels that are distributions."""
+    """Mean over images of ``w_i H(p_i, softmax(z_i))``, in nats, for labels that are distributions."""
 
-    def forward(self, target: Tensor, logits: Tensor) -> Tensor:
-        """Computes it of probabilities and logits, both ``(n, C)``."""
-        return -(to_float32(target) * to_float32(logits).log_softmax(dim=-1)).sum(dim=-1).mean()
+    def forward(self, target: Tensor, logits: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Computes it of probabilities and logits, both ``(n, C)``, and the images' weights ``(n,)``, by default 1."""
+        losses = -(to_float32(target) * to_float32(logits).log_softmax(dim=-1)).sum(dim=-1)
+        return (losses if weight is None else weight * losses).mean()

@@ -9,7 +9,7 @@ from torch import Tensor
 def least_norm_weights(products: Tensor, iterations: int = 50) -> Tensor:
     """The weights, at least 0 and 1 in all, with which the sum of some gradients is shortest.
 
-    Frank-Wolfe (Sener and Koltun 2018, arXiv 1810.04650, algorithm 2): of the gradients the one with the smallest
+    Frank-Wolfe (Sener and Koltun 2018, arXiv 1810.04650): of the gradients the one with the smallest
     product with the sum gains weight, as much as makes the sum shortest. A step against the sum raises no loss.
 
     Args:

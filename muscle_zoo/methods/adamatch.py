@@ -18,7 +18,7 @@ from .base import Batch, Group, Method, PseudoLabels, RunContext, View, check_at
 
 
 class AdaMatch(Method):
-    """AdaMatch for semi-supervised learning (Berthelot et al. 2022, arXiv 2106.04732, section 3 and appendix).
+    """AdaMatch for semi-supervised learning (Berthelot et al. 2022, arXiv 2106.04732).
 
     The labeled images, weak and strong, go through the network twice: together with the unlabeled ones, and by
     themselves, with running statistics left alone; their logits are a random point between both, drawn for each number

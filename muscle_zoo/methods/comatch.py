@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses import SoftCrossEntropy
 from ..losses.consistency import to_float32
-from ..losses.distributed import gather_rows, mean_over_processes, rows_of_all_processes
-from ..losses.distribution_alignment import align_distribution
+from ..losses.distributed import gather_rows, rows_of_all_processes
+from ..losses.distribution_alignment import AlignedPredictions
 from .base import LOGITS, Batch, Method, Outputs, PseudoLabels, RunContext, View, check_at_least, check_share
 from .supervised import Supervised
 
@@ -19,14 +20,14 @@ _BOTH = (LOGITS, _PROJECTION)
 
 
 class CoMatch(Method):
-    """CoMatch (Li et al. 2021, arXiv 2011.11183, algorithm 1).
+    """CoMatch (Li et al. 2021, arXiv 2011.11183).
 
     The weak view's prediction, aligned, is smoothed with those of the images in a bank, by the similarity of their
-    projections: ``smoothing * p + (1 - smoothing) * sum_k a_k p_k`` (eq. 5 and 6). Where its most probable class has at
+    projections: ``smoothing * p + (1 - smoothing) * sum_k a_k p_k``. Where its most probable class has at
     least the ``threshold``, it is the target of a strong view's prediction. Two images whose pseudo-labels are alike
-    enough, ``p_i . p_j >= edge``, are joined by an edge of that weight, and each image with itself by one of 1 (eq. 8);
+    enough, ``p_i . p_j >= edge``, are joined by an edge of that weight, and each image with itself by one of 1;
     the similarities of the projections of two strong views, ``exp(z_i . z'_j / T)``, should be as these edges, both
-    divided by their sum (eq. 9 and 10). The loss is ``H(y, f(x)) + weight * classes + graph_weight * graph``.
+    divided by their sum. The loss is ``H(y, f(x)) + weight * classes + graph_weight * graph``.
 
     The bank holds the last ``bank`` images of the global batches, labeled ones with their labels. Followed is the
     authors' code (github.com/salesforce/CoMatch) as microsoft/Semi-supervised-learning has it: pseudo-labels are
@@ -69,7 +70,6 @@ class CoMatch(Method):
     bank: Tensor
     bank_predictions: Tensor
     written: Tensor
-    prediction: Tensor
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class CoMatch(Method):
         classes = (context or RunContext()).num_classes
         self.supervised = Supervised()
         self.threshold, self.weight, self.graph_weight, self.edge = threshold, weight, graph_weight, edge
-        self.temperature, self.smoothing, self.momentum, self.size = temperature, smoothing, momentum, size
+        self.temperature, self.smoothing, self.size = temperature, smoothing, size
+        self.aligned, self.cross_entropy = AlignedPredictions(classes, momentum), SoftCrossEntropy()
         self.register_buffer("bank", torch.zeros(bank, size))
         self.register_buffer("bank_predictions", torch.zeros(bank, classes))
         self.register_buffer("written", torch.tensor(0))
-        self.register_buffer("prediction", torch.full((classes,), 1.0 / classes))
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
         """The projection head."""
@@ -111,23 +111,16 @@ class CoMatch(Method):
         """Cross-entropy on the labels, the classes' and the graph's loss; then the bank is brought up to date."""
         terms = self.supervised.loss(outputs, batch, step)
         x, u, strong, second = (F.normalize(to_float32(outputs[view, _PROJECTION]), dim=1) for view in self.views)
-        predictions = self._aligned(outputs["u_weak"])
+        predictions = self.aligned(outputs["u_weak"])
         pseudo = self.smoothed(predictions, u.detach())
         confidence = pseudo.amax(dim=-1)
         mask = (confidence >= self.threshold).to(confidence.dtype)
-        losses = -(pseudo * to_float32(outputs["u_strong"]).log_softmax(dim=-1)).sum(dim=-1)
-        unlabeled, graph = (mask * losses).mean(), self._graph(pseudo, strong, second)
+        unlabeled = self.cross_entropy(pseudo, outputs["u_strong"], mask)
+        graph = self._graph(pseudo, strong, second)
         terms["loss"] = terms["loss"] + self.weight * unlabeled + self.graph_weight * graph
         labels = F.one_hot(batch.labels, predictions.shape[1]).to(predictions.dtype)
         self._remember((u, x), (predictions, labels))
         return {**terms, "pseudo_label": unlabeled.detach(), "graph": graph.detach(), "mask": mask.mean()}
-
-    @torch.no_grad()
-    def _aligned(self, logits: Tensor) -> Tensor:
-        predictions = to_float32(logits).softmax(dim=-1)
-        mean = mean_over_processes(predictions.mean(dim=0).to(self.prediction.dtype))
-        self.prediction.lerp_(mean, 1.0 - self.momentum)
-        return align_distribution(predictions, self.prediction)
 
     def smoothed(self, predictions: Tensor, projections: Tensor) -> Tensor:
         """Pseudo-labels, ``(n, C)``, of predictions and projections: smoothed with the bank's, once it is full."""
@@ -157,6 +150,5 @@ class CoMatch(Method):
 
     def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels:
         """The most probable classes of the weak view, aligned, and which of them are sure."""
-        aligned = align_distribution(to_float32(outputs["u_weak"].detach()).softmax(dim=-1), self.prediction)
-        confidence, classes = aligned.max(dim=-1)
+        confidence, classes = self.aligned.align(outputs["u_weak"]).max(dim=-1)
         return PseudoLabels(classes, confidence >= self.threshold)

@@ -16,11 +16,11 @@ from .supervised import Supervised
 
 
 class FlexMatch(Method):
-    """FlexMatch (Zhang et al. 2021, arXiv 2110.08263, algorithm 1).
+    """FlexMatch (Zhang et al. 2021, arXiv 2110.08263).
 
-    FixMatch's loss with the threshold ``M(b_c) * threshold`` for class c (eq. 7 and 12): ``M(b) = b / (2 - b)``, and
-    ``b_c = s_c / max(max s, N - sum s)`` (eq. 11), where ``s_c`` counts the images of the unlabeled pool, N in all,
-    whose last sure prediction was c (eq. 5). A table keeps that class for each image; it takes 8 bytes an image. As in
+    FixMatch's loss with the threshold ``M(b_c) * threshold`` for class c: ``M(b) = b / (2 - b)``, and
+    ``b_c = s_c / max(max s, N - sum s)``, where ``s_c`` counts the images of the unlabeled pool, N in all,
+    whose last sure prediction was c. A table keeps that class for each image; it takes 8 bytes an image. As in
     the authors' code (github.com/microsoft/Semi-supervised-learning) a step uses the thresholds of the steps before it.
     So at first every pseudo-label counts, and the more images are predicted surely, the higher are the thresholds.
     The defaults are the paper's. Logs ``cross_entropy``, ``pseudo_label`` (without its weight), both in nats, ``mask``,
@@ -89,5 +89,5 @@ class FlexMatch(Method):
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The predicted classes of the weak view, and which of them count."""
-        _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"], batch.targets["thresholds"])
-        return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)
+        classes, mask = self.pseudo_label.pseudo_labels(outputs["u_weak"], batch.targets["thresholds"])
+        return PseudoLabels(classes, mask > 0)

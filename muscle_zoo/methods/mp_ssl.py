@@ -24,7 +24,7 @@ class MPSSL(Method):
     An unlabeled image is turned, smoothed or sharpened, and solarized, each by one of four levels; three linear heads
     on the features tell by how much: ``H(y, f(x)) + weight * sum_t a_t H(l_t, g_t(u'))``. The weights of the tasks, 1
     in all, are those with which the sum of their gradients with respect to the network is shortest, found anew at every
-    step by Frank-Wolfe (Sener and Koltun 2018, arXiv 1810.04650, algorithm 2), so that no task is worked against.
+    step by Frank-Wolfe (Sener and Koltun 2018, arXiv 1810.04650), so that no task is worked against.
 
     The paper pre-trains without labels; as a term beside the cross-entropy it is S4L's scheme (arXiv 1905.03670). There
     is no public code; the levels and the weight are this project's. ``mp_ssl.frank_wolfe=false`` weighs all tasks

@@ -13,10 +13,10 @@ from .supervised import Supervised
 
 
 class PseudoLabel(Method):
-    """Pseudo-Label (Lee 2013, ICML workshop on challenges in representation learning, eq. 15).
+    """Pseudo-Label (Lee 2013, ICML workshop on challenges in representation learning).
 
     The loss is ``H(y, f(x)) + a(t) * 1[max f(u) >= threshold] H(argmax f(u), f(u))``: the same weak view gives the
-    label and is trained with it. ``a(t)`` is 0 before ``start``, then rises linearly over ``ramp`` (eq. 16). The
+    label and is trained with it. ``a(t)`` is 0 before ``start``, then rises linearly over ``ramp``. The
     paper has no threshold, and weight 3, which rises from epoch 100 to 600; the number of all epochs, which it does
     not give, is taken to be 1,000 by ``pseudo_label.preset=paper``. The defaults are those of
     github.com/microsoft/Semi-supervised-learning: threshold 0.95, weight 1, rising over the first 0.4 of the run. Logs
@@ -76,5 +76,5 @@ class PseudoLabel(Method):
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The predicted classes, and which of them count."""
-        _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_weak"])
-        return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)
+        classes, mask = self.pseudo_label.pseudo_labels(outputs["u_weak"])
+        return PseudoLabels(classes, mask > 0)

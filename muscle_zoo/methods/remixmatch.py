@@ -34,13 +34,13 @@ _ROTATION = "rotation"
 
 
 class ReMixMatch(Method):
-    """ReMixMatch (Berthelot et al. 2020, arXiv 1911.09785, algorithm 1).
+    """ReMixMatch (Berthelot et al. 2020, arXiv 1911.09785).
 
     The label of an unlabeled image is the prediction for its weak view, aligned (times the share of each class among
     the labels, divided by the mean prediction) and sharpened; its weak view and its ``copies`` strong ones are anchored
     to that label. These and the strong views of labeled images are mixed with each other as in MixMatch. The loss is
     ``H(p', f(x')) + w(t) mix_weight H(q', f(u')) + w(t) weight H(q, f(A(u))) + rotation_weight H(r, g(A(u) turned by
-    r))`` (eq. 3 and 4): of the mixed images, of one strong view that is not mixed, and of the same turned, where g is a
+    r))``: of the mixed images, of one strong view that is not mixed, and of the same turned, where g is a
     linear head on the features. ``w(t)`` rises linearly over the ramp. Followed is the authors' code
     (github.com/google-research/remixmatch); their mean prediction is that of the last 128 batches, here an average
     over the steps, and the views are the recipe's instead of CTAugment's. The paper's copies and ramp

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..losses import SoftCrossEntropy
 from ..losses.consistency import to_float32
-from ..losses.distributed import mean_over_processes, rows_of_all_processes
-from ..losses.distribution_alignment import align_distribution
+from ..losses.distributed import rows_of_all_processes
+from ..losses.distribution_alignment import AlignedPredictions
 from .base import LOGITS, Batch, Method, Outputs, PseudoLabels, RunContext, View, check_at_least, check_share
 from .supervised import Supervised
 
@@ -19,7 +20,7 @@ _BOTH = (LOGITS, _PROJECTION)
 
 
 class SimMatch(Method):
-    """SimMatch (Zheng et al. 2022, arXiv 2203.06915, section 3).
+    """SimMatch (Zheng et al. 2022, arXiv 2203.06915).
 
     A bank keeps one projection for each labeled image. The weak view's similarities to them, ``softmax(z . bank / T)``,
     are multiplied by its class probability of each one's label (aligned; "unfolding"), and are the target of the strong
@@ -67,7 +68,6 @@ class SimMatch(Method):
 
     bank: Tensor
     bank_labels: Tensor
-    prediction: Tensor
 
     def __init__(
         self,
@@ -93,10 +93,10 @@ class SimMatch(Method):
         self.supervised = Supervised()
         self.threshold, self.weight, self.instance_weight = threshold, weight, instance_weight
         self.temperature, self.smoothing, self.size = temperature, smoothing, size
-        self.bank_momentum, self.momentum = bank_momentum, momentum
+        self.bank_momentum = bank_momentum
+        self.aligned, self.cross_entropy = AlignedPredictions(context.num_classes, momentum), SoftCrossEntropy()
         self.register_buffer("bank", torch.zeros(context.labeled, size))
         self.register_buffer("bank_labels", torch.full((context.labeled,), -1, dtype=torch.int64))
-        self.register_buffer("prediction", torch.full((context.num_classes,), 1.0 / context.num_classes))
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
         """The projection head."""
@@ -108,22 +108,14 @@ class SimMatch(Method):
         terms = self.supervised.loss(outputs, batch, step)
         labeled, weak, strong = (F.normalize(to_float32(outputs[v, _PROJECTION]), dim=1) for v in self.views)
         self._update(labeled.detach(), batch)
-        predictions = self._aligned(outputs["u_weak"])
+        predictions = self.aligned(outputs["u_weak"])
         classes, instances = self.targets(predictions, weak.detach())
         confidence = classes.amax(dim=-1)
         mask = (confidence >= self.threshold).to(confidence.dtype)
-        losses = -(classes * to_float32(outputs["u_strong"]).log_softmax(dim=-1)).sum(dim=-1)
-        unlabeled = (mask * losses).mean()
+        unlabeled = self.cross_entropy(classes, outputs["u_strong"], mask)
         alike = -(instances * self._similarities(strong)).sum(dim=-1).mean()
         terms["loss"] = terms["loss"] + self.weight * unlabeled + self.instance_weight * alike
         return {**terms, "pseudo_label": unlabeled.detach(), "instances": alike.detach(), "mask": mask.mean()}
-
-    @torch.no_grad()
-    def _aligned(self, logits: Tensor) -> Tensor:
-        predictions = to_float32(logits).softmax(dim=-1)
-        mean = mean_over_processes(predictions.mean(dim=0).to(self.prediction.dtype))
-        self.prediction.lerp_(mean, 1.0 - self.momentum)
-        return align_distribution(predictions, self.prediction)
 
     def _similarities(self, projections: Tensor) -> Tensor:
         """Logarithms of the similarities to the labeled images seen so far, ``(n, seen)``."""
@@ -156,6 +148,5 @@ class SimMatch(Method):
 
     def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels:
         """The most probable classes of the weak view, aligned, and which of them are sure."""
-        aligned = align_distribution(to_float32(outputs["u_weak"].detach()).softmax(dim=-1), self.prediction)
-        confidence, classes = aligned.max(dim=-1)
+        confidence, classes = self.aligned.align(outputs["u_weak"]).max(dim=-1)
         return PseudoLabels(classes, confidence >= self.threshold)

@@ -30,8 +30,8 @@ class UncertaintyMeanTeacher(Method):
     """UA-MT (Yu et al. 2019, arXiv 1907.07034), on classification.
 
     As Mean Teacher, but for images of which the teacher is unsure. It is asked ``passes`` times more, with dropout and
-    noise on the images (Monte-Carlo dropout); the uncertainty is the entropy of the mean prediction (eq. 3). The loss
-    is ``H(y, f(x)) + w(t) * sum 1[entropy < h(t)] d / sum 1[entropy < h(t)]`` (eq. 4), where d is the mean squared
+    noise on the images (Monte-Carlo dropout); the uncertainty is the entropy of the mean prediction. The loss
+    is ``H(y, f(x)) + w(t) * sum 1[entropy < h(t)] d / sum 1[entropy < h(t)]``, where d is the mean squared
     difference over the classes, and ``h(t)`` rises from ``share`` to 1 times ln C, the largest entropy. The teacher is
     the run's EMA model with the statistics of the batch; dropout is the recipe's ``drop_rate``, 0.5 by default here as
     in the paper: without it only the noise is left.
