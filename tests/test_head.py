@@ -36,6 +36,16 @@ def test_views_that_lie_one_after_the_other_are_not_copied() -> None:
     assert images.with_policies({"weak"}).draws.keys() == {"weak"}
 
 
+def test_prepared_embeddings_serve_methods_of_other_views() -> None:
+    """Folds of several methods share them: a method of strong views alone must not be given weak ones."""
+    weak, strong = torch.zeros(5, 3), torch.ones(5, 3)
+    images = EmbeddedImages(weak, torch.zeros(5, dtype=torch.long), torch.zeros(3), torch.ones(3))
+    ready = replace(images, draws={"weak": (weak, weak), "strong": (strong,)}).prepared(torch.device("cpu"), 10**9)
+    shared = ready.with_policies({"strong"})
+    rows = shared.rows("strong", torch.zeros(5, dtype=torch.long), torch.arange(5))
+    assert shared.take(rows).flatten(1).equal(strong)
+
+
 @pytest.mark.parametrize("kind", ["linear", "cosine", "mlp"])
 def test_a_step_of_a_classifier_is_what_torch_and_timm_do_the_long_way(kind: str, tmp_path: Path) -> None:
     """Against torch's linear layer, its unfused optimizer and timm's averages of all there is."""
