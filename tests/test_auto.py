@@ -158,9 +158,10 @@ def test_what_is_a_folder_and_what_a_recipe(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     for name in ("there", "cnn4.muscle_digits_10"):
         (tmp_path / name).mkdir()
-    assert [is_own_pictures(word) for word in ("there", "not_there", "cnn4.muscle_digits_10", "x.csv", "./y")] == [
-        *(True, False, False, True, True)
+    assert [is_own_pictures(word) for word in ("there", "cnn4.muscle_digits_10", "x.csv", "./y")] == [
+        *(True, False, True, True)
     ]
+    assert [is_own_pictures(word) for word in ("ther", "cnn4", "cnn4.muscle_digit_10")] == [True, False, False]
 
 
 def test_folds_are_stratified_and_leave_something_of_each_class() -> None:

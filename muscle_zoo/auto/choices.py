@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..data.csv_table import SUFFIXES
@@ -119,7 +120,10 @@ def is_own_pictures(word: str) -> bool:
         parse_name(word)
         return False
     except InputError:
-        return "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists()
+        if "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
+            return True
+        # Every recipe's name has a dot. Without one it is a mistyped folder, if one here is called nearly so.
+        return "." not in word and bool(get_close_matches(word, [path.name for path in Path().iterdir()]))
 
 
 def uses_unlabeled(method: str) -> bool:
