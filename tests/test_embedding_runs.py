@@ -53,7 +53,7 @@ def test_the_time_limit_counts_while_embedding(
     assert code == 75 and "run the same command again" in out
     assert "stopped after embedding 256 of 1,437 pictures" in err and batches == [256]
     code, out, err = run(words, capsys)
-    assert code == 0 and "1,437 pictures in 5 views each of 8x8 with cnn4, 256 of them are done" in err
+    assert code == 0 and "1,437 pictures in 3 views each of 8x8 with cnn4, 256 of them are done" in err
     assert batches == [256] * 5 + [157, 256, 104]
 
 
@@ -122,7 +122,7 @@ def test_two_processes_share_the_work_and_give_what_one_gives(tmp_path: Path, mo
     assert [sizes[:2] for _, sizes in theirs] == [[64, 22], [64, 64]]
     assert [len(sizes) for _, sizes in theirs] == [2 + 12 + 3, 1 + 11 + 3]
     files = [{path.name: path.read_bytes() for path in (own / "cache" / "embeddings").glob("*")} for own in (one, two)]
-    assert files[0] == files[1] and len(files[0]) == 2 + 5 + 1
+    assert files[0] == files[1] and len(files[0]) == 2 + 3 + 1
     for method in RUNS:
         alone, shared = (load_row(folder / method) for folder in (one, two))
         assert shared == {**alone, "nll": pytest.approx(alone["nll"], rel=1e-3), "top1": alone["top1"]}, method

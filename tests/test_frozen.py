@@ -338,6 +338,16 @@ def test_fields_that_came_later_leave_old_hashes_alone() -> None:
     assert get_recipe(before, {"tune": "head"}).sha256 != config["recipe_sha256"]
 
 
+@pytest.mark.parametrize(
+    ("method", "draws"), [("muscle", {"weak": 3}), ("fixmatch", {"weak": 3, "strong": 3}), ("knn", {"weak": 2})]
+)
+def test_what_a_method_does_not_look_at_is_not_embedded(method: str, draws: dict[str, int]) -> None:
+    settings = {**(SHORT if takes_steps(method) else INIT), "embedding_views": 3}
+    recipe = get_recipe(f"cnn4.{method}_digits_40_frozen", settings)
+    _, _, by_policy = frozen.embed_views(recipe, prepare_data(recipe), torch.device("cpu"))
+    assert {policy: len(views) for policy, views in by_policy.items()} == draws
+
+
 def test_every_method_without_steps_makes_a_classifier() -> None:
     x = torch.randn(12, 4)
     for name in METHODS:

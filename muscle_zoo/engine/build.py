@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,12 +226,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     if recipe.tune == "head" and recipe.optimizer in ("adam", "adamw"):
         settings["fused"] = True  # one loop over the numbers instead of twelve; other networks keep their bits
 
-    def create(model: nn.Module) -> torch.optim.Optimizer:
+    try:  # a lone layer has no layer groups, and timm would warn of it
+        _require_state_that_can_be_saved(partial(create_optimizer_v2, **{**settings, "layer_decay": None}))
         return create_optimizer_v2(model, **settings)
-
-    try:
-        _require_state_that_can_be_saved(create)
-        return create(model)
     except InputError:
         raise
     except (ValueError, TypeError, AssertionError) as error:

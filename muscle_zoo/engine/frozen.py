@@ -97,13 +97,19 @@ def embed_views(
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Backbone, Tensor, dict[str, tuple[Tensor, ...]]]:
-    """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy."""
+    """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy.
+
+    Of the policies that its method has views of, and of the weak one, of which two draws tell the temperature.
+    """
     with shared_errors():
         backbone = backbone_of(recipe, data.dataset, device)
         train = Pictures.of(data.dataset.train, data.dataset.info)
+    method = create_method(recipe.method, recipe.options)
+    count = recipe.embedding_views if method.views else min(recipe.embedding_views, 2)
     draws = {
-        name: [CachedView(policy, draw) for draw in range(recipe.embedding_views)]
+        name: [CachedView(policy, draw) for draw in range(count)]
         for name, policy in (("weak", recipe.weak), ("strong", recipe.strong))
+        if name == "weak" or name in {view.policy for view in method.views.values()}
     }
     compute = faster_compute(backbone, train.info)
     found = _embed(backbone, train, [view for views in draws.values() for view in views], compute, progress, stop)
