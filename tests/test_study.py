@@ -15,7 +15,7 @@ from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.results.stats import cells, interval, mean_gains
 from muscle_zoo.results.study import plan
-from muscle_zoo.results.tables import bias_table, calibration_table, overall_table, study_table
+from muscle_zoo.results.tables import bias_table, calibration_table, controls_table, overall_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
@@ -71,6 +71,16 @@ def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
     above = [*(row("uda", 10, s, 0.7) for s in range(2)), *(row("muscle_uda", 10, s, 0.8 + s / 1e4) for s in range(2))]
     below = [*(row("vat", 10, s, 0.7) for s in range(2)), *(row("muscle_vat", 10, s, 0.6 + s / 1e4) for s in range(2))]
     assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
+
+
+def test_controls_are_compared_on_the_seeds_that_both_have() -> None:
+    low, high = stats.ttest_rel([0.81, 0.80], [0.60, 0.64]).confidence_interval()
+    expected = f"+18.5 ({100 * low:+.1f} to {100 * high:+.1f}) (2)"
+    head, _, line = controls_table(ROWS, "muscle_fixmatch").splitlines()
+    assert head == "| labels | muscle_fixmatch (seeds) | over supervised | over muscle | over fixmatch |"
+    assert line.split(" | ")[:3] == ["| 10", "80.5 ± 0.7 (2)", expected]
+    with pytest.raises(InputError, match="no runs of vat at 10 labels"):
+        controls_table(ROWS, "vat")
 
 
 def test_budgets_of_the_same_seeds_have_an_overall_of_their_own() -> None:
