@@ -262,7 +262,7 @@ def test_a_second_study_in_the_same_folder_keeps_the_first_ones_results(
 @pytest.mark.slow
 def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"
-    words = ["study", "steps=30", "eval_every=10", "batch_size=8", "mu=2", "--methods", "supervised", "fixmatch"]
+    words = ["study", "steps=6", "eval_every=3", "batch_size=8", "mu=2", "--methods", "supervised", "fixmatch"]
     words += ["--datasets", "digits", "--labels", "10", "--seeds", "2", "--jobs", "2", "--cpu", "--out", str(out)]
     assert run([*words, "--time-limit", "0.000001"], capsys)[0] == 75
     code, text, _ = run(words, capsys)
@@ -271,11 +271,11 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     assert len(rows) == 8 and {r.seed for r in rows} == {0, 1}
     for r in rows:
         method = r.name.split(".")[1].removesuffix("_digits_10")
-        recipe = get_recipe(r.name, {"steps": 30, "eval_every": 10, "batch_size": 8, "mu": 2})
+        recipe = get_recipe(r.name, {"steps": 6, "eval_every": 3, "batch_size": 8, "mu": 2})
         assert (r.recipe_sha256, recipe.method) == (recipe.sha256, method)
         status = json.loads((out / "runs" / r.name / f"seed{r.seed}" / "status.json").read_text())
         assert status["row"]["top1_ema"] == r.top1_ema
-    changed = "Every run with `steps=30` `eval_every=10` `batch_size=8` `mu=2`.\n\n"
+    changed = "Every run with `steps=6` `eval_every=3` `batch_size=8` `mu=2`.\n\n"
     assert (out / "table.md").read_text() == changed + study_table(rows) + "\n" and changed in text
     assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
     before = {name for name, _ in listing(out)}
