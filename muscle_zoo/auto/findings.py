@@ -60,7 +60,7 @@ class MethodScore:
     """What a method did on labeled pictures that it had not seen.
 
     Attributes:
-        method: Such as ``muscle``; ``supervised`` is logistic regression, trained on.
+        method: Such as ``muscle``; ``logistic`` is the linear probe.
         accuracy: Share of held-out pictures that it got right, with Wilson's interval over the pictures.
         balanced_accuracy: Mean over the classes of the share of each that it got right.
         macro_f1: Mean over the classes of F1.

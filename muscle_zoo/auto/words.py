@@ -15,6 +15,7 @@ from .speed import Speed
 
 WIDTH = 108
 INDENT = 11
+_TIED = "\0"  # a space at which no line is broken
 
 
 def found_lines(plan: Plan) -> list[str]:
@@ -22,7 +23,7 @@ def found_lines(plan: Plan) -> list[str]:
     found = plan.found
     rest = f"{found.unlabeled:,} without a label, {f'{sum(found.test):,}' if any(found.test) else 'none'} for the test"
     lines = [f"{found.data}: {pictures_in_words(sum(found.labeled))} of {len(plan.classes)} classes, {rest}"]
-    counts = ", ".join(f"{one_line(name)} {n}" for name, n in zip(plan.classes, found.labeled, strict=True))
+    counts = ", ".join(f"{one_line(name)}{_TIED}{n}" for name, n in zip(plan.classes, found.labeled, strict=True))
     lines += _row("labeled", counts if len(counts) < 5 * WIDTH else f"{counts[: 5 * WIDTH]} ...")
     if bad := found.unreadable:
         lines += _row("left out", f"{pictures_in_words(len(bad))} that cannot be read: {one_line(first_of(bad))}")
@@ -123,7 +124,7 @@ def _row(title: str, text: str) -> list[str]:
     """A title and what is to be said of it, below each other in lines that a terminal shows whole."""
     wrapper = textwrap.TextWrapper(WIDTH, break_long_words=False, break_on_hyphens=False)
     wrapper.subsequent_indent = " " * INDENT
-    return wrapper.wrap(f"{title:<{INDENT}}{text}")
+    return [line.replace(_TIED, " ") for line in wrapper.wrap(f"{title:<{INDENT}}{text}")]
 
 
 def joined(lines: Sequence[str]) -> str:
