@@ -15,7 +15,7 @@ from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.results.stats import cells, interval, mean_gains
 from muscle_zoo.results.study import plan
-from muscle_zoo.results.tables import bias_table, overall_table, study_table
+from muscle_zoo.results.tables import bias_table, calibration_table, overall_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
@@ -71,6 +71,31 @@ def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
     above = [*(row("uda", 10, s, 0.7) for s in range(2)), *(row("muscle_uda", 10, s, 0.8 + s / 1e4) for s in range(2))]
     below = [*(row("vat", 10, s, 0.7) for s in range(2)), *(row("muscle_vat", 10, s, 0.6 + s / 1e4) for s in range(2))]
     assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
+
+
+def test_budgets_of_the_same_seeds_have_an_overall_of_their_own() -> None:
+    rows = [
+        row(f"{muscle}{base}", labels, seed, top1)
+        for base in ("uda", "vat")
+        for labels in (10, 20, 40)
+        for seed in range(2 if labels < 40 else 1)
+        for muscle, top1 in (("", 0.7), ("muscle_", 0.7 + labels / 1e3))
+    ]
+    lines = [line.split(" | ")[:4] for line in overall_table(rows).splitlines()[2:]]
+    assert [words[0] for words in lines] == ["| 10"] * 2 + ["| 20"] * 2 + ["| 40"] * 2 + ["| 10, 20"] * 2
+    assert lines[-1][1] == "the 2 other than supervised" and lines[-1][2].startswith("+1.5 (")
+    assert lines[-1][3] == "4 of 4"
+
+
+def test_likelihood_and_calibration_error_before_and_after() -> None:
+    values = {"nll": 0.5, "nll_uncalibrated": 2.0, "ece": 0.02, "ece_uncalibrated": 0.3}
+    rows = [
+        row("uda", 10, seed, 0.7, **{key: (1 + seed) * value for key, value in values.items()}) for seed in range(2)
+    ]
+    rows.append(row("muscle_uda", 10, 0, 0.7, **values))
+    assert calibration_table(rows).splitlines()[2:] == [
+        "| 10 | uda | 3.00 -> 0.75 | 2.00 -> 0.50 | 45.0 -> 3.0 | 30.0 -> 2.0 |"
+    ]
 
 
 def test_the_interval_is_students() -> None:

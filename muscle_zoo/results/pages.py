@@ -14,7 +14,16 @@ from ..recipes.names import ZOO_METHODS
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
 from .study import select
-from .tables import bias_table, overall_table, search_rows, search_table, study_table, zoo_rows, zoo_table
+from .tables import (
+    bias_table,
+    calibration_table,
+    overall_table,
+    search_rows,
+    search_table,
+    study_table,
+    zoo_rows,
+    zoo_table,
+)
 
 STUDIES = "studies"
 
@@ -27,6 +36,7 @@ class Mark:
       ``+``), and ``variant``; anything else is what the study changed of every recipe.
     - ``bias ARCH DATASET key=value ...``: how the gain changes with a bias.
     - ``overall ARCH DATASET key=value ...``: the gain over all methods together.
+    - ``calibration ARCH DATASET key=value ...``: likelihood and calibration error before and after the temperature.
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
@@ -66,7 +76,7 @@ class Mark:
         return names[0], names[1]
 
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
-        """The ledger's rows that a ``study``, ``bias``, ``overall`` or ``zoo`` shows.
+        """The ledger's rows that a ``study``, ``bias``, ``overall``, ``calibration`` or ``zoo`` shows.
 
         Raises:
             InputError: There are none.
@@ -104,7 +114,13 @@ class Mark:
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
-        return {"study": study_table, "bias": bias_table, "overall": overall_table}[self.kind](shown)
+        tables = {
+            "study": study_table,
+            "bias": bias_table,
+            "overall": overall_table,
+            "calibration": calibration_table,
+        }
+        return tables[self.kind](shown)
 
     def _search_table(self, rows: Sequence[Row]) -> str:
         arch, dataset = self.arch_and_dataset
@@ -123,7 +139,8 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|overall|search|zoo)\b(?P<text>[^>]*?) -->)\n.*?(?P<end><!-- /(?P=kind) -->)",
+    r"(?P<head><!-- (?P<kind>study|bias|overall|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )
 

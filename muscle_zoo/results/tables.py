@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ..methods import base_of, default_options
+from ..methods import base_of, default_options, with_muscle
 from ..recipes import get_recipe
 from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
 from .ledger import Row, runs_of
@@ -73,18 +73,26 @@ def overall_table(rows: Iterable[Row]) -> str:
     Returns:
         A row for each label budget, for all base methods and for those that see unlabeled images: the paired gain,
         averaged over the methods at each seed, with its 95 % interval over seeds; in how many methods the mean gain is
-        positive; and in how many the interval of the method's own gain lies above zero, and below.
+        positive; and in how many the interval of the method's own gain lies above zero, and below. Then the same for
+        budgets of the same seeds together.
     """
     by_budget: dict[int | str, list[Cell]] = {}
     for cell in cells(rows):
         if cell.gains:
             by_budget.setdefault(cell.labels, []).append(cell)
-    lines = []
+    together: dict[frozenset[int], list[int | str]] = {}  # budgets of the same seeds
     for labels, study in by_budget.items():
+        seeds = frozenset.intersection(*(frozenset(cell.gains_by_seed) for cell in study))
+        together.setdefault(seeds, []).append(labels)
+    budgets: list[list[int | str]] = [[labels] for labels in by_budget]
+    lines = []
+    for group in [*budgets, *(several for several in together.values() if len(several) > 1)]:
+        study = [cell for labels in group for cell in by_budget[labels]]
         others = [cell for cell in study if cell.base != "supervised"]
-        for title, shown in ((f"all {len(study)}", study), (f"the {len(others)} other than supervised", others)):
-            if len(shown) > 1:
-                lines.append([str(labels), title, *_overall_words(shown)])
+        methods, other_methods = (len({cell.base for cell in shown}) for shown in (study, others))
+        for title, shown in ((f"all {methods}", study), (f"the {other_methods} other than supervised", others)):
+            if len({cell.base for cell in shown}) > 1:
+                lines.append([", ".join(map(str, group)), title, *_overall_words(shown)])
     head = ["labels", "methods", "mean gain, 95 % interval", "gain above 0", "interval above 0", "below 0", "seeds"]
     return markdown_table(head, lines)
 
@@ -95,6 +103,41 @@ def _overall_words(study: Sequence[Cell]) -> list[str]:
     bounds = [bound for cell in study if (bound := interval(cell.gains))]
     above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
     return [gain_text(gains), f"{positive} of {len(study)}", str(above), str(below), str(len(gains))]
+
+
+def calibration_table(rows: Iterable[Row]) -> str:
+    """The table of likelihood and calibration error, before and after the temperature.
+
+    Args:
+        rows: Of one backbone, data set and bias; seeds beside each other.
+
+    Returns:
+        A row for each budget and method, alone and with MUSCLE: mean negative log-likelihood in nats and mean expected
+        calibration error in per cent over seeds, ``before -> after``.
+    """
+    shown = list(rows)
+    by_name: dict[str, list[Row]] = {}
+    for row in shown:
+        by_name.setdefault(row.name, []).append(row)
+    lines = []
+    for cell in cells(shown):
+        methods = (cell.base, with_muscle(cell.base))
+        names = [make_name(cell.arch, method, cell.dataset, cell.labels, cell.variant) for method in methods]
+        found = [by_name.get(name, []) for name in names]
+        words = [_before_and_after(runs, "nll", 1, 2) for runs in found]
+        words += [_before_and_after(runs, "ece", 100, 1) for runs in found]
+        lines.append([str(cell.labels), cell.base, *words])
+    head = ["labels", "method", "NLL alone", "NLL with MUSCLE", "error alone, %", "error with MUSCLE, %"]
+    return markdown_table(head, lines)
+
+
+def _before_and_after(rows: Sequence[Row], column: str, scale: float, digits: int) -> str:
+    if not rows:
+        return ""
+    before, after = (
+        statistics.fmean(scale * getattr(row, name) for row in rows) for name in (f"{column}_uncalibrated", column)
+    )
+    return f"{before:.{digits}f} -> {after:.{digits}f}"
 
 
 def search_rows(
