@@ -47,6 +47,10 @@ class TrainingError(MuscleZooError, RuntimeError):
     """Training ran and could not go on. The command line exits with 1."""
 
 
+class StoppedError(MuscleZooError):
+    """It was told to stop before its end; what was done is kept. A run takes it for its end."""
+
+
 class CalibrationError(MuscleZooError, RuntimeError):
     """A network's probabilities cannot be calibrated; its weights are what they were. The command line exits with 1."""
 

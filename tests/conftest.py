@@ -69,6 +69,14 @@ def _as_in_a_new_process() -> Iterator[None]:
 
 
 @pytest.fixture
+def no_curves() -> Iterator[None]:
+    """Runs of a few steps would spend four fifths of their time drawing."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("muscle_zoo.engine.fit.plot_curves", lambda *_: None)
+        yield
+
+
+@pytest.fixture
 def card(finished_run: Path, tmp_path: Path) -> Path:
     """A copy of the run's export/, to damage."""
     return Path(shutil.copytree(finished_run / "export", tmp_path / "card"))
@@ -87,6 +95,12 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
 def taught(method: str) -> dict[str, str]:
     """What a recipe of a method needs beside its name: a teacher, if it learns from one."""
     return {"teacher": "cnn4.muscle_digits_10"} if learns_from_teacher(method) else {}
+
+
+def context_of(recipe: Recipe, data: Data) -> RunContext:
+    """What a method knows of a run of 1,000 steps."""
+    sizes = {"labeled": len(data.split.labeled), "unlabeled": len(data.split.unlabeled)}
+    return RunContext(1000, len(data.dataset.train), data.dataset.info.num_classes, **sizes)
 
 
 def network_of(recipe: Recipe, data: Data, method: Method) -> nn.Module:

@@ -184,7 +184,7 @@ def embedded(n: int = 24) -> Data:
     plain = torch.randn(n, 4, generator=generator) + 2.0 * labels[:, None]
     draws = tuple(plain + 0.1 * torch.randn(n, 4, generator=generator) for _ in range(2))
     images = EmbeddedImages(
-        plain, labels, torch.ones(4), torch.ones(4), {"weak": draws, "strong": draws}, {}, ("",) * n
+        plain, labels, torch.ones(4), torch.ones(4), {"weak": draws, "strong": draws}, None, ("",) * n
     )
     info = DataSetInfo("folder", "", (4, 1, 1), ("cat", "dog"), (0.0,), (1.0,), n, 0, "", "")
     split = Split("folder", 12, 0, "labeled", tuple(range(12)), tuple(range(n)), ())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from muscle_zoo import get_recipe
-from muscle_zoo.bench import evaluation
+from muscle_zoo.bench import evaluation, head
 from muscle_zoo.bench import timing as clock
 from muscle_zoo.bench.step import Stepper, bare_step
 from muscle_zoo.bench.timing import median_seconds
@@ -184,3 +184,14 @@ def test_bench_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = json.loads(out)
     assert code == 0 and result["bytes_resident"] == 0
     assert {"pictures_per_s", "bare_pictures_per_s", "fraction_of_bare", "workers"} <= set(result)
+
+
+def test_bench_head(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("PICTURES", 200), ("WIDTH", 8), ("IMAGES", 40)):
+        monkeypatch.setattr(head, name, value)
+    code, out, _ = run(["bench", "head", "tf_efficientnet_lite0.muscle_digits_10_frozen", "mu=2", *SMALL[3:]], capsys)
+    result = json.loads(out)
+    assert code == 0 and result["images_per_step"] == 8 * (1 + 2 + 2) and result["width"] == 8
+    assert all(result[part] for part in ("steps_per_s", "steps_per_cpu_s", "bare_steps_per_s", "fraction_of_bare"))
+    code, _, err = run(["bench", "head", "cnn4.muscle_digits_10", *SMALL[3:]], capsys)
+    assert code == 2 and "give a recipe of `frozen`" in err and err.count("\n") == 2

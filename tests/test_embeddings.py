@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -25,7 +23,6 @@ from muscle_zoo.engine import embeddings as module
 from muscle_zoo.engine.backbone import Backbone, split_network
 from muscle_zoo.engine.embedding_cache import EmbeddingFile, EmbeddingWriter
 from muscle_zoo.engine.embeddings import PLAIN, CachedView, Pictures, batch_size, embed_pictures, embedding_file
-from muscle_zoo.engine.options import process_state
 
 from .conftest import run
 
@@ -328,40 +325,3 @@ def test_embed_without_classes_and_wrong_input(
     ):
         code, _, error = run([*words, *rest], capsys)
         assert code == 2 and part in error and error.count("\n") == 1
-
-
-def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MUSCLE_ZOO_CACHE": f"{folder}/cache"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    process_state(cpu=True)
-    module.MOST["cpu"] = 64
-    sizes: list[int] = []
-    embed_batch = module.embed_batch
-
-    def counting(backbone: Backbone, images: Tensor, *rest: object) -> list[Tensor]:
-        sizes.append(len(images))
-        return embed_batch(backbone, images, *rest)  # type: ignore[arg-type]
-
-    module.embed_batch = counting  # type: ignore[assignment]
-    digits = load_dataset("digits")
-    backbone = split_network(create_model("cnn4.muscle_digits_10", pretrained=True), (1, 8, 8))
-    made = embed_pictures(backbone, Pictures.of(digits.test.subset(range(150)), digits.info), (PLAIN, WEAK))
-    torch.save(([part.clone() for part in made], sizes), f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
-def test_two_processes_share_the_work_and_give_the_bytes_of_one(
-    backbone: Backbone, pictures: Pictures, cache: Path, tmp_path: Path
-) -> None:
-    made = embed_pictures(backbone, pictures, (PLAIN, WEAK))
-    (tmp_path / "two").mkdir()
-    mp.spawn(worker, args=(str(tmp_path / "two"),), nprocs=2)
-    theirs = [torch.load(tmp_path / "two" / f"{rank}.pt") for rank in (0, 1)]
-    for parts, _ in theirs:
-        assert all(mine.equal(other) for mine, other in zip(made, parts, strict=True))
-    assert [sizes for _, sizes in theirs] == [[64, 22], [64]]
-    files = {path.name: path.read_bytes() for path in cache.glob("*")}
-    assert files == {path.name: path.read_bytes() for path in (tmp_path / "two" / "cache" / "embeddings").glob("*")}

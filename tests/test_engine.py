@@ -20,7 +20,7 @@ from torch import nn
 from muscle_zoo import InputError, TrainingError, get_recipe
 from muscle_zoo.backbones.cnn4 import cnn4
 from muscle_zoo.cli import main
-from muscle_zoo.data import Batches, DataConfig
+from muscle_zoo.data import Batches
 from muscle_zoo.engine import fit as engine
 from muscle_zoo.engine import trainer
 from muscle_zoo.engine.build import Data, build_model, build_optimizer, prepare_data
@@ -65,6 +65,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", STEPPED)
 def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
     first, _ = run(short(method), tmp_path / "a")
@@ -75,6 +76,7 @@ def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
     assert not equal(final_state(first), final_state(other))
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize(("method", "drop_rate"), [*((name, 0.0) for name in STEPPED), ("supervised", 0.5)])
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     method: str, drop_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -272,13 +274,14 @@ def test_learning_rates() -> None:
     assert learning_rate(constant, 0) == learning_rate(constant, 599) == 0.2
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", STEPPED)
 def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)
     seen, _ = run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe, source: DataConfig | None, normalization: Any = None) -> Data:
-        data = prepare_data(name, source, normalization=normalization)
+    def permuted(*what: Any) -> Data:
+        data = prepare_data(*what)
         hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
         hidden[list(data.split.labeled)] = False
         labels = data.dataset.train.labels
@@ -311,7 +314,7 @@ def test_the_time_limit_stops_with_75_and_the_same_command_goes_on(
     command += ["--out", str(tmp_path / "run")]
     assert main([*command, "--time-limit", "0.000001"]) == 75
     assert json.loads((tmp_path / "run" / "status.json").read_text())["why"] == "time limit"
-    assert "run the same command again to continue" in capsys.readouterr().out
+    assert "run the same command again to go on" in capsys.readouterr().out
     assert main(command) == 0
     assert json.loads((tmp_path / "run" / "status.json").read_text())["status"] == "finished"
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches
-from muscle_zoo.engine.build import build_model, prepare_data
+from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import forward
 from muscle_zoo.methods import (
@@ -28,7 +28,7 @@ from muscle_zoo.methods import (
 )
 from muscle_zoo.methods.base import same_dropout
 from muscle_zoo.methods.supervised import Supervised
-from tests.conftest import taught
+from tests.conftest import network_of, taught
 from tests.test_engine import run, short
 
 
@@ -78,7 +78,7 @@ def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(bas
     assert strong == View("unlabeled", "strong", group=-1, still=True)
     recipe = get_recipe(f"cnn4.{with_muscle(base)}_digits_10", {"batch_size": 8, "mu": 2, **taught(base)})
     data = prepare_data(recipe)
-    model, teacher = build_model(recipe, data.dataset), build_model(recipe, data.dataset)
+    model, teacher = network_of(recipe, data, method), network_of(recipe, data, method)
     batch = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views).at(0)
     states, outputs = [], []
     for inputs in (batch.inputs, {**batch.inputs, "u_strong": 5.0 + batch.inputs["u_strong"].flip(0)}):

@@ -19,7 +19,7 @@ from torch import nn
 import muscle_zoo
 from muscle_zoo import InputError, create_model, get_recipe, model_info
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE
-from muscle_zoo.data import DataConfig, LabeledImages, dataset_info
+from muscle_zoo.data import DataConfig, DataSet, LabeledImages, dataset_info
 from muscle_zoo.data.normalization import normalize
 from muscle_zoo.engine import fit as engine
 from muscle_zoo.engine.build import Data, build_model, prepare_data
@@ -59,17 +59,18 @@ def test_there_are_three() -> None:
         assert {view.source for view in METHODS[name].views.values()} == {"unlabeled"}
 
 
+@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", METHODS_WITHOUT_LABELS)
 def test_permuted_labels_give_the_same_weights(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)
     seen, _ = fit_run(recipe, tmp_path / "seen")
 
-    def permuted(name: Recipe, source: DataConfig | None, **known: Any) -> Data:
-        data = prepare_data(name, source, **known)
+    def permuted(name: Recipe, source: DataConfig | None, loaded: DataSet | None, known: Any) -> Data:
+        data = prepare_data(name, source, loaded, known)
         labels = data.dataset.train.labels
         labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(5))]
         dataset = dataclasses.replace(data.dataset, train=data.dataset.train.with_labels(labels))
-        return prepare_data(name, source, dataset, **known)
+        return prepare_data(name, source, dataset, known)
 
     monkeypatch.setattr(engine, "prepare_data", permuted)
     blind, _ = fit_run(recipe, tmp_path / "blind")

@@ -55,6 +55,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "tune": "last:2",
         "global_pool": "avg",
         "teacher": "cnn4.muscle_digits_10",
+        "label_noise": "symmetric:0.4",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options", "classifier"):

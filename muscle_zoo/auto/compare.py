@@ -53,7 +53,9 @@ class CrossValidation:
     ) -> None:
         self.recipes, self.fold, self.folder, self.options = recipes, fold, folder, options
         self.device = options.accelerator(RunFolder(folder)).device
-        images = to_device(data.dataset.train, self.device)  # once, and not anew for each fold
+        embedded = data.dataset.train
+        assert isinstance(embedded, EmbeddedImages)
+        images = to_device(embedded, self.device, embedded.draws)  # once, and not anew for each fold
         self.data = replace(data, dataset=replace(data.dataset, train=images))
         self.labeled = torch.tensor(data.split.labeled)
 

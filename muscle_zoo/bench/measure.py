@@ -17,6 +17,7 @@ from .cost import bench_methods
 from .data import bench_data
 from .embed import bench_embed
 from .evaluation import bench_eval
+from .head import bench_head
 from .step import bench_step
 
 PARTS = ("step", "eval", "data")
@@ -26,7 +27,7 @@ def measure(what: str, recipe: Recipe, options: RunOptions, config: DataConfig) 
     """Measures, in the recipe's number of threads.
 
     Args:
-        what: ``step``, ``eval``, ``data``, ``all`` of these; ``embed``; or ``methods``: each one's step.
+        what: ``step``, ``eval``, ``data``, ``all`` of these; ``embed``; ``head``; or ``methods``: each one's step.
         recipe: What is measured.
         options: Precision, device, compilation.
         config: Where the images are; random ones of the same shape are taken where they are not on disk.
@@ -65,6 +66,8 @@ def _part(
         return bench_step(recipe, dataset, options, test_images)
     if part == "embed":
         return bench_embed(recipe, dataset, device)
+    if part == "head":
+        return bench_head(recipe, dataset, options)
     return bench_eval(recipe, dataset, options) if part == "eval" else bench_data(recipe, dataset, device)
 
 

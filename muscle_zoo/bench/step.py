@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import resource
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from ..engine.run_folder import RunFolder
 from ..engine.stage_timer import StageTimer
 from ..engine.trainer import Trainer
 from ..losses import MutualInformationLoss
+from ..methods import Batch
 from ..recipes import Recipe
 from .evaluation import bench_eval
 from .timing import median_seconds
@@ -93,6 +93,7 @@ class Stepper:
         dataset: On what.
         options: How.
         folder: For the log.
+        data: What the recipe's data are, where they are no images: embeddings, and the classifier on them.
 
     Attributes:
         trainer: What takes the steps.
@@ -100,24 +101,32 @@ class Stepper:
         images: Images of a step that go through the gradient forward.
     """
 
-    def __init__(self, recipe: Recipe, dataset: DataSet, options: RunOptions, folder: Path) -> None:
-        self.dataset, split = split_of(recipe, dataset)
+    def __init__(
+        self, recipe: Recipe, dataset: DataSet, options: RunOptions, folder: Path, data: Data | None = None
+    ) -> None:
+        if data is None:
+            data = Data(*split_of(recipe, dataset), dataset.test)
+        self.dataset = data.dataset
         self._folder = RunFolder(folder / "run")
         self._folder.open(recipe)
         accelerator = options.accelerator(self._folder, recipe.accumulate)
-        self.trainer = Trainer(recipe, Data(self.dataset, split, dataset.test), accelerator, options.compile)
+        self.trainer = Trainer(recipe, data, accelerator, options.compile)
         self.trainer.model.train()
         self._log_every = max(1, recipe.steps // LOG_ROWS)
-        self._steps = itertools.cycle(range(recipe.steps))
+        self._steps = self._numbered_batches(recipe.steps)
         batch = self.trainer.batches.at(0)
         _, prepared = self.trainer.predict(batch, 0)
         self.images = sum(len(view) for view in prepared.inputs.values())
 
+    def _numbered_batches(self, steps: int) -> Iterator[tuple[int, Batch]]:
+        while True:
+            yield from enumerate(self.trainer.batches.steps(0, steps))
+
     def __call__(self) -> None:
         """One step as a run takes it, its row of the log included."""
-        step = next(self._steps)
+        step, batch = next(self._steps)
         logged = (step + 1) % self._log_every == 0
-        terms, hits = self.trainer.step(step, self.trainer.batches.at(step), logged)
+        terms, hits = self.trainer.step(step, batch, logged)
         if logged:
             self._folder.log(step, self.trainer.row(terms, hits))
 
@@ -125,9 +134,8 @@ class Stepper:
         """Median seconds of each part of a step; a row of the log counts as one step's share of it."""
         trainer, timer = self.trainer, StageTimer(self.trainer.device)
         for _ in range(rounds):
-            step = next(self._steps)
             timer.start()
-            batch = trainer.batches.at(step)
+            step, batch = next(self._steps)
             timer.lap("views")
             terms, hits = trainer.step(step, batch, timer=timer)
             self._folder.log(step, trainer.row(terms, hits))

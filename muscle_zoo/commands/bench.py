@@ -19,6 +19,7 @@ WHAT = {
     "data": "how fast views are made and pictures read",
     "all": "these three",
     "embed": "embedding pictures next to a loop of timm and torchvision",
+    "head": "a step of a classifier on embeddings next to a linear layer's",
     "methods": "a step of every method next to a supervised one",
 }
 

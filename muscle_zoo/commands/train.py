@@ -127,7 +127,7 @@ def _quickstart(args: argparse.Namespace) -> int:
 
 def stopped(out: Path) -> str:
     """What to do about a run that was stopped."""
-    return f"stopped, the state is saved in {out}; run the same command again to continue"
+    return f"stopped, what was done is saved; run the same command again to go on with {out}"
 
 
 def summary(result: RunResult) -> str:

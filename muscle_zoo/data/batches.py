@@ -174,11 +174,16 @@ class Batches:
                 draw_random_numbers(self.recipe.seed, step, view, self.sizes[view.source], policy.num_random)
             )
             inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
-        none = torch.empty(0, dtype=torch.int64)
-        labels = self.images.labels[positions.get("labeled", none)].to(self.device, non_blocking=True)
-        indices = positions.get("unlabeled", none).to(self.device, non_blocking=True)
+        labels, indices, labeled_rows = (part.to(self.device, non_blocking=True) for part in self._numbers(positions))
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
-        return Batch(inputs, labels, indices, groups=groups)
+        return Batch(inputs, labels, indices, groups=groups, labeled_rows=labeled_rows)
+
+    def _numbers(self, positions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's labels, the positions of its unlabeled images, and which of the labeled ones it has."""
+        none = torch.empty(0, dtype=torch.int64)
+        labeled = positions.get("labeled", none)
+        rows = torch.searchsorted(self.pools.get("labeled", none), labeled)  # a split's positions are sorted
+        return self.images.labels[labeled], positions.get("unlabeled", none), rows
 
     def _local_rows(self, rows: Tensor) -> Tensor:
         """This process's rows of a global batch's."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from ..data import DataSetInfo, ImageSource, normalize
 from ..data.augment import parse_policy
 from ..data.embedded import cached_random_numbers, fingerprint
 from ..data.memory import free_memory
-from ..errors import InputError
+from ..errors import InputError, StoppedError
 from .backbone import Backbone
 from .collectives import shared_errors
 from .embedding_cache import EmbeddingFile, EmbeddingWriter, cache_folder
@@ -91,6 +91,7 @@ def embed_pictures(
     views: Sequence[CachedView] = (PLAIN,),
     progress: bool = False,
     compute: str = "float32",
+    stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
     """The embeddings of views of pictures, from the cache, or made and put there.
 
@@ -100,6 +101,7 @@ def embed_pictures(
         views: Which draws.
         progress: Say how much there is to do, and how long it takes.
         compute: ``float32``, or ``bfloat16`` for the passes through the network.
+        stop: Whether to stop; asked after each batch.
 
     Returns:
         For each view ``(N, D)``, mapped into memory.
@@ -107,6 +109,7 @@ def embed_pictures(
     Raises:
         InputError: The cache's folder cannot be written, or its disk is full; nothing half-written is left.
         TrainingError: A picture cannot be read.
+        StoppedError: It was to stop; the same call goes on after what is embedded.
     """
     files = {view: embedding_file(backbone, pictures, view, compute) for view in views}
     state = PartialState()
@@ -114,9 +117,9 @@ def embed_pictures(
         with ExitStack() as stack:
             with shared_errors():  # one process of each machine writes: those of a machine have one disk
                 if state.is_local_main_process:
-                    stack.enter_context(_cache_of_one_process())
+                    stack.enter_context(_cache_of_one_process(stop))
             if missing := _missing(files):
-                _fill(backbone, pictures, {view: files[view] for view in missing}, progress, compute)
+                _fill(backbone, pictures, {view: files[view] for view in missing}, progress, compute, stop)
     embeddings = [files[view].read() for view in views]
     with shared_errors():
         if lost := [view for view, there in zip(views, embeddings, strict=True) if there is None]:
@@ -135,7 +138,7 @@ def _missing(files: dict[CachedView, EmbeddingFile]) -> list[CachedView]:
 
 
 @contextmanager
-def _cache_of_one_process() -> Iterator[None]:
+def _cache_of_one_process(stop: Callable[[], bool]) -> Iterator[None]:
     """Waits until no other process writes into the cache, and keeps others out."""
     folder = cache_folder()
     try:
@@ -146,6 +149,8 @@ def _cache_of_one_process() -> Iterator[None]:
             if not told:
                 print(f"{folder} is being written by another process; waiting for it", flush=True)
             told = True
+            if stop():
+                raise StoppedError("stopped while another process was embedding")
             time.sleep(_POLL)
     except OSError as error:
         raise InputError(f"{folder} cannot be used ({error.strerror}); say another folder (MUSCLE_ZOO_CACHE)") from None
@@ -156,7 +161,12 @@ def _cache_of_one_process() -> Iterator[None]:
 
 
 def _fill(
-    backbone: Backbone, pictures: Pictures, files: dict[CachedView, EmbeddingFile], progress: bool, compute: str
+    backbone: Backbone,
+    pictures: Pictures,
+    files: dict[CachedView, EmbeddingFile],
+    progress: bool,
+    compute: str,
+    stop: Callable[[], bool],
 ) -> None:
     """Makes files in one pass over the pictures."""
     state = PartialState()
@@ -174,7 +184,7 @@ def _fill(
             writer.rewind(begun)
         told = EmbeddingProgress(backbone.arch, pictures.info, len(pictures.images), len(files), begun, progress)
         with told:
-            _write(backbone, pictures, list(files), writers, begun, size, compute, told)
+            _write(backbone, pictures, list(files), writers, begun, size, compute, told, stop)
         with shared_errors():  # after it the others find the files, too
             for writer in writers.values():
                 writer.finish()
@@ -182,7 +192,7 @@ def _fill(
         for writer in writers.values():
             writer.discard()
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         for writer in writers.values():
             writer.keep()
         raise
@@ -200,6 +210,7 @@ def _write(
     size: int,
     compute: str,
     progress: EmbeddingProgress,
+    stop: Callable[[], bool],
 ) -> None:
     """Embeds the pictures from a position on, in rounds: each process a batch."""
     state = PartialState()
@@ -224,6 +235,9 @@ def _write(
                     writer.keep()
                 kept = time.monotonic()
         progress.done(sum(rows))
+        if first + state.num_processes < len(batches) and any(gather_object([stop()])):
+            done = begun + size * (first + state.num_processes)
+            raise StoppedError(f"stopped after embedding {done:,} of {len(pictures.images):,} pictures")
 
 
 def _everybodys(

@@ -13,12 +13,14 @@ from accelerate.utils import reduce as reduce_over_processes
 from tqdm import tqdm
 
 from ..data import DataSet
+from ..errors import StoppedError
 from ..recipes import Recipe
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
 from .evaluate import Metrics
 from .options import RunOptions, TrainResult, process_state
 from .plots import plot_curves
+from .processes import is_main_process
 from .run import Run
 from .run_folder import RunFolder
 from .schedule import learning_rate
@@ -55,7 +57,14 @@ def fit(recipe: Recipe, folder: RunFolder, options: RunOptions | None = None, da
         process_state(options.cpu)
         if data is None:
             data = data_of_run(recipe, folder, options)
-        return _fit(Run(recipe, folder, options, data))
+        with StopSignal(options.time_limit) as stop:
+            try:
+                run = Run(recipe, folder, options, data, lambda: stop.requested)
+            except StoppedError as stopped:  # while pictures are embedded, before there is anything to save
+                if options.progress and is_main_process():
+                    print(stopped, file=sys.stderr, flush=True)
+                return TrainResult(False, 0, 0.0, torch.get_num_threads(), 1, "", "")
+            return _fit(run, stop)
     finally:
         torch.set_num_threads(before)
 
@@ -78,14 +87,14 @@ def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions, loaded: 
         return prepare_data(recipe, options.data, loaded, known)
 
 
-def _fit(run: Run) -> TrainResult:
+def _fit(run: Run, stop: StopSignal) -> TrainResult:
     recipe, folder, options, trainer = run.recipe, run.folder, run.options, run.trainer
     start = run.begin()
     metrics: dict[str, Metrics] = {}
     log_every = max(1, recipe.steps // LOG_ROWS)
     show = options.progress and run.main
     trainer.model.train()
-    with StopSignal(options.time_limit) as stop, _progress(recipe, start, show) as bar:
+    with _progress(recipe, start, show) as bar:
         for step, batch in enumerate(trainer.batches.steps(start, recipe.steps), start):
             done = step + 1
             logged = done % log_every == 0 or done == recipe.steps

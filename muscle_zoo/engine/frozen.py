@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -32,7 +32,13 @@ def backbone_of(recipe: Recipe, dataset: DataSet, device: torch.device | str = "
     return split_network(network, dataset.info.input_size)
 
 
-def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool = False) -> Data:
+def embed_data(
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Data:
     """A recipe's data as embeddings, with the classifier that is trained on them.
 
     Args:
@@ -40,21 +46,23 @@ def embed_data(recipe: Recipe, data: Data, device: torch.device, progress: bool 
         data: Its images.
         device: Where the backbone runs.
         progress: Say how long it takes.
+        stop: Whether to stop; asked after each batch of pictures.
 
     Returns:
         The same split of embeddings, standardized as :mod:`.head` says; ``head`` is the network to train.
 
     Raises:
         InputError: The backbone does not fit the data, or the embeddings cannot be kept.
+        StoppedError: It was to stop; the same call goes on after what is embedded.
     """
-    backbone, plain, by_policy = embed_views(recipe, data, device, progress)
+    backbone, plain, by_policy = embed_views(recipe, data, device, progress, stop)
     pool = torch.tensor(data.split.unlabeled or data.split.labeled)
     mean, std = (value.float() for value in standardization(plain, pool))
     dataset = data.dataset
     embedded = EmbeddedImages(plain, dataset.train.labels, mean, std, by_policy, names=dataset.train.names)
     evaluation: ImageSource = known_classes(embedded, data.split.held_out)
     if recipe.fold == "test" or data.evaluation is dataset.validation:
-        (tested,) = _embed_others(backbone, data.evaluation, dataset.info, progress)
+        (tested,) = _embed_others(backbone, data.evaluation, dataset.info, progress, stop)
         evaluation = EmbeddedImages(tested, data.evaluation.labels, mean, std, names=data.evaluation.names)
     head = Head(_classifier(recipe, data.split, embedded, dataset.info.num_classes), mean, std, backbone.sha256)
     # Handed out standardized, as what comes out of `normalize` would be.
@@ -83,7 +91,11 @@ def on_split(recipe: Recipe, data: Data, split: Split) -> Data:
 
 
 def embed_views(
-    recipe: Recipe, data: Data, device: torch.device, progress: bool = False
+    recipe: Recipe,
+    data: Data,
+    device: torch.device,
+    progress: bool = False,
+    stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Backbone, Tensor, dict[str, tuple[Tensor, ...]]]:
     """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy."""
     with shared_errors():
@@ -94,7 +106,7 @@ def embed_views(
         for name, policy in (("weak", recipe.weak), ("strong", recipe.strong))
     }
     compute = faster_compute(backbone, train.info)
-    found = _embed(backbone, train, [view for views in draws.values() for view in views], compute, progress)
+    found = _embed(backbone, train, [view for views in draws.values() for view in views], compute, progress, stop)
     return backbone, found[PLAIN], {name: tuple(found[view] for view in views) for name, views in draws.items()}
 
 
@@ -141,23 +153,34 @@ def _classifier(recipe: Recipe, split: Split, embedded: EmbeddedImages, classes:
     return classifier
 
 
-def _embed_others(backbone: Backbone, images: ImageSource, info: DataSetInfo, progress: bool) -> list[Tensor]:
+def _embed_others(
+    backbone: Backbone,
+    images: ImageSource,
+    info: DataSetInfo,
+    progress: bool,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Tensor]:
     """The plain embeddings of images other than the training images."""
     with shared_errors():
         pictures = Pictures.of(images, info)
-    return embed_pictures(backbone, pictures, (PLAIN,), progress)
+    return embed_pictures(backbone, pictures, (PLAIN,), progress, stop=stop)
 
 
 def _embed(
-    backbone: Backbone, pictures: Pictures, views: list[CachedView], compute: str, progress: bool
+    backbone: Backbone,
+    pictures: Pictures,
+    views: list[CachedView],
+    compute: str,
+    progress: bool,
+    stop: Callable[[], bool],
 ) -> Mapping[CachedView, Tensor]:
     """Plain embeddings and views; in one pass over the pictures where both are computed alike."""
     asked = list(dict.fromkeys([PLAIN, *views]))
     if compute == "float32":
-        return dict(zip(asked, embed_pictures(backbone, pictures, asked, progress), strict=True))
-    (plain,) = embed_pictures(backbone, pictures, (PLAIN,), progress)
+        return dict(zip(asked, embed_pictures(backbone, pictures, asked, progress, stop=stop), strict=True))
+    (plain,) = embed_pictures(backbone, pictures, (PLAIN,), progress, stop=stop)
     others = [view for view in asked if view != PLAIN]
-    made = embed_pictures(backbone, pictures, others, progress, compute)
+    made = embed_pictures(backbone, pictures, others, progress, compute, stop)
     return {PLAIN: plain, **dict(zip(others, made, strict=True))}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,7 +38,14 @@ class Run:
     what was saved, and nothing here looks at their own disks but for images.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, options: RunOptions, data: Data) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        options: RunOptions,
+        data: Data,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.recipe, self.folder, self.options = recipe, folder, options
         self.accelerator = options.accelerator(folder, recipe.accumulate)
         self.main = self.accelerator.is_main_process
@@ -53,7 +60,7 @@ class Run:
         pictures = data.dataset.info  # embeddings of them are normalized already
         self.normalization = pictures.mean, pictures.std
         if recipe.tune == "head":
-            data = embed_data(recipe, data, self.accelerator.device, options.progress)
+            data = embed_data(recipe, data, self.accelerator.device, options.progress, stop)
         self.trainer = Trainer(built, data, self.accelerator, options.compile)
         self.network, self.ema = self.trainer.network, self.trainer.ema.module
         self.optimizer = self.trainer.optimizer.optimizer

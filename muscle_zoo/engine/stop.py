@@ -42,7 +42,7 @@ class StopSignal:
             raise KeyboardInterrupt
         if self._signal is None:
             # os.write: print is not allowed in a signal handler that may interrupt a print
-            os.write(2, b"\nstopping after this step, and saving; Ctrl-C again stops at once and saves nothing\n")
+            os.write(2, b"\nstopping after this step (or batch of pictures), and saving; Ctrl-C again stops at once\n")
         self._signal = signal.Signals(number).name
 
     def __enter__(self) -> StopSignal:

@@ -16,12 +16,14 @@ from ..data import Batches
 from ..data.batches import step_seed
 from ..data.embedded import EmbeddedBatches
 from ..errors import InputError
-from ..methods import Batch, Group, Method, RunContext, create_method, version_of
+from ..methods import Batch, Group, Method, RunContext, create_method, has_own_backward, version_of
 from ..methods.base import LOGITS, TEACHER, Outputs, frozen_statistics, same_dropout
 from ..recipes import Recipe
 from .batchnorm import synchronize_batchnorm
 from .build import Data, build_model, build_optimizer, to_device
 from .collectives import shared_errors
+from .head import Head
+from .nets import TrainedNets
 from .network import with_parts
 from .schedule import learning_rate
 from .stage_timer import NoTimer
@@ -93,7 +95,20 @@ def _forward_together(model: nn.Module, inputs: Mapping[str, Tensor], needs: Map
 
 def _joined(inputs: Mapping[str, Tensor]) -> Tensor:
     # The convolutions' weights are channels last; images that are not would be copied by each of them.
-    return torch.cat(list(inputs.values())).contiguous(memory_format=torch.channels_last)
+    parts = list(inputs.values())
+    return (parts[0] if len(parts) == 1 else _joined_rows(parts)).contiguous(memory_format=torch.channels_last)
+
+
+def _joined_rows(parts: Sequence[Tensor]) -> Tensor:
+    """The rows of tensors one after the other; not copied where they lie so already, as embeddings do."""
+    first, end = parts[0], parts[0].storage_offset()
+    memory, strides = first.untyped_storage().data_ptr(), first.stride()
+    for part in parts:
+        together = part.untyped_storage().data_ptr() == memory and part.storage_offset() == end
+        if not together or part.stride() != strides or part.shape[1:] != first.shape[1:] or part.requires_grad:
+            return torch.cat(list(parts))
+        end += len(part) * strides[0]
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), strides, first.storage_offset())
 
 
 class Trainer:
@@ -124,13 +139,20 @@ class Trainer:
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
             _require_this_version(recipe)
             model = build_model(recipe, dataset) if data.head is None else data.head
-            context = RunContext(recipe.steps, len(dataset.train), dataset.info.num_classes)
+            context = RunContext(
+                steps=recipe.steps,
+                images=len(dataset.train),
+                num_classes=dataset.info.num_classes,
+                labeled=len(data.split.labeled),
+                unlabeled=len(data.split.unlabeled),
+            )
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
+            _require_whole_steps(recipe, self.method)
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
             teacher = load_teacher(recipe, self.method, dataset.info)
             self.teacher: Teacher | None = None if teacher is None else teacher.to(self.device)
-            images = to_device(dataset.train, self.device)
             rank, views = accelerator.process_index, self.method.views
+            images = to_device(dataset.train, self.device, {view.policy for view in views.values()})
             make_batches = Batches if data.head is None else EmbeddedBatches
             self.batches = make_batches(recipe, images, dataset.info, data.split, views, rank, world, self.device)
             if world > 1:  # before the EMA's copy: a teacher in training mode normalizes with the global batch too
@@ -145,6 +167,7 @@ class Trainer:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The loop turns autocast on, and not Accelerate's wrapper: what is evaluated and saved is float32.
         self.network = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.nets = TrainedNets(self.network, accelerator)
         if compiled != "none":
             self.model = torch.compile(self.model, mode=compiled, dynamic=False)
         self._true_classes = dataset.train.labels.to(self.device)  # for the log: no method gets them
@@ -173,16 +196,31 @@ class Trainer:
                 with self.accelerator.autocast():
                     terms.append(self.method.loss(outputs, prepared, step))
                 timer.lap("loss")
-                self.accelerator.backward(terms[-1]["loss"])
+                self.method.backward(terms[-1], self.nets)
                 self.probe.drop_gradients(step)
                 timer.lap("backward")
                 self._update()
                 timer.lap("optimizer")
             if count_right:
                 hits += self._right_pseudo_labels(outputs, prepared)
-        self.ema.update(self.network, step=step + 1)
+        self._average(step + 1)
         timer.lap("ema")
+        if len(terms) == 1:
+            return {name: value.detach() for name, value in terms[0].items()}, hits
         return {name: torch.stack([part[name].detach() for part in terms]).mean(0) for name in terms[0]}, hits
+
+    @torch.no_grad()
+    def _average(self, steps: int) -> None:
+        """Moves the averaged weights, after so many steps.
+
+        Of a classifier on embeddings its parameters alone: timm's would copy the constants beside them every time.
+        """
+        if not isinstance(self.network, Head):
+            self.ema.update(self.network, step=steps)
+            return
+        weight = 1.0 - self.ema.get_decay(steps)
+        for average, value in zip(self.ema.module.parameters(), self.network.parameters(), strict=True):
+            average.lerp_(value, weight)
 
     def _update(self) -> None:
         """Moves the weights, after the last part of a step.
@@ -203,6 +241,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, step) * group.get("lr_scale", 1.0)
+        self.nets.lr = learning_rate(self.recipe, step)
         self.probe.begin(step)
         seed = step_seed(self.recipe.seed, step, self.accelerator.process_index)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 0.8 ms: a stack trace for absent devices
@@ -224,6 +263,7 @@ class Trainer:
         right, counted = hits.tolist()
         return row | ({"pseudo_label_accuracy": round(right / counted, 6)} if counted else {})
 
+    @torch.no_grad()
     def _right_pseudo_labels(self, outputs: Outputs, batch: Batch) -> Tensor:
         pseudo_labels = self.method.pseudo_labels(outputs, batch)
         if pseudo_labels is None:
@@ -243,6 +283,18 @@ def _require_this_version(recipe: Recipe) -> None:
         raise InputError(
             f"version={recipe.version}: this code trains version {version_of(recipe.method)} of {recipe.method}; leave "
             "version out, or check out the commit that the run's ledger row names"
+        )
+
+
+def _require_whole_steps(recipe: Recipe, method: Method) -> None:
+    """Refuses parts of a step for a method whose gradients are of the whole one.
+
+    Raises:
+        InputError: It has an own way back, and the recipe accumulates.
+    """
+    if recipe.accumulate > 1 and has_own_backward(method):
+        raise InputError(
+            f"accumulate={recipe.accumulate}: {recipe.method} works out its gradients of a whole step; leave it out"
         )
 
 

@@ -48,10 +48,15 @@ class PseudoLabelLoss(nn.Module):
         Returns:
             The loss, a scalar in nats, float32 at least; and the mask, ``(n,)`` of 0 and 1.
         """
-        confidence, classes = to_float32(logits_weak.detach()).softmax(dim=-1).max(dim=-1)
-        mask = (confidence >= (self.threshold if threshold is None else threshold[classes])).to(confidence.dtype)
+        classes, mask = self.pseudo_labels(logits_weak, threshold)
         loss = F.cross_entropy(to_float32(logits_strong), classes, reduction="none")
         return (loss * mask).mean(), mask
+
+    def pseudo_labels(self, logits_weak: Tensor, threshold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The classes ``(n,)`` that the weak view gives, and the mask ``(n,)`` of 0 and 1 of those that count."""
+        confidence, classes = to_float32(logits_weak.detach()).softmax(dim=-1).max(dim=-1)
+        counts = confidence >= (self.threshold if threshold is None else threshold[classes])
+        return classes, counts.to(confidence.dtype)
 
     def extra_repr(self) -> str:
         """Shows the threshold in ``repr``."""

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from ..errors import InputError, suggest
-from .base import LOGITS, TEACHER, Batch, Group, Method, PseudoLabels, RunContext, View
+from .base import LOGITS, TEACHER, Batch, Group, Method, Nets, PseudoLabels, RunContext, View
 from .muscle import Muscle, views_around
 
 __all__ = [
@@ -20,12 +20,14 @@ __all__ = [
     "Group",
     "Method",
     "Muscle",
+    "Nets",
     "PseudoLabels",
     "RunContext",
     "View",
     "base_of",
     "create_method",
     "default_options",
+    "has_own_backward",
     "learns_from_teacher",
     "list_methods",
     "method_names",
@@ -56,6 +58,19 @@ _CLASSES = {
     "simclr": "SimCLR",
     "vicreg": "VICReg",
     "mi_only": "MIOnly",
+    "pseudo_label": "PseudoLabel",
+    "flexmatch": "FlexMatch",
+    "softmatch": "SoftMatch",
+    "adamatch": "AdaMatch",
+    "remixmatch": "ReMixMatch",
+    "s4l": "S4L",
+    "mp_ssl": "MPSSL",
+    "simmatch": "SimMatch",
+    "comatch": "CoMatch",
+    "interpolation_contrastive": "InterpolationContrastive",
+    "neighbor_consistency": "NeighborConsistency",
+    "uncertainty_mean_teacher": "UncertaintyMeanTeacher",
+    "self_meta_pseudo_labels": "SelfMetaPseudoLabels",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -120,6 +135,17 @@ def takes_embeddings(name: str) -> bool:
     return method.classifier and all(what == LOGITS for wanted in method.needs.values() for what in wanted)
 
 
+def has_own_backward(method: Method) -> bool:
+    """Whether the gradients of a method, or of the one that MUSCLE is around, are not simply those of its loss.
+
+    Example:
+        >>> has_own_backward(create_method("muscle_mp_ssl")), has_own_backward(create_method("muscle_fixmatch"))
+        (True, False)
+    """
+    base = method.base if isinstance(method, Muscle) else method
+    return type(base).backward is not Method.backward
+
+
 def with_muscle(name: str) -> str:
     """The name of a method with MUSCLE: ``supervised`` becomes ``muscle``."""
     return "muscle" if name == "supervised" else f"muscle_{name}"
@@ -160,7 +186,7 @@ def default_options(name: str) -> MethodOptions:
     return {part: values for part, values in options.items() if values}
 
 
-def recipe_defaults(name: str) -> dict[str, int | str]:
+def recipe_defaults(name: str) -> dict[str, int | float | str]:
     """What a method changes of a recipe's defaults, whatever the data set, see :class:`Method`."""
     base = METHODS[base_of(name)]
     changes = dict(base.recipe)

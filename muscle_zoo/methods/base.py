@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,7 @@ class Batch:
         indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
         targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
         groups: The group of an input; the first one (0) for those without an entry.
+        labeled_rows: Which of the labeled images the labels are of, counted among these, ``(B,)`` int64.
     """
 
     inputs: dict[str, Tensor]
@@ -61,14 +62,24 @@ class Batch:
     indices: Tensor
     targets: dict[str, Tensor] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
+    labeled_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
 
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
+        if n == 1:
+            return [self]
         views = {name: images.chunk(n) for name, images in self.inputs.items()}
         labels = self.labels.chunk(n) if len(self.labels) else [self.labels] * n
         indices = self.indices.chunk(n) if len(self.indices) else [self.indices] * n
+        rows = self.labeled_rows.chunk(n) if len(self.labeled_rows) else [self.labeled_rows] * n
         return [
-            Batch({name: chunks[i] for name, chunks in views.items()}, labels[i], indices[i], groups=self.groups)
+            replace(
+                self,
+                inputs={name: chunks[i] for name, chunks in views.items()},
+                labels=labels[i],
+                indices=indices[i],
+                labeled_rows=rows[i],
+            )
             for i in range(n)
         ]
 
@@ -82,12 +93,16 @@ class RunContext:
         images: Training images, labeled or not: ``Batch.indices`` are below it.
         num_classes: Classes.
         features: Numbers in the network's pre-logits features; known when ``parts`` is called, 0 before.
+        labeled: Labeled images: ``Batch.labeled_rows`` are below it.
+        unlabeled: Images of the unlabeled pool.
     """
 
     steps: int = 2**20
     images: int = 50000
     num_classes: int = 10
     features: int = 0
+    labeled: int = 4000
+    unlabeled: int = 50000
 
 
 class PseudoLabels(NamedTuple):
@@ -95,6 +110,28 @@ class PseudoLabels(NamedTuple):
 
     classes: Tensor
     mask: Tensor
+
+
+class Nets(Protocol):
+    """What :meth:`Method.backward` may ask of the engine. The networks are those of the run, without any wrapper.
+
+    Attributes:
+        model: The network that is trained.
+        lr: The learning rate of the step.
+    """
+
+    model: nn.Module
+    lr: float
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a scalar to those that the optimizer takes; once a step."""
+
+    def gradients(self, loss: Tensor) -> Tensor:
+        """The gradient of a scalar with respect to the network's own trained parameters, ``(P,)``, as one vector.
+
+        Those of a method's parts are left out. It is the mean over the processes; what was computed is kept for another
+        pass back.
+        """
 
 
 class Method(nn.Module):
@@ -122,7 +159,7 @@ class Method(nn.Module):
     views: Mapping[str, View] = {}
     needs: Mapping[str, Sequence[str]] = {}
     classifier: ClassVar[bool] = True
-    recipe: ClassVar[Mapping[str, int | str]] = {}
+    recipe: ClassVar[Mapping[str, int | float | str]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
@@ -186,6 +223,18 @@ class Method(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} has no loss")
 
+    def backward(self, terms: dict[str, Tensor], nets: Nets) -> None:
+        """Works out the gradients of a step; by default those of ``terms["loss"]``.
+
+        A method whose gradients are not those of one scalar, or depend on each other, has its own. Its other terms may
+        then have gradients too. It must end with :meth:`Nets.backward`, once, and cannot go with ``accumulate``.
+
+        Args:
+            terms: What :meth:`loss` returned; ``loss`` may hold what another method around this one added.
+            nets: The run's network.
+        """
+        nets.backward(terms["loss"])
+
     def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels | None:
         """The classes it gave the unlabeled images, so that the log tells how many are right; None if it gives none."""
         return None
@@ -212,12 +261,12 @@ def check_share(option: str, value: float, zero: bool = False) -> None:
         raise InputError(f"{option}={value} is out of range; give {low} 0 and at most 1")
 
 
-def sigmoid_rampup(step: int, steps: int, share: float) -> float:
+def sigmoid_rampup(step: float, steps: int, share: float) -> float:
     """From 0 to 1 over a share of the steps, as ``exp(-5 (1 - t)^2)`` (Laine and Aila 2017, section 2.1)."""
     return math.exp(-5.0 * (1.0 - linear_rampup(step, steps, share)) ** 2)
 
 
-def linear_rampup(step: int, steps: int, share: float) -> float:
+def linear_rampup(step: float, steps: int, share: float) -> float:
     """From 0 to 1 over a share of the steps, linearly; 1 where the share is 0."""
     return min(1.0, step / (share * steps)) if share * steps > 0 else 1.0
 

@@ -59,5 +59,5 @@ class FixMatch(Method):
 
     def pseudo_labels(self, outputs: dict[str, Tensor], batch: Batch) -> PseudoLabels:
         """The predicted classes of the weak view, and which of them count."""
-        _, mask = self.pseudo_label(outputs["u_weak"], outputs["u_strong"])
-        return PseudoLabels(outputs["u_weak"].argmax(dim=-1), mask > 0)
+        classes, mask = self.pseudo_label.pseudo_labels(outputs["u_weak"])
+        return PseudoLabels(classes, mask > 0)

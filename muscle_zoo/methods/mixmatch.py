@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..losses import SoftCrossEntropy, SquaredDifference, sharpen
 from ..losses.consistency import to_float32
+from ..losses.mixup import mixup
 from .base import (
     Batch,
     Method,
@@ -93,12 +94,7 @@ class MixMatch(Method):
         pseudo = sharpen((both[: len(u)] + both[len(u) :]) / 2, self.temperature)
         images = torch.cat([x, u, u_2])
         labels = torch.cat([F.one_hot(batch.labels, pseudo.shape[1]).to(pseudo.dtype), pseudo, pseudo])
-        beta = torch.distributions.Beta(self.alpha, self.alpha).sample((len(images),)).to(images)
-        beta = torch.maximum(beta, 1.0 - beta)  # so that a mixed image stays nearer to its own than to the other
-        order = torch.randperm(len(images), device=images.device)
-        share_of_own = beta.view(-1, 1, 1, 1)
-        mixed = share_of_own * images + (1.0 - share_of_own) * images[order]
-        mixed_labels = beta[:, None] * labels + (1.0 - beta[:, None]) * labels[order]
+        mixed, mixed_labels = mixup(images, labels, self.alpha)
         inputs["x_mixed"], inputs["u_mixed"] = mixed.split([len(x), 2 * len(u)])
         targets = dict(zip(("x_mixed", "u_mixed"), mixed_labels.split([len(x), 2 * len(u)]), strict=True))
         return replace(batch, inputs=inputs, targets={**batch.targets, **targets, "pseudo_labels": pseudo})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..errors import InputError, suggest
 from ..losses import MutualInformationLoss
-from .base import LOGITS, Batch, Method, Outputs, PseudoLabels, RunContext, View, check_at_least, check_share
+from .base import LOGITS, Batch, Method, Nets, Outputs, PseudoLabels, RunContext, View, check_at_least, check_share
 
 # Where the base has weak views of unlabeled images, and no strong one, MUSCLE's strong view goes through the network by
 # itself. Normalized together with the base's views it would change the statistics that those are normalized with, and
@@ -92,6 +92,10 @@ class Muscle(Method):
     def prepare(self, batch: Batch, model: nn.Module, teacher: nn.Module, step: int) -> Batch:
         """What the base prepares."""
         return self.base.prepare(batch, model, teacher, step)
+
+    def backward(self, terms: dict[str, Tensor], nets: Nets) -> None:
+        """The base's way back, of what this adds too."""
+        self.base.backward(terms, nets)
 
     def pseudo_labels(self, outputs: Outputs, batch: Batch) -> PseudoLabels | None:
         """The base's pseudo-labels."""

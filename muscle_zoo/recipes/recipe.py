@@ -58,6 +58,8 @@ class Recipe:
         unlabeled_bias: The same for the unlabeled images.
         classes: ``all``, or those that are the task, by name or counted from 0, such as ``2+3+4+5+6+7``.
         mismatch: Share of the unlabeled images that is of classes outside the task, 0 to 1.
+        label_noise: ``none``; or ``symmetric:R`` or ``asymmetric:R``: so many of the labels that the method sees are
+            wrong, see :func:`muscle_zoo.data.label_noise.with_label_noise`.
         validation: Share of the labeled images that is held out of training, below 1.
         split: A file that lists the labeled images, see :func:`muscle_zoo.data.split_files.parse_given`; empty to
             draw them. It is published as it was given, in config.json and in the command that repeats the run.
@@ -115,6 +117,7 @@ class Recipe:
     classes: str = "all"
     mismatch: float = 0.0
     validation: float = 0.0
+    label_noise: str = "none"
     split: str = ""
     init: str = ""
     teacher: str = ""
@@ -235,7 +238,7 @@ _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edit
 _LATER = (
     *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
     *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool", "teacher"),
-    *("embedding_views", "classifier"),
+    *("embedding_views", "classifier", "label_noise"),
 )
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}
