@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
+from ..data.images import reason
 from ..errors import InputError, one_line
 
 MOST_BYTES = 32 << 20  # of a picture
@@ -67,7 +68,7 @@ class Classifier:
         except ValueError as error:
             raise ValueError(one_line(error)) from None
         except Exception as error:  # whatever a decoder stumbles over in a damaged file
-            raise ValueError(f"it cannot be read as a picture ({one_line(error)})") from None
+            raise ValueError(f"it cannot be read as a picture ({one_line(reason(error))})") from None
         device = next(self.model.parameters()).device
         probabilities = self.model(image[None].to(device)).float().softmax(dim=1)[0].cpu()
         names = pretrained_cfg_of(self.model).get("label_names") or ()
