@@ -102,7 +102,7 @@ def test_suggestions_come_back_as_labels(made: Path, tmp_path: Path, capsys: OUT
     folder, out = Path(shutil.copytree(made / "mine", tmp_path / "mine")), tmp_path / "lists" / "next.csv"
     words = ["suggest", str(made / "run"), "--data", str(folder), "-n", "7", "--cpu"]
     code, text, _ = run([*words, "--out", str(out), "--sheet", str(tmp_path / "next.png")], capsys)
-    assert code == 0 and text.startswith(f"{out}: 7 of 30 unlabeled pictures, by diverse (taken for: ")
+    assert code == 0 and text.startswith(f"{out}: 7 of 30 unlabeled pictures, by typical (taken for: ")
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["path", "label", "suggested_label", "probability", "score", "adds_to"]
     assert len({row["path"] for row in rows}) == 7 and {row["label"] for row in rows} == {""}

@@ -68,7 +68,8 @@ class Classifier:
         except ValueError as error:
             raise ValueError(one_line(error)) from None
         except Exception as error:  # whatever a decoder stumbles over in a damaged file
-            raise ValueError(f"it cannot be read as a picture ({one_line(reason(error))})") from None
+            why = one_line(reason(error)).partition(" <")[0]  # without the object that Pillow names
+            raise ValueError(f"it cannot be read as a picture ({why})") from None
         device = next(self.model.parameters()).device
         probabilities = self.model(image[None].to(device)).float().softmax(dim=1)[0].cpu()
         names = pretrained_cfg_of(self.model).get("label_names") or ()

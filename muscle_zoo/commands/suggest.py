@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ..auto.suggestions import Suggestions
 
 RULES_IN_WORDS = (
-    "the least sure of several clusters (diverse, the default), the least sure (margin), the farthest from what has a "
-    "label (coreset), where averaged and plain weights disagree (disagreement), the most typical of clusters without a "
-    "label (typical, for very few labels), or by chance (random)"
+    "the most typical of the clusters with the fewest labels (typical, the default), the least sure of several "
+    "clusters (diverse), the least sure (margin), the farthest from what has a label (coreset), where averaged and "
+    "plain weights disagree (disagreement), or by chance (random)"
 )
 
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("next.csv"), metavar="FILE", help="a .csv, or a .json for Label Studio"
     )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the pictures, too: a .png, .pdf, ...")
-    parser.add_argument("--rule", default="diverse", help=RULES_IN_WORDS)
+    parser.add_argument("--rule", default="typical", help=RULES_IN_WORDS)
     parser.add_argument("--seed", type=int, default=0, help="of clusters, and of `random` (0)")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_source_arguments(parser)
