@@ -43,7 +43,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def fill(folder: Path) -> None:
         pictures = make_folder(folder / "pets", labeled=4, unlabeled=12, test=3)
         (pictures / "labeled" / "cat" / "broken.png").write_bytes(b"\x89PNG")
-        methods = ["logistic", "knn", "muscle"]
+        methods = ["logistic", "knn", "muscle", "uda"]  # of weak views, of strong ones, and of none
         own = {"out": folder / "run", "methods": methods, "folds": 2, "backbone": BACKBONE}
         assert train(pictures, SHORT, cpu=True, **own).finished
 
@@ -55,7 +55,7 @@ def words(trained: Path, *more: str) -> list[str]:
         "train",
         str(trained / "pets"),
         "--methods",
-        "knn,muscle",
+        "knn,muscle,uda",
         "--folds",
         "2",
         "--out",
@@ -68,8 +68,8 @@ def test_a_folder_becomes_a_run_that_other_commands_take(trained: Path, capsys: 
     found = Comparison.read(trained / "run")
     assert found.found.labeled == (4, 4) and found.found.unlabeled == 12 and found.found.test == (3, 3)
     assert found.found.unreadable == ("labeled/cat/broken.png",)
-    assert [score.method for score in found.methods] == ["logistic", "knn", "muscle"]
-    assert (found.folds, found.repeats) == (2, 3) and found.chosen in ("logistic", "muscle")
+    assert [score.method for score in found.methods] == ["logistic", "knn", "muscle", "uda"]
+    assert (found.folds, found.repeats) == (2, 3) and found.chosen not in ("", "knn")
     assert found.test is not None and not list((trained / "run" / "comparison").glob("*.safetensors"))
     said = OutOfFold.read(trained / "run")
     assert said is not None and said.probabilities["muscle"].shape == (3, 8, 2)
@@ -111,7 +111,7 @@ def test_changed_pictures_are_named(trained: Path, tmp_path: Path) -> None:
     added = make_folder(tmp_path / "pets", labeled=4, unlabeled=12, test=3)
     picture(added / "labeled" / "dog" / "new.png", "dog", 77)
     with pytest.raises(InputError, match=r"dog/new\.png"):
-        train(added, SHORT, out=trained / "run", methods=["knn", "muscle"], folds=2, backbone=BACKBONE, cpu=True)
+        train(added, SHORT, out=trained / "run", methods=["knn", "muscle", "uda"], folds=2, backbone=BACKBONE, cpu=True)
 
 
 def test_one_label_a_class_is_not_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,9 +207,10 @@ def test_cross_validation_is_what_a_loop_over_the_folds_gives_and_goes_on(tmp_pa
     assert len(list(validation.run())) == 6
     said, seconds = validation.out_of_fold()
     x, y = data.dataset.train.plain[:12] - 1.0, data.dataset.train.labels[:12]  # type: ignore[attr-defined]
+    c = validation.recipes["logistic"].options["logistic"]["c"]
     for held in range(3):
         out = said.fold[0] == held
-        weight, bias = logistic_regression(x[~out], y[~out], 2)
+        weight, bias = logistic_regression(x[~out], y[~out], 2, c)
         torch.testing.assert_close(said.probabilities["logistic"][0, out], (x[out] @ weight.T + bias).softmax(1))
     assert set(seconds) == {"logistic", "muscle"}
     begun = cross_validation(data, tmp_path / "b")
