@@ -269,7 +269,7 @@ def test_the_verdict(trained: Path) -> None:
     assert (found.chosen, found.with_unlabeled, found.control) == ("muscle", "muscle", "logistic")  # knn is no network
     assert found.score("muscle").accuracy.value == 0.75 and found.score("muscle").per_fold == (0.75, 0.75)
     assert found.gain is not None and found.expected is not None and found.optimism >= 0
-    assert math.isclose(found.gain.value, 0.375 - found.optimism)
+    assert math.isclose(found.gain.value, 0.375 - found.gain_optimism)
     assert math.isclose(found.expected.value, 0.75 - found.optimism)
     assert headline(found).startswith("with the unlabeled pictures") and "without 37.5" in headline(found)
     assert any("cannot be exported" in line for line in comparison_lines(found))
@@ -280,6 +280,43 @@ def test_the_verdict(trained: Path) -> None:
     worse = judge(plan(["logistic", "fixmatch"], trained), said, dict.fromkeys(rights, 1.0))
     assert (worse.chosen, worse.with_unlabeled) == ("logistic", "fixmatch")
     assert worse.gain is not None and worse.gain.value == -0.375
+
+
+ONE_MORE = {"logistic": [True] * 5 + [False] * 3, "muscle": [True, True, True, True, False, True, True, False]}
+OTHERS = {  # as good as the linear probe, but right in other pictures: one of them is ahead by chance
+    "fixmatch": [False, False, False, True, True, True, True, True],
+    "uda": [True, True, True, False, False, True, True, False],
+    "freematch": [False, True, True, True, True, False, True, False],
+}
+
+
+@pytest.mark.parametrize(("more", "chosen"), [({}, "muscle"), (OTHERS, "logistic")])
+def test_unlabeled_pictures_are_used_where_the_corrected_gain_is_above_0(
+    more: dict[str, list[bool]], chosen: str, trained: Path, tmp_path: Path
+) -> None:
+    """One picture more is a gain where it was one's only try, and none where it was the best of four."""
+    rights = {**ONE_MORE, **more}
+    said = predictions(rights)
+    found = judge(plan(list(rights), trained), said, dict.fromkeys(rights, 1.0))
+    assert (found.with_unlabeled, found.control, found.chosen) == ("muscle", "logistic", chosen)
+    hits = np.array([right for method, right in rights.items() if method != "logistic"], dtype=float)
+    assert found.gain is not None and found.gain.value == 0.125 - optimism(hits, 0)
+    assert (found.gain.value > 0) is (chosen == "muscle")
+    line = {
+        "muscle": "+12.5 points over logistic, the best without the unlabeled pictures",
+        "logistic": f"with the unlabeled pictures muscle gains {100 * found.gain.value:+.1f} points: they are not used",
+    }[chosen]
+    assert found.why == line and f"chosen     {chosen}: {line}" in comparison_lines(found)
+    found.write(tmp_path)
+    assert Comparison.read(tmp_path) == found
+
+
+def test_the_control_is_the_best_that_learns_from_the_labels_alone(trained: Path) -> None:
+    yes, no = True, False
+    rights = {"logistic": [yes] * 4 + [no] * 4, "supervised": [yes] * 6 + [no] * 2, "muscle": [yes] * 5 + [no] * 3}
+    found = judge(plan(list(rights), trained), predictions(rights), dict.fromkeys(rights, 1.0))
+    assert (found.chosen, found.control, found.with_unlabeled) == ("supervised", "supervised", "muscle")
+    assert found.gain is not None and found.gain.value == -0.125 and "without 75.0" in headline(found)
 
 
 def test_intervals() -> None:
@@ -303,3 +340,7 @@ def test_optimism_is_what_the_best_of_equal_methods_gains_by_chance() -> None:
     far = np.zeros((2, 60))
     far[0, :50] = 1.0
     assert optimism(far, seed=0) < 0.002
+    hits = (generator.random((5, 60)) < 0.5).astype(float)
+    assert optimism(hits, seed=0) > 0.02
+    assert optimism(hits, seed=0, handicaps=[9.0, 9.0, 0.0, 9.0, 9.0]) < 0.01  # there was no choice
+    assert optimism(hits, 0, [0.1] * 5) == optimism(hits, 0)

@@ -192,7 +192,8 @@ def _figures(config: dict[str, Any], recipe: Recipe, comparison: Comparison | No
         return lines
     folds = f"{comparison.repeats} times {comparison.folds} folds of the labeled pictures"
     lines += [
-        f"By cross-validation ({folds}), with 95 % intervals: {headline(comparison)}.",
+        f"By cross-validation ({folds}), with 95 % intervals: {headline(comparison)}. Chosen: "
+        f"`{comparison.chosen}`; {comparison.why}.",
         "",
         "| method | right, % | balanced, % | macro F1, % | nll |",
         "|---|---|---|---|---|",
@@ -200,9 +201,7 @@ def _figures(config: dict[str, Any], recipe: Recipe, comparison: Comparison | No
         "",
     ]
     if comparison.expected is not None:
-        less = (
-            f", less {100 * comparison.optimism:.1f} points for having chosen the best" if comparison.optimism else ""
-        )
+        less = f", less {100 * comparison.optimism:.1f} points for having been chosen" if comparison.optimism else ""
         lines += [f"To expect on new pictures like these: {percent(comparison.expected)} %{less}.", ""]
     return lines
 
