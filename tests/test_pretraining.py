@@ -19,6 +19,7 @@ from torch import nn
 import muscle_zoo
 from muscle_zoo import InputError, create_model, get_recipe, model_info
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE
+from muscle_zoo.cli import main
 from muscle_zoo.data import DataConfig, DataSet, LabeledImages, dataset_info
 from muscle_zoo.data.normalization import normalize
 from muscle_zoo.engine import fit as engine
@@ -33,7 +34,7 @@ from muscle_zoo.publishing.export import probe
 from muscle_zoo.publishing.verify import verify
 from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.study import plan
-from tests.conftest import listing, once, run
+from tests.conftest import forget_accelerate, listing, once, run
 from tests.test_engine import ON_CPU, equal, final_state, short
 from tests.test_engine import run as fit_run
 
@@ -47,8 +48,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder of simclr; tests only read it."""
 
     def fill(folder: Path) -> None:
-        words = [sys.executable, "-m", "muscle_zoo", *SIMCLR, "--out", str(folder / "run")]
-        subprocess.run(words, check=True, capture_output=True)
+        assert main([*SIMCLR, "--out", str(folder / "run")]) == 0
+        forget_accelerate()
 
     return once(tmp_path_factory, "simclr", fill) / "run"
 
@@ -59,7 +60,6 @@ def test_there_are_three() -> None:
         assert {view.source for view in METHODS[name].views.values()} == {"unlabeled"}
 
 
-@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", METHODS_WITHOUT_LABELS)
 def test_permuted_labels_give_the_same_weights(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)
@@ -121,7 +121,7 @@ def test_an_export_without_classifier_and_parts(pretrained: Path) -> None:
 
 def test_plain_timm_loads_an_architecture_of_its_own_without_muscle_zoo(tmp_path: Path) -> None:
     words = ["train", "test_resnet.vicreg_synthetic:3x32x32x10_10", "steps=1", "batch_size=4", "mu=2", "--cpu"]
-    assert muscle_zoo.cli.main([*words, "--out", str(tmp_path / "run")]) == 0
+    assert main([*words, "--out", str(tmp_path / "run")]) == 0
     code = (
         "import sys; sys.modules['muscle_zoo'] = None; import timm, torch\n"
         "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
