@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 import muscle_zoo
-from muscle_zoo import InputError, get_recipe
+from muscle_zoo import InputError, create_transform, get_recipe, model_info
 from muscle_zoo.checkpoints.card import CONFIG_FILE
-from muscle_zoo.data import DataConfig, load_dataset
+from muscle_zoo.checkpoints.factory import input_of_recipe
+from muscle_zoo.data import DataConfig, dataset_info, load_dataset
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.starting_weights import normalization_of
@@ -213,3 +214,19 @@ def test_the_normalization_of_weights_by_name(init: str, channels: int, mean: tu
     info = replace(DIGITS.info, input_size=(channels, 8, 8))
     assert normalization_of(init, info)[0] == pytest.approx(mean)
     assert len(normalization_of(init, info)[1]) == channels
+
+
+def test_what_is_said_of_a_recipe_is_what_its_network_gets(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its size and its weights' normalization, and not the data set's own."""
+    name = "tf_efficientnet_lite0.muscle_cifar10_jpeg_1000_frozen"
+    code, out, _ = run(["info", name], capsys)
+    assert code == 0 and "cut to 192x192" in out and "less mean 0.5, 0.5, 0.5, by deviation 0.5, 0.5, 0.5" in out
+    transformed = create_transform(name)(Image.new("RGB", (300, 200), "white"))
+    assert transformed.shape == (3, 192, 192) and transformed.eq(1).all()
+    assert model_info(name).input_size == (3, 192, 192)
+    gray = "tf_efficientnet_lite0.muscle_digits_40_frozen"
+    info = prepare_data(get_recipe(gray)).dataset.info
+    said = input_of_recipe(gray)
+    assert (said.input_size, said.mean, said.std) == (info.input_size, info.mean, info.std) and said.mean == (0.5,)
+    plain, own = input_of_recipe("cnn4.muscle_digits_40"), dataset_info("digits")
+    assert (plain.input_size, plain.mean, plain.std) == (own.input_size, own.mean, own.std)

@@ -18,7 +18,8 @@ from torch import nn
 
 import muscle_zoo
 from muscle_zoo import InputError, create_model, get_recipe, model_info
-from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE
+from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
+from muscle_zoo.checkpoints.registry import LEDGER_FILE, read_pins, register, shipped_cards
 from muscle_zoo.cli import main
 from muscle_zoo.data import DataConfig, DataSet, LabeledImages, dataset_info
 from muscle_zoo.data.normalization import normalize
@@ -29,14 +30,19 @@ from muscle_zoo.engine.network import backbone_weights
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
 from muscle_zoo.engine.trainer import Trainer
+from muscle_zoo.files import read_json, write_json
 from muscle_zoo.methods import METHODS, trains_classifier
+from muscle_zoo.publishing import release
 from muscle_zoo.publishing.export import probe
+from muscle_zoo.publishing.render import find_drift
 from muscle_zoo.publishing.verify import verify
 from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.study import plan
 from tests.conftest import forget_accelerate, listing, once, run
+from tests.hub_server import HubServer
 from tests.test_engine import ON_CPU, equal, final_state, short
 from tests.test_engine import run as fit_run
+from tests.test_publish import Person
 
 METHODS_WITHOUT_LABELS = [name for name in METHODS if not trains_classifier(name)]
 FEW = ["steps=6", "eval_every=3", "batch_size=16", "mu=2"]
@@ -119,17 +125,29 @@ def test_an_export_without_classifier_and_parts(pretrained: Path) -> None:
     assert f"**{100 * measured['top1']:.2f} %** of the 360 test images" in text and "no label was used" in text
 
 
-def test_plain_timm_loads_an_architecture_of_its_own_without_muscle_zoo(tmp_path: Path) -> None:
-    words = ["train", "test_resnet.vicreg_synthetic:3x32x32x10_10", "steps=1", "batch_size=4", "mu=2", "--cpu"]
-    assert main([*words, "--out", str(tmp_path / "run")]) == 0
+def test_published_on_the_hub_and_loaded_by_plain_timm_without_muscle_zoo(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, out = "test_resnet.vicreg_digits_20", tmp_path / "run"
+    assert run(["train", name, "steps=1", "batch_size=4", "mu=2", "--cpu", "--out", str(out)], capsys)[0] == 0
+    monkeypatch.setattr(release, "get_recipe", lambda name: Recipe.from_dict(read_json(out / "recipe.json")))
     code = (
         "import sys; sys.modules['muscle_zoo'] = None; import timm, torch\n"
-        "model = timm.create_model('local-dir:' + sys.argv[1], pretrained=True)\n"
-        "new = timm.create_model('local-dir:' + sys.argv[1], pretrained=True, num_classes=3)\n"
-        "print(model.num_classes, new(torch.zeros(2, 3, 32, 32)).shape[1])"
+        "x = torch.linspace(-2, 2, 128).view(2, 1, 8, 8)\n"
+        "models = [timm.create_model(where, pretrained=True).eval() for where in sys.argv[1:]]\n"
+        "new = timm.create_model(sys.argv[1], pretrained=True, num_classes=3)\n"
+        "print(models[0].num_classes, new(x).shape[1], models[0](x).std() > 0, models[0](x).equal(models[1](x)))"
     )
-    words = [sys.executable, "-c", code, str(tmp_path / "run" / "export")]
-    assert subprocess.run(words, check=True, capture_output=True, text=True).stdout == "0 3\n"
+    with HubServer(tmp_path / "hub") as hub:
+        author = Person(hub, tmp_path / "author")
+        assert run(["export", "--card", str(out), "--to", str(author.cards)], capsys)[0] == 0
+        status, said, err = author.run("publish", name, "--namespace", "owner", "--tag", "v1", "--verify")
+        author.leave()
+        assert status == 0 and f"{name}: tag v1" in said, said + err
+        names = [f"hf-hub:owner/{name}@v1", f"local-dir:{out / 'export'}"]
+        words = [sys.executable, "-c", code, *names]
+        done = subprocess.run(words, check=True, capture_output=True, text=True, env=author.env)
+    assert done.stdout == "0 3 tensor(True) True\n"
 
 
 @pytest.mark.parametrize("given", ["", "export"])
@@ -215,6 +233,43 @@ def test_its_card_is_that_of_its_config(pretrained: Path, tmp_path: Path) -> Non
     assert all(check.passed for check in checks)
     (card / "README.md").write_text("# mine\n")
     assert [check.passed for check in verify(f"local-dir:{card}", [])][-1] is False
+
+
+def test_it_becomes_a_card_that_is_rendered_and_published(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards, name = tmp_path / "hub_cards", "cnn4.simclr_digits_20"
+    code, _, err = run(["export", "--card", str(pretrained), "--to", str(cards)], capsys)
+    assert code == 2 and "is not the named recipe" in err and not cards.exists()
+    monkeypatch.setattr(release, "get_recipe", lambda name: Recipe.from_dict(read_json(pretrained / "recipe.json")))
+    twin = Path(shutil.copytree(pretrained, tmp_path / "twin"))
+    status = read_json(twin / "status.json")
+    write_json(twin / "status.json", {**status, "knn": status["knn"] + 0.1})
+    code, out, _ = run(["export", "--card", str(twin), str(pretrained), "--to", str(cards)], capsys)
+    assert code == 0 and f"seed 0 of 2, without a classifier; {100 * status['knn']:.2f} % by nearest" in out
+    pin = read_pins(cards / "registry.json")[name]
+    assert pin["repo"] is None and pin["sha256"] == read_config(cards / name)[BLOCK]["weights_sha256"]
+    register(cards / "registry.json", name, "0" * 64, "owner/x", "a" * 40)
+    code, out, _ = run(["export", "--card", str(pretrained), "--to", str(cards)], capsys)
+    assert code == 0 and "no longer pinned" in out and read_pins(cards / "registry.json")[name] == pin
+    write_json(tmp_path / "status.json", {"status": "finished", "row": {}})  # as of a run with a classifier
+    code, _, err = run(["export", "--card", str(pretrained), str(tmp_path), "--to", str(cards)], capsys)
+    assert code == 2 and "give runs that have one in a command of their own" in err
+    assert find_drift(tmp_path).paths == []
+    (cards / name / "README.md").write_text("# mine\n")
+    drift = find_drift(tmp_path)
+    assert drift.paths == [cards / name / "README.md"]
+    drift.mend()
+    (tmp_path / "README.md").write_text("<!-- zoo -->\n<!-- /zoo -->\n")
+    shutil.copytree(shipped_cards() / "cnn4.muscle_digits_10", cards / "cnn4.muscle_digits_10")
+    shutil.copy(shipped_cards() / LEDGER_FILE, cards)
+    page = find_drift(tmp_path).texts[tmp_path / "README.md"]
+    assert "`cnn4.muscle_digits_10`" in page and name not in page  # a table of accuracies
+    assert all(check.passed for check in verify(f"local-dir:{cards / name}", []))
+    monkeypatch.setenv("MUSCLE_ZOO_HUB", str(cards))
+    model = create_model(name, pretrained=True)
+    assert model.num_classes == 0 and model_info(name).pretrained
+    assert create_model(name, pretrained=True, num_classes=3).num_classes == 3
 
 
 def test_a_recipes_network_has_no_classifier_before_it_is_trained() -> None:

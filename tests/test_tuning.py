@@ -17,6 +17,7 @@ from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
 from muscle_zoo.engine.stop import StopSignal
 from muscle_zoo.engine.trainer import Trainer
+from muscle_zoo.engine.tuning import Probe
 from muscle_zoo.recipes import Recipe
 from tests.test_engine import equal, final_state, log_without_times, run
 
@@ -109,6 +110,32 @@ def test_the_classifier_first_and_alone(tmp_path: Path) -> None:
     assert moved(before, trainer.network) == set(before)
     counts = {int(state["step"]) for state in trainer.optimizer.optimizer.state.values()}
     assert counts == {3, 6}
+
+
+@pytest.mark.parametrize(
+    ("method", "tune", "spared"),
+    [("muscle_fixmatch", "last:2", True), ("s4l", "all", True), ("mp_ssl", "all", False)],
+)
+def test_the_probe_has_no_backward_pass_through_the_backbone(
+    method: str, tune: str, spared: bool, tmp_path: Path
+) -> None:
+    """Against one with all gradients, of which most are dropped: the same bits. mp_ssl weighs by the backbone's."""
+    recipe = tuned(method=method, probe_steps=2, optimizer="adamw", lr=0.01, tune=tune, drop_rate=0.2)
+    trainers = [trainer_of(recipe, tmp_path / name) for name in ("own", "dropped")]
+    trainers[1].probe = Probe(trainers[1].network, recipe, all_gradients=True)
+    passes = [0, 0]  # back through the last convolution
+    for number, trainer in enumerate(trainers):
+
+        def count(_: Tensor, number: int = number) -> None:
+            passes[number] += 1
+
+        next(p for p in reversed(list(trainer.network.parameters())) if p.ndim == 4).register_hook(count)
+        for step in range(4):
+            trainer.step(step, trainer.batches.at(step))
+    assert passes == ([2, 4] if spared else [passes[1]] * 2) and passes[1] >= 4
+    for networks in zip(*((trainer.network, trainer.ema.module) for trainer in trainers), strict=True):
+        states = [network.state_dict() for network in networks]
+        assert all(value.equal(states[1][name]) for name, value in states[0].items())
 
 
 def test_the_probe_is_logistic_regression_on_the_features(tmp_path: Path) -> None:

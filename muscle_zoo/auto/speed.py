@@ -71,7 +71,7 @@ def measure(plan: Plan, device: torch.device, workers: int = 0) -> Speed:
     backbone = split_network(network.to(memory_format=torch.channels_last), info.input_size)
     size = min(PICTURES, batch_size(info, device))
     images = torch.zeros(size, *info.input_size, dtype=torch.uint8)
-    threads, seconds = faster_threads(lambda: embed_batch(backbone, images, info, (PLAIN,), 0, "float32"))
+    threads, seconds = faster_threads(lambda: embed_batch(backbone, images, info, (PLAIN,), 0))
     labeled, test = sum(found.labeled), sum(found.test)
     views = 1 + 2 * recipe.embedding_views
     # The exported network embeds what it is evaluated on again, for its weights are rounded to half precision.

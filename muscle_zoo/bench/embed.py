@@ -78,7 +78,7 @@ def embedding_of(
     def whole() -> None:
         pictures = Pictures(images, info, f"bench {next(number)} {folder}")
         embed_pictures(backbone, pictures)
-        embedding_file(backbone, pictures, PLAIN, "float32").path.unlink()
+        embedding_file(backbone, pictures, PLAIN).path.unlink()
 
     return whole
 

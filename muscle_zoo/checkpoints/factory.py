@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,25 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..data.datasets import dataset_info
+from ..data.datasets import DataSetInfo, dataset_info, resized
 from ..data.images import upright
-from ..errors import DownloadError, InputError, WeightsError, one_line, suggest
+from ..errors import DownloadError, InputError, MuscleZooError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
+from ..recipes import get_recipe
 from ..recipes.names import parse_name
 from . import efficientnet_lite, registry, weights
 from .card import describe_config, pretrained_cfg_of, shown, without_classifier
 
-__all__ = ["create_model", "create_transform", "load_model", "pretrained_cfg_by_name"]
+__all__ = [
+    "create_model",
+    "create_transform",
+    "input_of_recipe",
+    "load_model",
+    "normalization_of",
+    "pretrained_cfg_by_name",
+]
 
+Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 _ARGUMENTS = (  # of timm.create_model, that most architectures take
     *("num_classes", "in_chans", "features_only", "out_indices", "global_pool", "drop_rate", "drop_path_rate"),
     *("cache_dir", "pretrained_cfg_overlay", "checkpoint_path", "scriptable", "exportable"),
@@ -273,9 +283,48 @@ def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     card = weights.find_config(name)
     if card is None:
         parts = parse_name(name)
-        cfg = dataset_info(parts["dataset"]).timm_cfg()
+        cfg = input_of_recipe(name).timm_cfg()
         return parts["arch"], cfg if trains_classifier(parts["method"]) else without_classifier(cfg), {}
     return describe_config(*card)
+
+
+def input_of_recipe(name: str) -> DataSetInfo:
+    """The data set of a named recipe as its network gets it: at its ``image_size``, normalized as its ``init`` was.
+
+    Raises:
+        InputError: There is no such recipe, or only its pictures tell what they are (``folder``).
+
+    Example:
+        >>> info = input_of_recipe("tf_efficientnet_lite0.muscle_cifar10_jpeg_1000_frozen")
+        >>> info.input_size, info.mean
+        ((3, 192, 192), (0.5, 0.5, 0.5))
+    """
+    recipe = get_recipe(name)
+    info = resized(dataset_info(recipe.dataset), recipe.image_size)
+    mean, std = normalization_of(recipe.init, info) if recipe.init else (info.mean, info.std)
+    return replace(info, mean=mean, std=std)
+
+
+def normalization_of(init: str, info: DataSetInfo) -> Normalization:
+    """Mean and standard deviation that weights were trained with, for a data set's channels.
+
+    Gray images, and weights that took gray ones, get the mean over the channels, as in
+    :func:`muscle_zoo.create_transform`.
+
+    Raises:
+        WeightsError: There are no such weights.
+        DownloadError: What is said of them could not be downloaded.
+    """
+    try:
+        cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg_by_name(init))
+    except MuscleZooError as error:
+        raise type(error)(f"init={init}: {error}") from None
+    channels = info.input_size[0]
+    mean, std = (
+        tuple(cfg[key]) if len(cfg[key]) == channels else (statistics.fmean(cfg[key]),) * channels
+        for key in ("mean", "std")
+    )
+    return mean, std
 
 
 def pretrained_cfg_by_name(name: str) -> dict[str, Any]:

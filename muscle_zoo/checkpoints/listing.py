@@ -13,12 +13,12 @@ from typing import Any
 import timm
 import torch
 
-from ..data.datasets import dataset_info
 from ..errors import InputError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
 from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
 from .card import BLOCK, CONFIG_FILE, describe_config
+from .factory import input_of_recipe
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def model_info(name: str) -> ModelInfo:
 def _info_of_recipe(name: str) -> ModelInfo:
     """Facts about a model that has no card here; its weights may be on the Hub."""
     parts = parse_name(name)
-    info = dataset_info(parts["dataset"])
+    info = input_of_recipe(name)
     pin = registry.pinned().get(name) or {}
     is_on_hub = bool(pin.get("repo"))
     class_names = info.class_names if trains_classifier(parts["method"]) else ()

@@ -32,10 +32,15 @@ def run(args: argparse.Namespace) -> int:
     """Adds runs to their ledger and, with --card, to hub_cards/; or writes an ONNX file."""
     if args.onnx is not None:
         return _onnx(args)
-    from ..publishing.release import read_finished_run, release
+    from ..publishing.release import read_finished_backbone, read_finished_run, release, release_backbones
 
     to = args.to or registry.checkout() / "hub_cards"
-    for line in release([read_finished_run(Path(target)) for target in args.targets], to, args.card):
+    paths = [Path(target) for target in args.targets]
+    backbones = [backbone for path in paths if args.card and (backbone := read_finished_backbone(path)) is not None]
+    if backbones and len(backbones) < len(paths):  # or one kind would be written before the other is refused
+        raise InputError(f"{backbones[0].path} has no classifier; give runs that have one in a command of their own")
+    lines = release_backbones(backbones, to) if backbones else release([*map(read_finished_run, paths)], to, args.card)
+    for line in lines:
         print(line)
     return ExitCode.DONE
 

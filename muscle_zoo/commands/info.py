@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 
 from ..checkpoints import registry, weights
 from ..checkpoints.card import BLOCK, timm_cfg
+from ..checkpoints.factory import input_of_recipe
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
 from ..data import dataset_info
@@ -123,7 +124,7 @@ def _load(name: str, info: ModelInfo) -> list[str]:
 
 
 def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
-    pretrained_cfg = timm_cfg(config) if config is not None else dataset_info(info.dataset).timm_cfg()
+    pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name).timm_cfg()
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))

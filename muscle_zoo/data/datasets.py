@@ -76,7 +76,7 @@ def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 
     if loader is None:
         raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
     dataset = loader(name, data_root(name, config), config, image_size)
-    return replace(dataset, info=_resized(dataset.info, image_size))
+    return replace(dataset, info=resized(dataset.info, image_size))
 
 
 def images_sha256(images: Tensor) -> str:
@@ -177,13 +177,13 @@ def _as_jpeg(images: LabeledImages) -> LabeledImages:
 def _load_imagenet(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
     info = dataset_info(name)
     place, (train, test) = list_classes(info, root, "train", "val")
-    return _from_files(_resized(info, image_size), place, train, test, config)
+    return _from_files(resized(info, image_size), place, train, test, config)
 
 
 def _load_mini_imagenet(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
     info = dataset_info(name)
     place, (train, test) = list_mini_imagenet(info, root)
-    return _from_files(_resized(info, image_size), place, train, test, config)
+    return _from_files(resized(info, image_size), place, train, test, config)
 
 
 def _load_folder(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
@@ -320,5 +320,6 @@ def _checked(info: DataSetInfo, root: Path, train: LabeledImages, test: LabeledI
     return DataSet(info, train, test)
 
 
-def _resized(info: DataSetInfo, image_size: int) -> DataSetInfo:
+def resized(info: DataSetInfo, image_size: int) -> DataSetInfo:
+    """What is known of a data set whose pictures become squares of a side; 0 leaves them as they are."""
     return replace(info, input_size=(info.input_size[0], image_size, image_size)) if image_size else info

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -66,7 +66,7 @@ class Pictures:
         return cls(images, info, fingerprint(images))
 
 
-def embedding_file(backbone: Backbone, pictures: Pictures, view: CachedView, compute: str) -> EmbeddingFile:
+def embedding_file(backbone: Backbone, pictures: Pictures, view: CachedView) -> EmbeddingFile:
     """The cache's file for a view of some pictures. Everything that its content depends on is in its key."""
     key = {
         "arch": backbone.arch,
@@ -78,7 +78,7 @@ def embedding_file(backbone: Backbone, pictures: Pictures, view: CachedView, com
         "std": list(pictures.info.std),
         "policy": view.policy,
         "draw": view.draw,
-        "compute": compute,
+        "compute": "float32",  # as it stands in the keys of all files that there are
     }
     # Plain embeddings are what is reported on, handed out and begun from: they keep all their digits.
     dtype = torch.float32 if view == PLAIN else torch.float16
@@ -90,7 +90,6 @@ def embed_pictures(
     pictures: Pictures,
     views: Sequence[CachedView] = (PLAIN,),
     progress: bool = False,
-    compute: str = "float32",
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Tensor]:
     """The embeddings of views of pictures, from the cache, or made and put there.
@@ -100,7 +99,6 @@ def embed_pictures(
         pictures: What is embedded.
         views: Which draws.
         progress: Say how much there is to do, and how long it takes.
-        compute: ``float32``, or ``bfloat16`` for the passes through the network.
         stop: Whether to stop; asked after each batch.
 
     Returns:
@@ -111,7 +109,7 @@ def embed_pictures(
         TrainingError: A picture cannot be read.
         StoppedError: It was to stop; the same call goes on after what is embedded.
     """
-    files = {view: embedding_file(backbone, pictures, view, compute) for view in views}
+    files = {view: embedding_file(backbone, pictures, view) for view in views}
     state = PartialState()
     if _missing(files):
         with ExitStack() as stack:
@@ -119,7 +117,7 @@ def embed_pictures(
                 if state.is_local_main_process:
                     stack.enter_context(_cache_of_one_process(stop))
             if missing := _missing(files):
-                _fill(backbone, pictures, {view: files[view] for view in missing}, progress, compute, stop)
+                _fill(backbone, pictures, {view: files[view] for view in missing}, progress, stop)
     embeddings = [files[view].read() for view in views]
     with shared_errors():
         if lost := [view for view, there in zip(views, embeddings, strict=True) if there is None]:
@@ -165,7 +163,6 @@ def _fill(
     pictures: Pictures,
     files: dict[CachedView, EmbeddingFile],
     progress: bool,
-    compute: str,
     stop: Callable[[], bool],
 ) -> None:
     """Makes files in one pass over the pictures."""
@@ -184,7 +181,7 @@ def _fill(
             writer.rewind(begun)
         told = EmbeddingProgress(backbone.arch, pictures.info, len(pictures.images), len(files), begun, progress)
         with told:
-            _write(backbone, pictures, list(files), writers, begun, size, compute, told, stop)
+            _write(backbone, pictures, list(files), writers, begun, size, told, stop)
         with shared_errors():  # after it the others find the files, too
             for writer in writers.values():
                 writer.finish()
@@ -208,7 +205,6 @@ def _write(
     writers: dict[CachedView, EmbeddingWriter],
     begun: int,
     size: int,
-    compute: str,
     progress: EmbeddingProgress,
     stop: Callable[[], bool],
 ) -> None:
@@ -223,7 +219,7 @@ def _write(
         embedded: list[Tensor] = []
         with shared_errors():
             if mine < len(batches):
-                embedded = embed_batch(backbone, next(decoded), pictures.info, views, int(batches[mine][0]), compute)
+                embedded = embed_batch(backbone, next(decoded), pictures.info, views, int(batches[mine][0]))
         rows = [len(batch) for batch in batches[first : first + state.num_processes]]
         everybodys = _everybodys(embedded, rows, len(views), size, backbone)
         with shared_errors():
@@ -258,9 +254,13 @@ def _everybodys(
 
 @torch.inference_mode()
 def embed_batch(
-    backbone: Backbone, images: Tensor, info: DataSetInfo, views: Sequence[CachedView], start: int, compute: str
+    backbone: Backbone, images: Tensor, info: DataSetInfo, views: Sequence[CachedView], start: int
 ) -> list[Tensor]:
-    """Embeddings ``(n, D)`` float32, on the CPU, of each view of a batch of images whose first is at a position."""
+    """Embeddings ``(n, D)`` float32, on the CPU, of each view of a batch of images whose first is at a position.
+
+    On every machine in float32: a choice of what is faster there and then would be another one the next time, and
+    embeddings that are in the cache already, for hours of work, would not be found.
+    """
     device = next(backbone.network.parameters()).device
     images = images.to(device, non_blocking=True)
     embedded = []
@@ -268,8 +268,7 @@ def embed_batch(
         policy = parse_policy("policy", view.policy)
         numbers = cached_random_numbers(view.policy, view.draw, start, start + len(images), policy.num_random)
         inputs = normalize(policy(images, numbers), info).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=compute == "bfloat16"):
-            embedded.append(backbone.embed(inputs).float().cpu())
+        embedded.append(backbone.embed(inputs).float().cpu())
     return embedded
 
 
@@ -280,37 +279,3 @@ def batch_size(info: DataSetInfo, device: torch.device) -> int:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else free_memory()
     by_memory = free // 4 // (4 * _ACTIVATIONS * numbers)
     return int(max(1, min(MOST[kind], _NUMBERS[kind] // numbers, by_memory)))
-
-
-def faster_compute(backbone: Backbone, info: DataSetInfo) -> str:
-    """``bfloat16`` where the device has units for it and a batch took less than four fifths of the time.
-
-    Else ``float32``. The first process measures for all.
-    """
-    from .collectives import on_main_process
-
-    device = next(backbone.network.parameters()).device
-    return on_main_process(lambda: _measured(backbone, info) if _has_bfloat16_units(device) else "float32")
-
-
-def _has_bfloat16_units(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    supported: Any = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return bool(device.type == "cpu" and supported is not None and supported())
-
-
-def _measured(backbone: Backbone, info: DataSetInfo) -> str:
-    device = next(backbone.network.parameters()).device
-    images = torch.zeros(min(32, batch_size(info, device)), *info.input_size, dtype=torch.uint8)
-    seconds = {}
-    for compute in ("float32", "bfloat16"):
-        times = []
-        for _ in range(4):
-            began = time.perf_counter()
-            embed_batch(
-                backbone, images, info, (PLAIN,), 0, compute
-            )  # it ends on the CPU, so nothing is left to wait for
-            times.append(time.perf_counter() - began)
-        seconds[compute] = min(times[1:])
-    return "bfloat16" if seconds["bfloat16"] < 0.8 * seconds["float32"] else "float32"

@@ -17,7 +17,7 @@ from ..recipes import Recipe
 from .backbone import Backbone, split_network
 from .build import Data, build_model, known_classes
 from .collectives import shared_errors
-from .embeddings import PLAIN, CachedView, Pictures, embed_pictures, faster_compute
+from .embeddings import PLAIN, CachedView, Pictures, embed_pictures
 from .evaluate import Metrics, count, summarize
 from .head import Head, first_classifier, standardization
 
@@ -115,9 +115,8 @@ def embed_views(
         for name, policy in (("weak", recipe.weak), ("strong", recipe.strong))
         if name == "weak" or name in {view.policy for view in views}
     }
-    compute = faster_compute(backbone, train.info)
-    asked = [view for drawn in draws.values() for view in drawn]
-    found = _embed(backbone, train, asked, compute, progress, stop)
+    asked = list(dict.fromkeys([PLAIN, *(view for drawn in draws.values() for view in drawn)]))
+    found = dict(zip(asked, embed_pictures(backbone, train, asked, progress, stop=stop), strict=True))
     return backbone, found[PLAIN], {name: tuple(found[view] for view in drawn) for name, drawn in draws.items()}
 
 
@@ -175,24 +174,6 @@ def _embed_others(
     with shared_errors():
         pictures = Pictures.of(images, info)
     return embed_pictures(backbone, pictures, (PLAIN,), progress, stop=stop)
-
-
-def _embed(
-    backbone: Backbone,
-    pictures: Pictures,
-    views: list[CachedView],
-    compute: str,
-    progress: bool,
-    stop: Callable[[], bool],
-) -> Mapping[CachedView, Tensor]:
-    """Plain embeddings and views; in one pass over the pictures where both are computed alike."""
-    asked = list(dict.fromkeys([PLAIN, *views]))
-    if compute == "float32":
-        return dict(zip(asked, embed_pictures(backbone, pictures, asked, progress, stop=stop), strict=True))
-    (plain,) = embed_pictures(backbone, pictures, (PLAIN,), progress, stop=stop)
-    others = [view for view in asked if view != PLAIN]
-    made = embed_pictures(backbone, pictures, others, progress, compute, stop)
-    return {PLAIN: plain, **dict(zip(others, made, strict=True))}
 
 
 @torch.no_grad()

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
 from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
 from torch import nn
 
 from ..checkpoints import weights
-from ..checkpoints.factory import create_model, pretrained_cfg_by_name
-from ..data import DataSetInfo
+from ..checkpoints.factory import Normalization, create_model, normalization_of
 from ..errors import InputError, MuscleZooError, one_line
 from ..recipes import Recipe
 from ..recipes.defaults import EMBEDDED, PRETRAINED
 
 __all__ = ["Normalization", "arch_of", "normalization_of", "require_init", "with_starting_weights"]
-
-Normalization = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
 def require_init(recipe: Recipe) -> None:
@@ -116,25 +111,3 @@ def _difference(theirs: str, ours: str) -> str:
         return f"only {theirs if only[0] else ours} has the tensor {one}"
     name = next((name for name, shape in shapes[0].items() if shape != shapes[1][name]), None)
     return f"the tensor {name} is {shapes[0][name]}, not {shapes[1][name]}" if name else "they have the same tensors"
-
-
-def normalization_of(init: str, info: DataSetInfo) -> Normalization:
-    """Mean and standard deviation that weights were trained with, for a data set's channels.
-
-    Gray images, and weights that took gray ones, get the mean over the channels, as in
-    :func:`muscle_zoo.create_transform`.
-
-    Raises:
-        WeightsError: There are no such weights.
-        DownloadError: What is said of them could not be downloaded.
-    """
-    try:
-        cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg_by_name(init))
-    except MuscleZooError as error:
-        raise type(error)(f"init={init}: {error}") from None
-    channels = info.input_size[0]
-    mean, std = (
-        tuple(cfg[key]) if len(cfg[key]) == channels else (statistics.fmean(cfg[key]),) * channels
-        for key in ("mean", "std")
-    )
-    return mean, std

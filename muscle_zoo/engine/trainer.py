@@ -163,7 +163,7 @@ class Trainer:
             # After synchronizing, so that it holds the parameters that are trained, whatever synchronizing replaces.
             optimizer = build_optimizer(recipe, model)
             self.method = self.method.to(self.device)
-            self.probe = Probe(model, recipe)
+            self.probe = Probe(model, recipe, all_gradients=world > 1 or has_own_backward(self.method))
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # The loop turns autocast on, and not Accelerate's wrapper: what is evaluated and saved is float32.
         self.network = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)

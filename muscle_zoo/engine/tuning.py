@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..errors import InputError
 from ..recipes import Recipe
 from .batchnorm import freeze_statistics
+from .network import Network
 
 __all__ = ["Probe", "freeze"]
 
@@ -65,7 +66,7 @@ def _frozen_names(model: nn.Module, recipe: Recipe) -> set[str]:
 
 def classifier_parameters(model: nn.Module) -> list[nn.Parameter]:
     """The parameters of the layers that give the logits; without timm's ``get_classifier()`` there are none."""
-    getter = getattr(model, "get_classifier", None)
+    getter = getattr(model.backbone if isinstance(model, Network) else model, "get_classifier", None)
     layers = getter() if callable(getter) else ()
     several = layers if isinstance(layers, (tuple, list, nn.ModuleList)) else [layers]
     return [parameter for layer in several if isinstance(layer, nn.Module) for parameter in layer.parameters()]
@@ -75,31 +76,36 @@ class Probe:
     """The first ``probe_steps`` of a run, in which the classifier alone is trained (LP-FT, arXiv 2202.10054).
 
     A classifier that is drawn at random would send large gradients into pretrained layers and distort them; trained
-    first, it sends small ones. Gradients of the other layers are dropped, so that an optimizer neither moves, decays
-    nor remembers them, on one process and on many; BatchNorm normalizes with its running statistics.
+    first, it sends small ones. The other layers have no gradients, which an optimizer neither moves, decays nor
+    remembers, and no backward pass; BatchNorm normalizes with its running statistics.
 
     Args:
         model: The network.
         recipe: Its ``probe_steps``.
+        all_gradients: Whether somebody waits for the gradients of all layers, DistributedDataParallel or a method with
+            a backward of its own: then they are worked out, and dropped.
     """
 
-    def __init__(self, model: nn.Module, recipe: Recipe) -> None:
+    def __init__(self, model: nn.Module, recipe: Recipe, all_gradients: bool = False) -> None:
         self.steps = recipe.probe_steps
         kept = set(map(id, classifier_parameters(model)))
         if self.steps and not kept:
             raise InputError(f"probe_steps={self.steps}: arch={recipe.arch} has no classifier to probe; give 0")
-        self._others = [parameter for parameter in model.parameters() if id(parameter) not in kept]
+        self._others = [p for p in model.parameters() if p.requires_grad and id(p) not in kept]
+        self._all_gradients = all_gradients
         self._norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
     def begin(self, step: int) -> None:
-        """Sets BatchNorm's mode for a step; an evaluation before it left all of the network in training mode."""
+        """Sets for a step what has gradients, and BatchNorm's mode; an evaluation left all of it in training mode."""
         if self.steps:
             for norm in self._norms:
                 norm.train(step >= self.steps)
+            for parameter in () if self._all_gradients else self._others:
+                parameter.requires_grad_(step >= self.steps)
 
     def drop_gradients(self, step: int) -> None:
-        """Forgets the gradients of all that is not trained at a step."""
-        if step < self.steps:
+        """Forgets the gradients of all that is not trained at a step, where there are any."""
+        if self._all_gradients and step < self.steps:
             _forget(self._others)
 
 

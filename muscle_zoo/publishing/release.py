@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import registry
+from ..checkpoints.card import BLOCK
+from ..checkpoints.weights import from_folder
 from ..errors import START_OVER, InputError
 from ..files import read_json
-from ..recipes import get_recipe
+from ..recipes import Recipe, get_recipe
 from ..results.ledger import Row, merge, read_ledger, row_from, runs_of, write_ledger
 
 
@@ -33,13 +35,75 @@ def read_finished_run(path: Path) -> FinishedRun:
         raise InputError(f"{path} is not a run folder; give one that train wrote")
     status = read_json(path / "status.json")
     if "knn" in status:
-        raise InputError(f"{path} has no classifier, and ledgers are of classifiers; give runs that began with it")
+        raise InputError(
+            f"{path} has no classifier, and ledgers are of classifiers; give runs that began with it, or --card to "
+            "publish its network"
+        )
     if status.get("status") != "finished" or "row" not in status:
         raise InputError(f"{path} is {status.get('status')}, not finished; run its train command again")
     try:
         return FinishedRun(path, row_from(status["row"]))
     except TypeError as error:
         raise InputError(f"{path / 'status.json'} has no ledger row ({error}); {START_OVER}") from None
+
+
+@dataclass(frozen=True)
+class FinishedBackbone:
+    """A run folder without a classifier, its recipe, and how often its features' nearest neighbors are right."""
+
+    path: Path
+    recipe: Recipe
+    knn: float
+
+
+def read_finished_backbone(path: Path) -> FinishedBackbone | None:
+    """Reads a finished run that has no classifier; None where the folder is none of these.
+
+    Raises:
+        InputError: Its status.json or recipe.json cannot be read.
+    """
+    if not path.is_dir() or "knn" not in (status := read_json(path / "status.json")):
+        return None
+    return FinishedBackbone(path, Recipe.from_dict(read_json(path / "recipe.json")), float(status["knn"]))
+
+
+def release_backbones(runs: Sequence[FinishedBackbone], to: Path) -> list[str]:
+    """Makes the median seed's export the published checkpoint, of runs without a classifier. No ledger has them.
+
+    Args:
+        runs: All seeds of a recipe together, or of several recipes; the median is that of their nearest neighbors.
+        to: hub_cards/.
+
+    Returns:
+        What was done, one line each.
+
+    Raises:
+        InputError: A run is not the named recipe's, or registry.json is damaged; nothing was written.
+    """
+    by_name: dict[str, list[FinishedBackbone]] = {}
+    for run in runs:
+        _require_named(run.path, run.recipe.name, run.recipe.sha256)
+        by_name.setdefault(run.recipe.name, []).append(run)
+    to.mkdir(parents=True, exist_ok=True)
+    lines = []
+    with registry.locked(to):
+        pins = registry.read_pins(to / registry.REGISTRY_FILE)
+        for name, seeds in sorted(by_name.items()):
+            ranked = sorted(seeds, key=lambda run: (run.knn, run.recipe.seed))
+            run = ranked[(len(ranked) - 1) // 2]
+            checkpoint = from_folder(run.path / "export")
+            _replace_card(run.path / "export", to / name)
+            registry.register(to / registry.REGISTRY_FILE, name, checkpoint.sha256)
+            shown = f"{100 * run.knn:.2f} % by nearest neighbors"
+            lines.append(f"{to / name}: seed {run.recipe.seed} of {len(seeds)}, without a classifier; {shown}")
+            git_sha = checkpoint.config.get(BLOCK, {}).get("git_sha", "")
+            lines += _warnings(name, git_sha, checkpoint.sha256, pins.get(name, {}))
+    return lines
+
+
+def _require_named(path: Path, name: str, recipe_sha256: str) -> None:
+    if recipe_sha256 != get_recipe(name).sha256:
+        raise InputError(f"{path} is not the named recipe {name} (other overrides or version); leave out --card")
 
 
 def release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
@@ -59,10 +123,8 @@ def release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         InputError: A run is not the named recipe's, or the median seed is not among them; nothing was written.
     """
     for run in runs:
-        if card and run.row.recipe_sha256 != get_recipe(run.row.name).sha256:
-            raise InputError(
-                f"{run.path} is not the named recipe {run.row.name} (other overrides or version); leave out --card"
-            )
+        if card:
+            _require_named(run.path, run.row.name, run.row.recipe_sha256)
     to.mkdir(parents=True, exist_ok=True)
     with registry.locked(to):  # of two releases at once one waits, or it would lose the other's rows
         return _release(runs, to, card)
@@ -86,7 +148,7 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
         _replace_card(run.path / "export", to / name)
         registry.register(to / registry.REGISTRY_FILE, name, run.row.weights_sha256)
         lines.append(f"{to / name}: seed {run.row.seed}, {100 * run.row.top1_ema:.2f} %")
-        lines += _warnings(run.row, pins.get(name, {}))
+        lines += _warnings(name, run.row.git_sha, run.row.weights_sha256, pins.get(name, {}))
     return [*lines, "now run `muscle-zoo cards render`: cards and pages quote the ledger"] if published else lines
 
 
@@ -111,17 +173,17 @@ def replace_card(new: Path, row: Row, to: Path, ledger: str) -> list[str]:
         write_ledger(to / ledger, merge(read_ledger(to / ledger), [row]))
         _replace_card(new, to / row.name)
         registry.register(to / registry.REGISTRY_FILE, row.name, row.weights_sha256)
-    return [f"{to / row.name} and its row of {ledger}", *_warnings(row, pin)]
+    return [f"{to / row.name} and its row of {ledger}", *_warnings(row.name, row.git_sha, row.weights_sha256, pin)]
 
 
-def _warnings(row: Row, pin: Mapping[str, Any]) -> list[str]:
+def _warnings(name: str, git_sha: str, sha256: str, pin: Mapping[str, Any]) -> list[str]:
     """What a maintainer should know of a new card before publishing it."""
     lines = []
-    if row.git_sha.endswith("-dirty"):
-        lines.append(f"warning: {row.name} was trained by files that were not committed ({row.git_sha})")
-    if pin.get("repo") and pin["sha256"] != row.weights_sha256:
+    if git_sha.endswith("-dirty"):
+        lines.append(f"warning: {name} was trained by files that were not committed ({git_sha})")
+    if pin.get("repo") and pin["sha256"] != sha256:
         lines.append(
-            f"warning: {row.name} has other weights than {pin['repo']}@{pin['revision']}, so it is no longer pinned; "
+            f"warning: {name} has other weights than {pin['repo']}@{pin['revision']}, so it is no longer pinned; "
             "publish it again with --pin, and another --tag"
         )
     return lines

@@ -11,8 +11,11 @@ from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
 from ..checkpoints.listing import count_parameters
 from ..data import dataset_info
 from ..files import read_untrusted_json
+from ..methods import trains_classifier
+from ..recipes.names import parse_name
 from ..results.ledger import Row, read_ledger
 from ..results.pages import PageFigure, page_figures, pages, render_page
+from .backbone_card import render_backbone_card
 from .model_card import render_card
 
 
@@ -53,7 +56,7 @@ def find_drift(root: Path) -> Drift:
         for path, text in render_all(root, rows, parameters).items()
         if not path.is_file() or path.read_text(encoding="utf-8") != text
     }
-    figures = page_figures(root, rows, parameters)
+    figures = page_figures(root, rows, _classifiers(parameters))
     return Drift(texts, {path: figure for path, figure in figures.items() if not figure.is_at(path)})
 
 
@@ -69,7 +72,16 @@ def render_all(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -
     for name in parameters:
         card = root / "hub_cards" / name
         config = read_untrusted_json(card / CONFIG_FILE)
-        rendered[card / "README.md"] = render_card(config, dataset_info(config[BLOCK]["dataset"]), rows)
+        info = dataset_info(config[BLOCK]["dataset"])
+        of_backbone = config.get("num_classes") == 0
+        rendered[card / "README.md"] = (
+            render_backbone_card(config, info) if of_backbone else render_card(config, info, rows)
+        )
     for page in pages(root):
-        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, parameters)
+        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, _classifiers(parameters))
     return rendered
+
+
+def _classifiers(parameters: Mapping[str, int]) -> dict[str, int]:
+    """Those of the checkpoints that tables of accuracies show: no ledger has the others."""
+    return {name: count for name, count in parameters.items() if trains_classifier(parse_name(name)["method"])}
