@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from ..errors import InputError
@@ -50,19 +51,25 @@ def bias_table(rows: Iterable[Row]) -> str:
 
     Returns:
         A row for each method and a column for each bias: the gain less the gain without bias, seed by seed, in points:
-        mean and 95 % interval.
+        mean and 95 % interval. Where there are several methods, a last row for their mean at each seed.
     """
     gains = {(cell.base, cell.bias): cell.gains_by_seed for cell in cells(rows)}
     biases = list(dict.fromkeys(bias for _, bias in gains if bias != "none"))
-    lines = []
-    for base in [base for base, bias in gains if bias == "none"]:
-        unbiased = gains[base, "none"]
-        words = [base]
-        for bias in biases:
-            biased = gains.get((base, bias), {})
-            words.append(gain_text([biased[seed] - unbiased[seed] for seed in sorted(biased.keys() & unbiased.keys())]))
-        lines.append(words)
+    bases = [base for base, bias in gains if bias == "none"]
+    more: dict[tuple[str, str], dict[int, float]] = {}  # what is gained more than without bias, by seed
+    for base, bias in product(bases, biases):
+        biased, unbiased = gains.get((base, bias), {}), gains[base, "none"]
+        more[base, bias] = {seed: biased[seed] - unbiased[seed] for seed in sorted(biased.keys() & unbiased.keys())}
+    lines = [[base, *(gain_text(list(more[base, bias].values())) for bias in biases)] for base in bases]
+    if len(bases) > 1:
+        lines.append([f"all {len(bases)}", *(gain_text(_means([more[base, bias] for base in bases])) for bias in biases)])
     return markdown_table(["method", *biases], lines)
+
+
+def _means(by_seed: Sequence[Mapping[int, float]]) -> list[float]:
+    """The mean at each seed that all have."""
+    seeds = set.intersection(*(set(values) for values in by_seed))
+    return [statistics.fmean(values[seed] for values in by_seed) for seed in sorted(seeds)]
 
 
 def overall_table(rows: Iterable[Row]) -> str:
