@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,23 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # processes that share the cores would 
 
 from accelerate.state import AcceleratorState
 from filelock import FileLock
+from PIL import Image
 from torch import Tensor, nn
 
 from muscle_zoo.cli import main
 from muscle_zoo.engine.build import Data, build_model
 from muscle_zoo.engine.network import with_parts
+from muscle_zoo.engine.plots import LogRow
 from muscle_zoo.engine.trainer import forward
 from muscle_zoo.methods import Batch, Method, RunContext, learns_from_teacher
 from muscle_zoo.recipes import Recipe
 
 SHORT = ["cnn4.muscle_digits_10", "steps=24", "eval_every=8", "batch_size=16", "mu=2"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow ones first: of two processes, one would wait for the other's that begins last."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,11 +76,23 @@ def _as_in_a_new_process() -> Iterator[None]:
     forget_accelerate()
 
 
-@pytest.fixture
-def no_curves() -> Iterator[None]:
+def blank(rows: Sequence[LogRow], recipe: Recipe, num_classes: int, path: Path) -> None:
+    """In the place of curves."""
+    Image.new("RGB", (1, 1)).save(path)
+
+
+@contextmanager
+def quick_curves() -> Iterator[None]:
     """Runs of a few steps would spend four fifths of their time drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("muscle_zoo.engine.fit.plot_curves", lambda *_: None)
+        patch.setattr("muscle_zoo.engine.fit.plot_curves", blank)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _quick_curves() -> Iterator[None]:
+    """Of the runs that a test makes itself; those of wider fixtures and of subprocesses have curves."""
+    with quick_curves():
         yield
 
 

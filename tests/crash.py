@@ -28,6 +28,7 @@ from muscle_zoo.sessions.train import train_run
 
 NAME = "cnn4.muscle_fixmatch_digits_10"
 SAVE_EVERY = 15
+FEW = {"batch_size": 16, "mu": 2}
 STEPS = 399  # few enough for the log to have every step; the suite takes fewer
 _QUIET: dict[str, Any] = {
     "stdout": subprocess.DEVNULL,
@@ -48,6 +49,7 @@ class Report:
 
 def command(out: Path, seed: int, steps: int) -> list[str]:
     words = ["train", NAME, f"seed={seed}", f"steps={steps}", f"eval_every={steps}", "--cpu"]
+    words += [f"{key}={value}" for key, value in FEW.items()]
     return [sys.executable, "-m", "muscle_zoo", *words, "--save-every", str(SAVE_EVERY), "--out", str(out)]
 
 
@@ -113,7 +115,7 @@ def crash(rounds: int, inside: int, folder: Path, seed: int = 0, steps: int = ST
 def _compare(run: RunFolder, folder: Path, seed: int, report: Report, steps: int) -> None:
     assert run.read_status()["status"] == "finished"
     undisturbed = folder / f"undisturbed{seed}"
-    recipe = get_recipe(NAME, {"seed": seed, "steps": steps, "eval_every": steps})
+    recipe = get_recipe(NAME, {"seed": seed, "steps": steps, "eval_every": steps, **FEW})
     train_run(recipe, undisturbed, RunOptions(cpu=True, save_every=SAVE_EVERY, progress=False))
     weights = "export/model.safetensors"
     assert (run.path / weights).read_bytes() == (undisturbed / weights).read_bytes()

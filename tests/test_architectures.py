@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from torch import nn
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.checkpoints import weights
 from muscle_zoo.checkpoints.factory import load_model
-from muscle_zoo.data import DataConfig, dataset_info
+from muscle_zoo.data import DataConfig, DataSetInfo, dataset_info
+from muscle_zoo.engine import build
 from muscle_zoo.engine.architecture import build_arguments, require_fit
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.publishing import onnx
 from muscle_zoo.publishing.export import _write_weights as write_weights
+from muscle_zoo.recipes import Recipe
 from muscle_zoo.recipes.defaults import EMBEDDED
 from tests.conftest import once, run
 from tests.test_images import classes_of
@@ -45,10 +48,21 @@ LARGE = [
     ("vit_small_patch16_dinov3", 224, ""),
     ("vit_base_patch16_siglip_224", 128, ""),
     ("vit_base_patch16_siglip_224", 64, "avg"),
-    ("resnet50_clip", 128, ""),
+    ("resnet50_clip", 64, ""),
     ("convnext_atto", 224, ""),
     ("resnet18", 224, ""),
 ]
+
+
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two blocks of a transformer: all that is an architecture's own is in them, and converting twelve takes long."""
+
+    def arguments(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
+        blocks = {"depth": 2} if "vit" in recipe.arch else {}
+        return build_arguments(recipe, info) | blocks
+
+    monkeypatch.setattr(build, "build_arguments", arguments)
 
 
 def pictures(root: Path) -> None:
@@ -81,6 +95,7 @@ def check_export(export: Path, size: int, pool: str) -> None:
         assert onnx.compare(ours, onnx.convert(ours, facts["input_size"], facts), batches) <= onnx.TOLERANCE
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(("arch", "size", "pool"), SMALL)
 def test_trained_exported_loaded_by_timm_and_converted(
     arch: str, size: int, pool: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -94,6 +109,7 @@ def test_trained_exported_loaded_by_timm_and_converted(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(("arch", "size", "pool"), LARGE)
 def test_large_ones_are_exported_loaded_by_timm_and_converted(
     arch: str, size: int, pool: str, folder: Path, tmp_path: Path
@@ -137,6 +153,7 @@ def test_tokens_before_the_patches_are_left_out_of_the_average() -> None:
         assert torch.allclose(model.forward_head(tokens), expected, atol=1e-5)
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("arch", ["vit_small_patch14_reg4_dinov2", "vit_xsmall_patch16_clip_224", "test_vit3"])
 def test_weights_of_one_size_start_another_with_their_positions_resampled(
     arch: str, folder: Path, tmp_path: Path

@@ -149,6 +149,20 @@ def test_a_run_folder(old_run: Path, capsys: OUTPUT) -> None:
     assert len(checks) == 7 and all(check.passed for check in checks)
 
 
+def test_one_image_that_another_device_rounded_otherwise_is_no_obstacle(cards: Path, capsys: OUTPUT) -> None:
+    config, rows = json.loads((cards / NAME / "config.json").read_text()), read_ledger(cards / "results.csv")
+    block = config[BLOCK]
+    key, here = (NAME, block["recipe_sha256"], block["seed"]), block["metrics"]["top1"]
+    block["metrics"]["top1"] = there = here + 1 / block["metrics"]["n"]
+    (cards / NAME / "config.json").write_text(json.dumps(config))
+    elsewhere = [dataclasses.replace(row, top1_ema=round(there, 6)) if row.key == key else row for row in rows]
+    write_ledger(cards / "results.csv", elsewhere)
+    assert run(["calibrate", NAME, "--cpu"], capsys)[0] == 0
+    (new,) = [row for row in read_ledger(cards / "results.csv") if row.key == key]
+    assert new.temperature > 1 and new.top1_ema == round(here, 6)  # it and the likelihood are of one device
+    assert read_config(cards / NAME)[BLOCK]["metrics"]["top1"] == here
+
+
 def test_nothing_is_written_where_it_refuses(
     cards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT
 ) -> None:
@@ -162,10 +176,10 @@ def test_nothing_is_written_where_it_refuses(
 
     refused("no checkpoint on disk", "cnn4.supervised_digits_10")
     refused("no checkpoint on disk", "hf-hub:org/x")
-    with monkeypatch.context() as patch:  # another machine, another image
+    with monkeypatch.context() as patch:  # another machine, two other images
         really = calibrate.evaluate
         patch.setattr(
-            calibrate, "evaluate", lambda *words: dataclasses.replace(m := really(*words), top1=m.top1 + 1 / m.n)
+            calibrate, "evaluate", lambda *words: dataclasses.replace(m := really(*words), top1=m.top1 + 2 / m.n)
         )
         refused("use the machine and the data it was exported with")
     with monkeypatch.context() as patch:

@@ -33,7 +33,7 @@ from muscle_zoo.engine.stop import StopSignal
 from muscle_zoo.methods import Batch, create_method, method_names, takes_steps
 from muscle_zoo.publishing.export import HALF_TOLERANCE, export_run
 from muscle_zoo.recipes import Recipe
-from tests.conftest import taught
+from tests.conftest import quick_curves, taught
 
 ON_CPU = RunOptions(cpu=True, progress=False)
 SHORT = {"steps": 12, "eval_every": 6, "batch_size": 16, "mu": 2}
@@ -65,35 +65,61 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
 
 
-@pytest.mark.usefixtures("no_curves")
-@pytest.mark.parametrize("method", STEPPED)
-def test_the_same_seed_gives_the_same_run(method: str, tmp_path: Path) -> None:
-    first, _ = run(short(method), tmp_path / "a")
-    again, _ = run(short(method), tmp_path / "b")
-    assert log_without_times(first) == log_without_times(again)
-    assert equal(final_state(first), final_state(again))
-    other, _ = run(short(method, seed=1), tmp_path / "c")
-    assert not equal(final_state(first), final_state(other))
+@dataclasses.dataclass
+class Whole:
+    """A run that nothing disturbs; tests only read it."""
+
+    recipe: Recipe
+    folder: RunFolder
+    result: TrainResult
 
 
-@pytest.mark.usefixtures("no_curves")
-@pytest.mark.parametrize(("method", "drop_rate"), [*((name, 0.0) for name in STEPPED), ("supervised", 0.5)])
+WHOLE = {name: (name, 0.0) for name in STEPPED} | {"dropout": ("supervised", 0.5)}
+
+
+@pytest.fixture(scope="module", params=WHOLE)
+def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """One of each method, and one with dropout."""
+    method, drop_rate = WHOLE[request.param]
+    recipe = short(method, steps=6, eval_every=3, drop_rate=drop_rate)
+    with quick_curves():
+        return Whole(recipe, *run(recipe, tmp_path_factory.mktemp("whole") / "run"))
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    method: str, drop_rate: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = short(method, drop_rate=drop_rate)
-    whole, finished = run(recipe, tmp_path / "whole")
-    asked = iter([False] * 4 + [True] * 100)
+    """So the same seed gives the same run, too."""
+    asked = iter([False] * 3 + [True] * 100)
     monkeypatch.setattr(StopSignal, "requested", property(lambda self: next(asked)))
-    folder, stopped = run(recipe, tmp_path / "parts")
-    assert (stopped.finished, stopped.step) == (False, 5)
+    folder, stopped = run(whole.recipe, tmp_path / "parts")
+    assert (stopped.finished, stopped.step) == (False, 4)
     assert folder.read_status()["status"] == "stopped"
-    folder.log(9, {"loss": 0.0})  # as if a crash had left rows behind that were not saved
+    folder.log(5, {"loss": 0.0})  # as if a crash had left rows behind that were not saved
     monkeypatch.undo()
-    folder, resumed = run(recipe, tmp_path / "parts")
-    assert resumed.finished and resumed.raw == finished.raw
-    assert log_without_times(folder) == log_without_times(whole)
-    assert equal(final_state(folder), final_state(whole))
+    folder, resumed = run(whole.recipe, tmp_path / "parts")
+    assert resumed.finished and resumed.raw == whole.result.raw
+    assert log_without_times(folder) == log_without_times(whole.folder)
+    assert equal(final_state(folder), final_state(whole.folder))
+
+
+def test_another_seed_gives_another_run(whole: Whole, tmp_path: Path) -> None:
+    other, _ = run(dataclasses.replace(whole.recipe, seed=1), tmp_path / "other")
+    assert not equal(final_state(whole.folder), final_state(other))
+
+
+def test_hidden_labels_change_nothing(whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def permuted(*what: Any) -> Data:
+        data = prepare_data(*what)
+        hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
+        hidden[list(data.split.labeled)] = False
+        labels = data.dataset.train.labels
+        labels[hidden] = labels[hidden][torch.randperm(int(hidden.sum()))]
+        return data
+
+    monkeypatch.setattr(engine, "prepare_data", permuted)
+    blind, _ = run(whole.recipe, tmp_path / "blind")
+    assert equal(final_state(whole.folder), final_state(blind))
 
 
 @pytest.mark.parametrize(
@@ -272,25 +298,6 @@ def test_learning_rates() -> None:
     assert learning_rate(recipe, 100) == pytest.approx(0.2 * math.cos(7 * math.pi / 16))
     constant = get_recipe("cnn4.muscle_digits_10", {"lr": 0.2, "schedule": "constant"})
     assert learning_rate(constant, 0) == learning_rate(constant, 599) == 0.2
-
-
-@pytest.mark.usefixtures("no_curves")
-@pytest.mark.parametrize("method", STEPPED)
-def test_hidden_labels_change_nothing(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = short(method)
-    seen, _ = run(recipe, tmp_path / "seen")
-
-    def permuted(*what: Any) -> Data:
-        data = prepare_data(*what)
-        hidden = torch.ones(len(data.dataset.train), dtype=torch.bool)
-        hidden[list(data.split.labeled)] = False
-        labels = data.dataset.train.labels
-        labels[hidden] = labels[hidden][torch.randperm(int(hidden.sum()))]
-        return data
-
-    monkeypatch.setattr(engine, "prepare_data", permuted)
-    blind, _ = run(recipe, tmp_path / "blind")
-    assert equal(final_state(seen), final_state(blind))
 
 
 def test_a_signal_stops_and_the_second_interrupt_is_at_once() -> None:

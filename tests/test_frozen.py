@@ -170,7 +170,7 @@ def test_head_training_equals_a_naive_loop(tmp_path: Path) -> None:
             joint = joint + torch.outer(p[i], q[i]) / len(p)
         joint = (joint + joint.T) / 2
         mutual = (joint * (joint.log() - joint.sum(1, keepdim=True).log() - joint.sum(0, keepdim=True).log())).sum()
-        loss = F.cross_entropy(logits["x_weak"], batch.labels) - mutual
+        loss = F.cross_entropy(logits["x_weak"], batch.labels) - recipe.options["muscle"]["weight"] * mutual
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
         optimizer.zero_grad()

@@ -92,7 +92,6 @@ def trajectory(method: str, path: Path) -> list[float]:
     return [row.get("loss", row.get("nll_ema", row.get("knn_ema"))) for row in folder.read_log()]
 
 
-@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", [name for name in method_names() if takes_steps(name)])
 def test_golden_trajectories(method: str, tmp_path: Path) -> None:
     assert trajectory(method, tmp_path / "run") == pytest.approx(GOLDEN[method], rel=2e-3)

@@ -63,7 +63,7 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("init", "says"),
     [
-        ("wrn_16_2.muscle_fashion_mnist_40", "init=wrn_16_2.* is weights of wrn_16_2, not cnn4; .* arch=wrn_16_2"),
+        ("test_resnet.muscle_fashion_mnist_40", "is weights of test_resnet, not cnn4; .* arch=test_resnet"),
         ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_digits_10'"),
         ("cnn4.muscle_digits_3000", "init=.*no weights"),
         ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),

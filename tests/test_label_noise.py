@@ -72,7 +72,6 @@ def test_the_method_sees_wrong_labels_and_the_evaluation_right_ones() -> None:
     assert train[batches[1].labeled_rows].equal(batches[1].labels) and len(set(batches[1].labeled_rows.tolist())) == 32
 
 
-@pytest.mark.usefixtures("no_curves")
 def test_a_run_with_noise_is_another(tmp_path: Path) -> None:
     states = [
         final_state(run(short("neighbor_consistency", steps=2, label_noise=noise), tmp_path / noise[:3])[0])

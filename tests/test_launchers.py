@@ -17,7 +17,9 @@ from muscle_zoo import get_recipe
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.files import file_sha256
 from tests.conftest import once
+from tests.pictures import make_folder
 from tests.test_engine import run
+from tests.test_user_data import WORDS as STREAMED
 
 Seen = dict[str, tuple[list[int], list[str]]]
 
@@ -92,10 +94,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where tests/two_machines.py ran all its commands, on machines with the disks a/ and b/."""
 
     def run_all(folder: Path) -> None:
+        make_folder(folder / "pictures")
         place = f"127.0.0.1:{free_port()}"
         meet = ["--rdzv-backend", "c10d", "--rdzv-endpoint", place, "--local-addr", "127.0.0.1"]
         script = Path(__file__).with_name("two_machines.py")
-        words = [*TORCHRUN, *NODES, *meet, str(script), json.dumps([str(folder), WORDS])]
+        words = [*TORCHRUN, *NODES, *meet, str(script), json.dumps([str(folder), WORDS, STREAMED])]
         codes, errors = launch_beside([words, words], [folder / "a", folder / "b"])
         assert codes == [0, 0], "".join(errors)
 
@@ -182,6 +185,12 @@ def test_what_is_finished_or_wrong_on_the_first_machine_ends_both(disks: list[Pa
     assert codes == [2, 2] and not errors[1]
     assert errors[0].count("error: batch_size=7 is not divisible by 2 processes; give a multiple of 2") == 1
     assert not (disks[0] / "uneven").exists()
+
+
+@pytest.mark.slow
+def test_two_machines_train_on_streamed_pictures(disks: list[Path], seen: Seen) -> None:
+    assert seen["streamed"][0] == [0, 0], seen
+    assert RunFolder(disks[0] / "streamed").read_status()["row"]["processes"] == 2
 
 
 @pytest.mark.slow

@@ -1,19 +1,14 @@
-"""The mutual-information term: its values, its gradients, half precision, and two processes."""
+"""The mutual-information term: its values, its gradients, half precision; of two processes, see test_processes.py."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from muscle_zoo.errors import InputError
 from muscle_zoo.losses import MutualInformationLoss, joint_distribution, mutual_information
@@ -229,58 +224,3 @@ def test_wrong_inputs_say_so(function: Callable[..., Tensor], shapes: str) -> No
     with pytest.raises(InputError) as caught:
         function(torch.full(first, 0.5), torch.full(second, 0.5))
     assert str(caught.value).strip() and "\n" not in str(caught.value)
-
-
-def shared_problem() -> tuple[nn.Linear, Tensor, Tensor]:
-    """A linear layer and two views of 64 images, the same in every process."""
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(64, 8, generator=generator, dtype=torch.float64)
-    features[32:] += 1.0  # the two halves differ, as the joints of two processes do
-    noise = torch.randn(64, 8, generator=generator, dtype=torch.float64)
-    layer = nn.Linear(8, 5).double()
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    return layer, features, features + 0.5 * noise
-
-
-def loss_and_gradient(model: nn.Module, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    a, b = model(torch.cat([view_a, view_b])).chunk(2)
-    model.zero_grad()
-    loss = MutualInformationLoss()(a, b)
-    loss.backward()
-    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
-    return loss.detach(), gradient, joint_distribution(a.softmax(1), b.softmax(1)).detach()
-
-
-def distributed_worker(rank: int, world_size: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = (Path(folder) / "rendezvous").as_uri()
-    dist.init_process_group(
-        "gloo", init_method=address, rank=rank, world_size=world_size, timeout=timedelta(seconds=60)
-    )
-    layer, view_a, view_b = shared_problem()
-    half = slice(32 * rank, 32 * (rank + 1))
-    torch.save(
-        loss_and_gradient(DistributedDataParallel(layer), view_a[half], view_b[half]), Path(folder) / f"{rank}.pt"
-    )
-    dist.destroy_process_group()
-
-
-def relative_difference(one: Tensor, other: Tensor) -> float:
-    return ((one - other).norm() / other.norm()).item()
-
-
-@pytest.mark.skipif(not (dist.is_available() and dist.is_gloo_available()), reason="needs gloo")
-def test_two_processes_see_one_batch(tmp_path: Path) -> None:
-    layer, view_a, view_b = shared_problem()
-    loss, gradient, joint = loss_and_gradient(layer, view_a, view_b)
-    halves = [loss_and_gradient(layer, view_a[half], view_b[half]) for half in (slice(32), slice(32, 64))]
-    for whole, parts in zip((loss, gradient), zip(*halves, strict=True), strict=False):
-        assert relative_difference(torch.stack(parts).mean(0), whole) > 0.01  # a mean over processes is wrong
-    mp.spawn(distributed_worker, args=(2, str(tmp_path)), nprocs=2)
-    for rank in range(2):
-        their_loss, their_gradient, their_joint = torch.load(tmp_path / f"{rank}.pt")
-        assert their_loss.item() == pytest.approx(loss.item(), rel=1e-12, abs=0)
-        assert relative_difference(their_gradient, gradient) < 1e-9
-        assert relative_difference(their_joint, joint) < 1e-12

@@ -12,6 +12,7 @@ from PIL import Image
 
 from muscle_zoo import InputError
 from muscle_zoo.data import DataConfig, load_dataset
+from muscle_zoo.data.picture_csv import list_csv
 from muscle_zoo.data.picture_folder import list_folder
 from muscle_zoo.errors import Notice
 from tests.test_folder import copy_to, listed, put, refusal, write
@@ -159,6 +160,9 @@ BAD_CSVS = {
     "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
     "no class": ("path,label\n", ["has no rows"]),
     "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
+    "two labels": (f"{GOOD}in/3.png,cat;dog,\n", ["line 4", "'cat;dog' names 2 classes", "'cat' is", "keep one"]),
+    "two labels, one never alone": (f"{GOOD}in/3.png,cat|red,\n", ["'cat|red' names 2 classes", "'cat' is"]),
+    "two labels in a list": (f"{GOOD}in/3.png,\"['cat', 'dog']\",\n", ["names 2 classes", "keep one"]),
     "a comma without quotes": (f"{GOOD}in/3.png,cat, black,train\n", ["line 4", "more cells", "'train'", "quotes"]),
 }
 
@@ -171,6 +175,12 @@ def test_wrong_csv(pictures: Path, wrong: str) -> None:
     assert str(path) in text
     for word in words:
         assert word in text
+
+
+def test_a_class_with_a_comma_or_a_semicolon_in_its_name_is_one_class(pictures: Path) -> None:
+    content = 'path,label\n1.png,"cat, tabby"\n2.png,"cat, black"\nin/3.png,red;large\nin/4.png,dog\n'
+    listing = list_csv(write(pictures / "list.csv", content))
+    assert listing.class_names == ("cat, black", "cat, tabby", "dog", "red;large")
 
 
 PLAIN = "path,label\nin/4.png,dög\n1.png,\n2.png,cat\nin/3.png,cat\n"

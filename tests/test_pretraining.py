@@ -20,6 +20,7 @@ import muscle_zoo
 from muscle_zoo import InputError, create_model, get_recipe, model_info
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE, read_config
 from muscle_zoo.checkpoints.registry import LEDGER_FILE, read_pins, register, shipped_cards
+from muscle_zoo.cli import main
 from muscle_zoo.data import DataConfig, DataSet, LabeledImages, dataset_info
 from muscle_zoo.data.normalization import normalize
 from muscle_zoo.engine import fit as engine
@@ -37,7 +38,7 @@ from muscle_zoo.publishing.render import find_drift
 from muscle_zoo.publishing.verify import verify
 from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.study import plan
-from tests.conftest import listing, once, run
+from tests.conftest import forget_accelerate, listing, once, run
 from tests.hub_server import HubServer
 from tests.test_engine import ON_CPU, equal, final_state, short
 from tests.test_engine import run as fit_run
@@ -53,8 +54,8 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run folder of simclr; tests only read it."""
 
     def fill(folder: Path) -> None:
-        words = [sys.executable, "-m", "muscle_zoo", *SIMCLR, "--out", str(folder / "run")]
-        subprocess.run(words, check=True, capture_output=True)
+        assert main([*SIMCLR, "--out", str(folder / "run")]) == 0
+        forget_accelerate()
 
     return once(tmp_path_factory, "simclr", fill) / "run"
 
@@ -65,7 +66,6 @@ def test_there_are_three() -> None:
         assert {view.source for view in METHODS[name].views.values()} == {"unlabeled"}
 
 
-@pytest.mark.usefixtures("no_curves")
 @pytest.mark.parametrize("method", METHODS_WITHOUT_LABELS)
 def test_permuted_labels_give_the_same_weights(method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short(method)

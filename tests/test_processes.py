@@ -31,11 +31,12 @@ from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.teacher import load_teacher
 from muscle_zoo.engine.trainer import Trainer
 from muscle_zoo.engine.tuning import Probe
+from muscle_zoo.losses import MutualInformationLoss, joint_distribution
 from muscle_zoo.methods import METHODS, Batch, create_method, takes_steps
 from muscle_zoo.recipes.names import parse_name
 from tests.conftest import context_of, network_of, once, taught, train_step
 
-STEPS = 6
+STEPS = 3
 OWN_DRAWS = (
     "vat",
     "mixmatch",
@@ -47,28 +48,29 @@ OWN_DRAWS = (
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
 OPTIONS = {
-    "fixmatch": {"fixmatch.threshold": 0.3},
-    "uda": {"uda.threshold": 0.3},
+    "fixmatch": {"fixmatch.threshold": 0.2},
+    "uda": {"uda.threshold": 0.2},
     "freematch": {"freematch.momentum": 0.5},
-    "pseudo_label": {"pseudo_label.threshold": 0.3},
-    "flexmatch": {"flexmatch.threshold": 0.3},
+    "pseudo_label": {"pseudo_label.threshold": 0.2},
+    "flexmatch": {"flexmatch.threshold": 0.2},
     "softmatch": {"softmatch.momentum": 0.5},
     "simmatch": {"simmatch.threshold": 0.2},
     "comatch": {"comatch.threshold": 0.2, "comatch.bank": 200, "comatch.edge": 0.1},
     "neighbor_consistency": {"neighbor_consistency.start": 0.0},
-    "self_meta_pseudo_labels": {"self_meta_pseudo_labels.threshold": 0.3},
+    "self_meta_pseudo_labels": {"self_meta_pseudo_labels.threshold": 0.2},
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
 NETWORKS = ("test_resnet", "test_efficientnet", "test_efficientnet_gn", "test_convnext")
 IMAGES = "synthetic:3x32x32x10"
+FEW = {"batch_size": 16, "mu": 2}
 SMALL = {"batch_size": 8, "mu": 2, "lr": 0.01}  # gently: rounding must not grow on random images
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    "groups": ("cnn4.pi_model_digits_10", {}),  # several forwards before one backward
-    **{m: (f"cnn4.{m}_digits_10", OPTIONS.get(m.removeprefix("muscle_"), {})) for m in SAME},
+    "groups": ("cnn4.pi_model_digits_10", FEW),  # several forwards before one backward
+    **{m: (f"cnn4.{m}_digits_10", {**FEW, **OPTIONS.get(m.removeprefix("muscle_"), {})}) for m in SAME},
     "tuned": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "tune": "last:2", "layer_decay": 0.5}),
     "still": (f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "frozen_batchnorm": True}),
-    "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 4}),
+    "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 2}),
     **{network: (f"{network}.muscle_{IMAGES}_10", SMALL) for network in NETWORKS},
 }
 
@@ -158,11 +160,17 @@ def normalized(name: str, rank: int, world: int) -> dict[str, Tensor]:
 
 
 def worker(rank: int, world: int, folder: str) -> None:
+    """All that one of two processes does for these tests: to start one takes seconds."""
     torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     for case in CASES:
         torch.save(trajectory(case, rank, world), f"{folder}/{case}.{rank}.pt")
     torch.save({name: normalized(name, rank, world) for name in NORMS}, f"{folder}/norms.{rank}.pt")
+    torch.save(half_of_one_batch(rank), f"{folder}/mutual_information.{rank}.pt")
+    process_state(cpu=True)
+    torch.save(outcomes_of(rank, Path(folder)), f"{folder}/outcomes.{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -231,6 +239,52 @@ def test_what_is_synchronized_keeps_its_weights_and_what_cannot_be_is_refused() 
         assert type(model[0]) is nn.BatchNorm2d
 
 
+def shared_problem() -> tuple[nn.Linear, Tensor, Tensor]:
+    """A linear layer and two views of 64 images, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(64, 8, generator=generator, dtype=torch.float64)
+    features[32:] += 1.0  # the two halves differ, as the joints of two processes do
+    noise = torch.randn(64, 8, generator=generator, dtype=torch.float64)
+    layer = nn.Linear(8, 5).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    return layer, features, features + 0.5 * noise
+
+
+def loss_and_gradient(model: nn.Module, view_a: Tensor, view_b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    a, b = model(torch.cat([view_a, view_b])).chunk(2)
+    model.zero_grad()
+    loss = MutualInformationLoss()(a, b)
+    loss.backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    return loss.detach(), gradient, joint_distribution(a.softmax(1), b.softmax(1)).detach()
+
+
+def half_of_one_batch(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    layer, view_a, view_b = shared_problem()
+    half = slice(32 * rank, 32 * (rank + 1))
+    return loss_and_gradient(DistributedDataParallel(layer), view_a[half], view_b[half])
+
+
+def relative_difference(one: Tensor, other: Tensor) -> float:
+    return ((one - other).norm() / other.norm()).item()
+
+
+@pytest.mark.slow
+def test_two_processes_see_one_batch(two_processes: Path) -> None:
+    layer, view_a, view_b = shared_problem()
+    loss, gradient, joint = loss_and_gradient(layer, view_a, view_b)
+    halves = [loss_and_gradient(layer, view_a[half], view_b[half]) for half in (slice(32), slice(32, 64))]
+    for whole, parts in zip((loss, gradient), zip(*halves, strict=True), strict=False):
+        assert relative_difference(torch.stack(parts).mean(0), whole) > 0.01  # a mean over processes is wrong
+    for rank in range(2):
+        their_loss, their_gradient, their_joint = torch.load(two_processes / f"mutual_information.{rank}.pt")
+        assert their_loss.item() == pytest.approx(loss.item(), rel=1e-12, abs=0)
+        assert relative_difference(their_gradient, gradient) < 1e-9
+        assert relative_difference(their_joint, joint) < 1e-12
+
+
 def outcomes_of(rank: int, folder: Path) -> dict[str, Any]:
     """What one of two processes, of which only the first has files, gets from each thing they do together."""
     out: dict[str, Any] = {}
@@ -297,21 +351,9 @@ class Broken:
         raise InputError("x.png is damaged; restore it")
 
 
-def together(rank: int, world: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    process_state(cpu=True)
-    torch.save(outcomes_of(rank, Path(folder)), f"{folder}/{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 @pytest.mark.slow
-def test_the_first_process_decides_and_the_error_of_one_ends_all(tmp_path: Path) -> None:
-    mp.spawn(together, args=(2, str(tmp_path)), nprocs=2)
-    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
+def test_the_first_process_decides_and_the_error_of_one_ends_all(two_processes: Path) -> None:
+    first, second = (torch.load(two_processes / f"outcomes.{rank}.pt", weights_only=False) for rank in (0, 1))
     for name in ("one value", "input", "none", "same", "other", "other recipes", "accumulate", "evaluation", "fit"):
         assert first[name] == second[name], name
     assert first["one value"] == {"rank": 0} and first["none"] is None and first["same"] is None

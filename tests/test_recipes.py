@@ -56,6 +56,7 @@ def test_hash_leaves_out_the_seed_and_nothing_else() -> None:
         "global_pool": "avg",
         "teacher": "cnn4.muscle_digits_10",
         "label_noise": "symmetric:0.4",
+        "sampling": "balanced",
     }
     for field in dataclasses.fields(Recipe):
         if field.name in ("seed", "arch", "method", "dataset", "options", "classifier"):

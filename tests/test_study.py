@@ -15,7 +15,7 @@ from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.results.stats import cells, interval, mean_gains
 from muscle_zoo.results.study import plan
-from muscle_zoo.results.tables import bias_table, calibration_table, overall_table, study_table
+from muscle_zoo.results.tables import bias_table, calibration_table, controls_table, overall_table, study_table
 from muscle_zoo.sessions import study as study_session
 from tests.conftest import listing, run
 
@@ -71,6 +71,16 @@ def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
     above = [*(row("uda", 10, s, 0.7) for s in range(2)), *(row("muscle_uda", 10, s, 0.8 + s / 1e4) for s in range(2))]
     below = [*(row("vat", 10, s, 0.7) for s in range(2)), *(row("muscle_vat", 10, s, 0.6 + s / 1e4) for s in range(2))]
     assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
+
+
+def test_controls_are_compared_on_the_seeds_that_both_have() -> None:
+    low, high = stats.ttest_rel([0.81, 0.80], [0.60, 0.64]).confidence_interval()
+    expected = f"+18.5 ({100 * low:+.1f} to {100 * high:+.1f}) (2)"
+    head, _, line = controls_table(ROWS, "muscle_fixmatch").splitlines()
+    assert head == "| labels | muscle_fixmatch (seeds) | over supervised | over muscle | over fixmatch |"
+    assert line.split(" | ")[:3] == ["| 10", "80.5 ± 0.7 (2)", expected]
+    with pytest.raises(InputError, match="no runs of vat at 10 labels"):
+        controls_table(ROWS, "vat")
 
 
 def test_budgets_of_the_same_seeds_have_an_overall_of_their_own() -> None:
@@ -252,7 +262,7 @@ def test_a_second_study_in_the_same_folder_keeps_the_first_ones_results(
 @pytest.mark.slow
 def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "study"
-    words = ["study", "steps=30", "eval_every=10", "batch_size=8", "mu=2", "--methods", "supervised", "fixmatch"]
+    words = ["study", "steps=6", "eval_every=3", "batch_size=8", "mu=2", "--methods", "supervised", "fixmatch"]
     words += ["--datasets", "digits", "--labels", "10", "--seeds", "2", "--jobs", "2", "--cpu", "--out", str(out)]
     assert run([*words, "--time-limit", "0.000001"], capsys)[0] == 75
     code, text, _ = run(words, capsys)
@@ -261,11 +271,11 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     assert len(rows) == 8 and {r.seed for r in rows} == {0, 1}
     for r in rows:
         method = r.name.split(".")[1].removesuffix("_digits_10")
-        recipe = get_recipe(r.name, {"steps": 30, "eval_every": 10, "batch_size": 8, "mu": 2})
+        recipe = get_recipe(r.name, {"steps": 6, "eval_every": 3, "batch_size": 8, "mu": 2})
         assert (r.recipe_sha256, recipe.method) == (recipe.sha256, method)
         status = json.loads((out / "runs" / r.name / f"seed{r.seed}" / "status.json").read_text())
         assert status["row"]["top1_ema"] == r.top1_ema
-    changed = "Every run with `steps=30` `eval_every=10` `batch_size=8` `mu=2`.\n\n"
+    changed = "Every run with `steps=6` `eval_every=3` `batch_size=8` `mu=2`.\n\n"
     assert (out / "table.md").read_text() == changed + study_table(rows) + "\n" and changed in text
     assert (out / "digits.png").read_bytes().startswith(b"\x89PNG")
     before = {name for name, _ in listing(out)}

@@ -102,7 +102,7 @@ def test_it_gets_images_normalized_as_it_was_trained() -> None:
         ("muscle_distillation", "", "teacher= is empty, and muscle_distillation learns"),
         ("fixmatch", TARGET, f"teacher={TARGET}: fixmatch learns from no teacher; leave it out"),
         ("distillation", "cnn4.muscle_digits_11", "teacher=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_dig"),
-        ("distillation", "wrn_16_2.muscle_fashion_mnist_40", "knows the classes T-shirt/top, .*the data have 0, 1"),
+        ("distillation", "test_resnet.muscle_fashion_mnist_40", "knows the classes T-shirt/top, .*the data have 0, 1"),
         ("distillation", "cnn4", "teacher=cnn4: .*is an architecture"),
         ("distillation", "local-dir:/nowhere", "teacher=local-dir:/nowhere: "),
         ("distillation", "no/run", "no/run does not exist; give a run folder"),

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -262,18 +259,6 @@ def test_a_gpu_makes_the_same_batches(name: str) -> None:
             apart += int(((cpu[view] - gpu[view]).abs() > 1e-4).sum())
             total += cpu[view].numel()
     assert apart / total < 1e-3
-
-
-@pytest.mark.slow
-def test_two_processes_train_on_streamed_pictures(folder: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words = train(folder, tmp_path / "run", "--stream", "--workers", "1")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*launch, "-m", "muscle_zoo", *words], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run" / "status.json").read_text())["row"]["processes"] == 2
 
 
 def test_one_of_several_processes_does_not_fork_its_readers(monkeypatch: pytest.MonkeyPatch) -> None:

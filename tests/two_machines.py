@@ -29,8 +29,8 @@ STOP_AT = 5
 class Machine:
     """Runs commands, and keeps what came of them."""
 
-    def __init__(self, home: Path, words: list[str]) -> None:
-        self.home, self.words = home, words
+    def __init__(self, home: Path, words: list[str], streamed: list[str]) -> None:
+        self.home, self.words, self.streamed = home, words, streamed
         self.seen: dict[str, tuple[int, str]] = {}
 
     def train(self, out: str, *more: str, what: str = "") -> None:
@@ -83,11 +83,13 @@ def run_all(machine: Machine) -> None:
     with other_disk(machine.home):
         machine.train("run", what="exchanged")
     machine.train("run")
+    pictures = ["--data", str(machine.home / "pictures"), "--stream", "--workers", "1"]
+    machine.run("streamed", *machine.streamed, *pictures, "--out", "streamed")
 
 
 if __name__ == "__main__":
-    home, words = json.loads(sys.argv[1])
+    home, words, streamed = json.loads(sys.argv[1])
     # The processes meet once: a command parts them at its end, and the next one would read addresses of before.
     part, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, lambda: None
-    run_all(Machine(Path(home), words))
+    run_all(Machine(Path(home), words, streamed))
     part()

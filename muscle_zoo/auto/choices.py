@@ -106,6 +106,7 @@ class Choices:
         fits = {k: v for k, v in overrides.items() if k.partition(".")[0] not in foreign or "." not in k}
         if not takes_steps(method):
             fits.pop("steps", None)
+            fits.pop("sampling", None)
         return get_recipe(f"{self.arch}.{method}_folder_all_frozen", {**fits, "init": self.init, "fold": fold})
 
 

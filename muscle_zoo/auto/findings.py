@@ -95,17 +95,20 @@ class Comparison:
         repeats: How often the pictures were divided anew.
         methods: The scores, in the order in which they were asked for; empty where nothing could be held out.
         chosen: The method that is trained on all labels.
-        control: The method that learns from the labels alone, which the gain is over.
+        control: The method that the gain is over: the best of those that learn from the labels alone.
         with_unlabeled: The method that the gain is of: the best of those that learn from unlabeled pictures too. It is
-            the chosen one, unless those do not pay; empty where there was none.
-        expected: Accuracy to expect of the chosen one on new pictures, less what choosing the best flatters it by.
-        gain: Of ``with_unlabeled`` over ``control``, paired, less the same; None where there was nothing to compare.
-        optimism: What was taken off: by how much choosing the best of several flatters it.
+            the chosen one where the gain is above 0; empty where there was none.
+        expected: Accuracy to expect of the chosen one on new pictures, less ``optimism``.
+        gain: Of ``with_unlabeled`` over ``control``, paired, less ``gain_optimism``; None where there was nothing to
+            compare.
+        optimism: By how much having been chosen flatters the chosen one.
         why: Why this one was chosen, in a sentence.
         warnings: What a reader should know, a sentence each.
         seconds: That the comparison took, in all sessions.
         test: Accuracy on the test pictures, of the chosen one, with Wilson's interval; None before it was measured,
             and where there are none.
+        gain_optimism: By how much being the best of those that learn from unlabeled pictures flatters
+            ``with_unlabeled``.
     """
 
     found: Found
@@ -125,6 +128,7 @@ class Comparison:
     warnings: tuple[str, ...]
     seconds: float
     test: Interval | None = None
+    gain_optimism: float = 0.0
 
     def score(self, method: str) -> MethodScore:
         """The score of a method.

@@ -51,7 +51,7 @@ def corrected_half_width(differences: Sequence[float], folds: int) -> float:
     return float(student.ppf(0.975, count - 1)) * scale * statistics.stdev(differences)
 
 
-def optimism(hits: np.ndarray, seed: int) -> float:
+def optimism(hits: np.ndarray, seed: int, handicaps: Sequence[float] = ()) -> float:
     """By how much the accuracy of the best of several methods flatters it, for it was the best by chance, too.
 
     Tsamardinos, Greasidou and Borboudakis (2018, "Bootstrapping the out-of-sample predictions for efficient and
@@ -61,6 +61,8 @@ def optimism(hits: np.ndarray, seed: int) -> float:
     Args:
         hits: ``(methods, n)``: of each method how often it got each held-out picture right, 0 to 1.
         seed: Draws the pictures.
+        handicaps: By how much each method must be better to be chosen, ``methods`` of them; none by default. Of equal
+            ones the first is chosen.
 
     Returns:
         At least 0; 0 for a single method, or too few pictures.
@@ -73,6 +75,7 @@ def optimism(hits: np.ndarray, seed: int) -> float:
     methods, n = hits.shape
     if methods < 2 or n < 2:
         return 0.0
+    less = np.asarray(handicaps if len(handicaps) else [0.0] * methods)
     generator = np.random.default_rng(seed)
     outside = []
     for _ in range(DRAWS):
@@ -81,7 +84,7 @@ def optimism(hits: np.ndarray, seed: int) -> float:
         left[drawn] = False
         if left.any():
             # Less what all lose or win by the draw: the pictures left are others than those of the whole.
-            best = hits[:, drawn].mean(axis=1).argmax()
+            best = (hits[:, drawn].mean(axis=1) - less).argmax()
             outside.append(hits[best, left].mean() - hits[:, left].mean())
     means = hits.mean(axis=1)
-    return max(0.0, float(means.max() - means.mean() - np.mean(outside)))
+    return max(0.0, float(means[(means - less).argmax()] - means.mean() - np.mean(outside)))

@@ -24,6 +24,7 @@ SMALL = 96  # pixels of a picture's longer side, up to which enlarging it to 224
 SMALL_SIDE = 128  # that such pictures become, as those of CIFAR do
 MANY = 2000  # pictures, from which on two draws of each view are embedded rather than four: half of the time
 LEAST_MU = 2  # unlabeled pictures of a step for each labeled one
+LOPSIDED = 5  # times as many labels of a class as of another, from which on it is said what may be done about it
 FEW = 5  # labels of a class, below which a comparison says little of it
 
 
@@ -107,7 +108,8 @@ def make_plan(root: Path, choices: Choices) -> Plan:
     folds, repeats = number_of_folds(labels, len(listing.class_names), choices.folds)
     gray = headers.gray == sum(headers.sizes.values())
     side = recipes[CONTROL].image_size
-    return Plan(listing, found, side, gray, recipes, folds, repeats, _warnings(found, listing, folds))
+    is_balanced = choices.overrides.get("sampling") == "balanced"
+    return Plan(listing, found, side, gray, recipes, folds, repeats, _warnings(found, listing, folds, is_balanced))
 
 
 def _require_there(root: Path) -> None:
@@ -159,7 +161,7 @@ def _require_overrides_used(choices: Choices, recipes: dict[str, Recipe]) -> Non
             raise InputError(f"override {key!r} is of no method that is compared; add it (--methods), or leave it out")
 
 
-def _warnings(found: Found, listing: Listing, folds: int) -> tuple[str, ...]:
+def _warnings(found: Found, listing: Listing, folds: int, is_balanced: bool) -> tuple[str, ...]:
     names = listing.class_names
     single = [name for name, count in zip(names, found.labeled, strict=True) if count == 1]
     warnings = []
@@ -169,6 +171,11 @@ def _warnings(found: Found, listing: Listing, folds: int) -> tuple[str, ...]:
         warnings.append(f"of {', '.join(single[:5])} nothing is held out, for there is one label of each")
     elif min(found.labeled) < FEW:
         warnings.append(f"some classes have fewer than {FEW} labels, so the comparison is a rough one")
+    if max(found.labeled) >= LOPSIDED * min(found.labeled) and not is_balanced:
+        warnings.append(
+            f"some classes have {LOPSIDED} times as many labels as others or more: sampling=balanced shows methods "
+            "that take steps each class equally often, which favors the rare ones"
+        )
     if not found.unlabeled:
         warnings.append("there are no unlabeled pictures, so what would learn from them is not tried unasked")
     if not any(found.test):

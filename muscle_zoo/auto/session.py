@@ -176,7 +176,8 @@ class _Work:
         dataset = self._loaded()
         data = prepare_data(plan.control, self.options.data, dataset)
         with StopSignal(self._seconds_left()) as stop, cpu_threads(speed.embedding_threads):
-            data = embed_data(plan.control, data, device, self.options.progress, lambda: stop.requested)
+            used = list(plan.recipes.values()) if plan.folds else [plan.recipes[plan.fallback]]
+            data = embed_data(plan.control, data, device, self.options.progress, lambda: stop.requested, used)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.out / PICTURES, manifest_of(plan.listing))
         write_json(self.folder / PLAN, plan.settings)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import InputError, suggest
 
 CANDIDATES = 10  # of each picture that is asked for, `diverse` looks at so many of the least sure
+CLUSTERS = 500  # at most, of `typical`; the paper's number, too
 NEIGHBORS = 20  # that tell how typical a picture is
 _TWINS = 1 - 1e-5  # cosine of two embeddings from which on the pictures are one
 _LEAST_STD = 1e-3  # as a share of the mean one
@@ -157,14 +158,14 @@ def diverse(pool: Pool, number: int) -> Ranked:
 
 
 def typical(pool: Pool, number: int) -> Ranked:
-    """The most typical picture of the largest clusters that have no label yet: for very few labels.
+    """The most typical picture of the largest clusters that have the fewest labels.
 
     TypiClust (Hacohen et al., arXiv 2202.02794): as many clusters as there will be labels; the score is 1 over the mean
     distance to the nearest neighbors in the cluster.
     """
     unit, labeled = pool.unit()
     together = torch.cat([unit, labeled])
-    clusters = _clusters(together, min(len(labeled) + number, len(together)), pool.seed)
+    clusters = _clusters(together, min(len(labeled) + number, len(together), CLUSTERS), pool.seed)
     known = np.bincount(clusters[len(unit) :], minlength=clusters.max() + 1)
     size = np.bincount(clusters, minlength=clusters.max() + 1)
     ranks: list[list[tuple[int, float]]] = []

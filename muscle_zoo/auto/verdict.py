@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -17,9 +17,11 @@ from .plan import Plan
 def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparison:
     """Scores the methods, chooses one, and says by how much the unlabeled pictures help.
 
-    The chosen method is the one that got most held-out pictures right, of equal ones that with the better likelihood;
-    one that no network can hold is never chosen. Its accuracy and its gain are given less the optimism of choosing the
-    best, :func:`muscle_zoo.auto.intervals.optimism`.
+    Of those that learn from unlabeled pictures and of those that do not, the best got most held-out pictures right, of
+    equal ones that with the better likelihood; one that no network can hold is never chosen. The best of those that do
+    is taken where its gain over the best of those that do not is above 0, corrected by what having chosen it of several
+    flatters it by, :func:`muscle_zoo.auto.intervals.optimism`; else the other. Nothing is taken off the other's
+    accuracy in the gain, so that a doubt counts against the unlabeled pictures.
 
     Args:
         plan: What was compared.
@@ -27,12 +29,15 @@ def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparis
         seconds: That each method took.
     """
     scores = tuple(score(method, said, seconds[method]) for method in plan.recipes)
-    candidates = sorted((s for s in scores if s.can_be_exported), key=lambda s: (-s.accuracy.value, s.nll))
-    chosen = candidates[0]
-    flattery = optimism(np.stack([hit_rates(s.method, said) for s in candidates]), plan.control.seed)
-    others = [s for s in candidates if s.uses_unlabeled]
-    control = next(s for s in scores if s.method == CONTROL)
-    best = others[0] if others else None
+    ranked = sorted((s for s in scores if s.can_be_exported), key=lambda s: (-s.accuracy.value, s.nll))
+    without, others = ([s for s in ranked if s.uses_unlabeled is uses] for uses in (False, True))
+    control, best = without[0], others[0] if others else None
+    doubt = optimism(_hits(others, said), plan.control.seed) if others else 0.0
+    gain = None if best is None else _gain(best, control, plan.folds, doubt)
+    chosen = best if best is not None and gain is not None and gain.value > 0 else control
+    # Chosen by the same rule: a method with unlabeled pictures must be better by more than the doubt.
+    handicaps = [0.0] * len(without) + [doubt] * len(others)
+    flattery = optimism(_hits([*without, *others], said), plan.control.seed, handicaps)
     return Comparison(
         found=plan.found,
         classes=plan.classes,
@@ -42,14 +47,15 @@ def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparis
         repeats=plan.repeats,
         methods=scores,
         chosen=chosen.method,
-        control=CONTROL,
+        control=control.method,
         with_unlabeled=best.method if best else "",
         expected=_share(max(0.0, chosen.accuracy.value - flattery), int(held_out(said.fold).sum())),
-        gain=None if best is None else _gain(best, control, plan.folds, flattery if best is chosen else 0.0),
+        gain=gain,
         optimism=flattery,
-        why=_why(chosen, control, len(candidates)),
+        why=_why(chosen, control, best, gain),
         warnings=plan.warnings,
         seconds=sum(seconds.values()),
+        gain_optimism=doubt,
     )
 
 
@@ -138,10 +144,14 @@ def _gain(best: MethodScore, control: MethodScore, folds: int, flattery: float) 
     return Interval(value, value - half, value + half)
 
 
-def _why(chosen: MethodScore, control: MethodScore, candidates: int) -> str:
-    right = f"it got {100 * chosen.accuracy.value:.1f} % of the held-out pictures right"
-    if candidates == 1:
-        return f"{right}; there was no other to choose"
+def _why(chosen: MethodScore, control: MethodScore, best: MethodScore | None, gain: Interval | None) -> str:
+    if best is None or gain is None:
+        return f"it got {100 * chosen.accuracy.value:.1f} % of the held-out pictures right, the most of those compared"
+    points = f"{100 * gain.value:+.1f} points"
     if chosen is control:
-        return f"{right}, the most of {candidates}: here learning from the labels alone is best"
-    return f"{right}, the most of {candidates}; the linear probe {100 * control.accuracy.value:.1f} %"
+        return f"with the unlabeled pictures {best.method} gains {points}: they are not used"
+    return f"{points} over {control.method}, the best without the unlabeled pictures"
+
+
+def _hits(scores: Sequence[MethodScore], said: OutOfFold) -> np.ndarray:
+    return np.stack([hit_rates(s.method, said) for s in scores])

@@ -70,7 +70,7 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines += [_score_line(score) for score in comparison.methods]
     lines += ["", headline(comparison), *_row("chosen", f"{comparison.chosen}: {comparison.why}")]
     if (expected := comparison.expected) is not None:
-        choice = f", less {100 * comparison.optimism:.1f} for having chosen the best" if comparison.optimism else ""
+        choice = f", less {100 * comparison.optimism:.1f} for having been chosen" if comparison.optimism else ""
         lines += _row("expect", f"{percent(expected)} of new pictures right{choice}")
     return lines
 

@@ -22,9 +22,16 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `publish`."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="checkpoints of hub_cards/ (or --all)")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="checkpoints of hub_cards/ (or --all); or your own run folder"
+    )
     parser.add_argument("--all", action="store_true", help="every checkpoint of hub_cards/")
     parser.add_argument("--namespace", required=True, metavar="ORG", help="user or organization on the Hub")
+    own = parser.add_argument_group("your own run")
+    own.add_argument("--license", default="", help="of its weights, as the Hub spells it: apache-2.0, cc-by-4.0, ...")
+    own.add_argument("--name", default="", help="of the repo (default: the run folder's)")
+    own.add_argument("--base-model", default="", metavar="ORG/NAME", help="what training began with (default: of init)")
+    own.add_argument("--with-names", action="store_true", help="publish the names of the labeled pictures, too")
     parser.add_argument("--private", action="store_true", help="make new repos private")
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
@@ -40,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from huggingface_hub import HfApi
 
     _require_that_go_together(args)
-    cards = [_card(name) for name in args.names or _all_names()]
+    cards = [_card_of_run(args)] if _is_run(args) else [_card(name) for name in args.names or _all_names()]
     pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
     if pins is not None:
         registry.read_pins(pins)  # a damaged one is said before anything is published
@@ -91,6 +98,41 @@ def _require_that_go_together(args: argparse.Namespace) -> None:
         raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
     if args.verify and args.dry_run:
         raise InputError("--verify looks at what was published; leave out --dry-run")
+
+
+def _is_run(args: argparse.Namespace) -> bool:
+    """Whether one's own run is published.
+
+    Raises:
+        InputError: An option does not go with what is published.
+    """
+    runs = [name for name in args.names if (Path(name) / "status.json").is_file()]
+    own = {"--license": args.license, "--name": args.name, "--base-model": args.base_model}
+    given = [flag for flag, value in (*own.items(), ("--with-names", args.with_names)) if value]
+    if not runs:
+        if given:
+            raise InputError(f"{given[0]} goes with your own run; give its folder")
+        return False
+    if len(args.names) > 1:
+        raise InputError(f"{runs[0]} is a run folder; give it alone")
+    if args.verify or args.pin:
+        raise InputError(f"{'--verify' if args.verify else '--pin'} is for checkpoints of hub_cards/; leave it out")
+    if not args.license:
+        raise InputError(
+            "--license is missing: say under which license the weights are published, such as apache-2.0, cc-by-4.0, "
+            "cc-by-nc-4.0 or other"
+        )
+    return True
+
+
+def _card_of_run(args: argparse.Namespace) -> Path:
+    from ..auto.run_card import CardChoices, make_run_card
+
+    choices = CardChoices(args.license, args.name, args.base_model, args.with_names)
+    card = make_run_card(Path(args.names[0]), choices)
+    names = "with the names of the labeled pictures" if args.with_names else "no names of pictures in it"
+    print(f"{card}: the card, {names}", flush=True)
+    return card
 
 
 def _is_as_promised(name: str, where: str, rows: Sequence[Row], shown: bool = False) -> bool:

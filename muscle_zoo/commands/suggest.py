@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 RULES_IN_WORDS = (
     "the least sure of several clusters (diverse, the default), the least sure (margin), the farthest from what has a "
-    "label (coreset), where averaged and plain weights disagree (disagreement), the most typical of clusters without a "
-    "label (typical, for very few labels), or by chance (random)"
+    "label (coreset), where averaged and plain weights disagree (disagreement), the most typical of the clusters with "
+    "the fewest labels (typical), or by chance (random)"
 )
 
 

@@ -8,7 +8,7 @@ resumed one see the same images with the same views.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import tee
@@ -27,7 +27,7 @@ from .splits import Split
 
 # These words are hashed into the seeds of the generators. The published runs were drawn with the British spelling: with
 # the American one every run would see other batches and views, and no published hash could be reproduced.
-_SEED_WORDS = {"labeled": "labelled", "unlabeled": "unlabelled"}
+_SEED_WORDS = {"labeled": "labelled", "unlabeled": "unlabelled", "classes": "classes"}
 
 
 def _seed(*key: object) -> int:
@@ -78,6 +78,40 @@ def stream_positions(seed: int, stream: str, step: int, size: int, n: int) -> Te
     return torch.cat(pieces)
 
 
+@lru_cache(maxsize=1024)
+def _order_of_class(seed: int, number: int, turn: int, n: int) -> list[int]:
+    return torch.randperm(n, generator=seeded_generator(seed, "class", number, turn)).tolist()
+
+
+def balanced_positions(seed: int, step: int, size: int, members: Sequence[Sequence[int]]) -> Tensor:
+    """Which labeled images stand in a step's global batch where each class is to be seen equally often.
+
+    Of every C images in a row one is of each class, in an order that is drawn anew; the images of a class come in a new
+    permutation each time they are used up. So the images of a rare class come again sooner (class-balanced sampling,
+    as Kang et al., ICLR 2020, arXiv 1910.09217, call it).
+
+    Args:
+        seed: Of the run.
+        step: Counted from 0.
+        size: Images in the global batch.
+        members: Of each class that has any, the positions of its images; C of them.
+
+    Returns:
+        ``(size,)`` int64 of these positions.
+
+    Example:
+        >>> balanced_positions(0, 0, 6, [[0, 1, 2, 3, 4], [5]]).eq(5).sum()
+        tensor(3)
+    """
+    numbers = stream_positions(seed, "classes", step, size, len(members)).tolist()
+    rows = []
+    for place, number in enumerate(numbers, start=step * size):
+        # Each class is in every round of C images once, so the round says how many of its images came before.
+        turn, at = divmod(place // len(members), len(members[number]))
+        rows.append(members[number][_order_of_class(seed, number, turn, len(members[number]))[at]])
+    return torch.tensor(rows)
+
+
 def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int) -> Tensor:
     """Uniform numbers for one view of a step's global batch, on the CPU.
 
@@ -112,7 +146,7 @@ class Batches:
 
     Raises:
         InputError: A batch size is not divisible by the processes, a policy is wrong, or the method needs unlabeled
-            images and mu is 0.
+            images and mu is 0, or looks at no labeled ones and these are to be balanced.
     """
 
     recipe: Recipe
@@ -143,6 +177,7 @@ class Batches:
         sizes = {"labeled": recipe.batch_size, "unlabeled": recipe.batch_size * recipe.mu}
         self.pools = {source: torch.tensor(pools[source]) for source in pools if source in sources}
         self.sizes = {source: sizes[source] for source in self.pools}
+        self.members = self._members() if recipe.sampling == "balanced" else []
 
     def at(self, step: int) -> Batch:
         """This process's part of the batch of one step, counted from 0."""
@@ -160,9 +195,20 @@ class Batches:
         """Which training images this process sees at a step: ``labeled`` and ``unlabeled``, where a view needs them."""
         positions: dict[str, Tensor] = {}
         for source, pool in self.pools.items():
-            rows = stream_positions(self.recipe.seed, source, step, self.sizes[source], len(pool))
+            seed, size = self.recipe.seed, self.sizes[source]
+            if source == "labeled" and self.members:
+                rows = balanced_positions(seed, step, size, self.members)
+            else:
+                rows = stream_positions(seed, source, step, size, len(pool))
             positions[source] = pool[self._local_rows(rows)]
         return positions
+
+    def _members(self) -> list[list[int]]:
+        """Of each class that has labels, where its images stand among the labeled ones."""
+        if "labeled" not in self.pools:
+            raise InputError(f"sampling=balanced: {self.recipe.method} looks at no labeled images; leave it out")
+        labels = self.images.labels.cpu()[self.pools["labeled"]]
+        return [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
 
     def _batch(self, step: int, positions: dict[str, Tensor], images: Tensor) -> Batch:
         by_source = dict(zip(positions, images.split([len(rows) for rows in positions.values()]), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +42,11 @@ def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> 
         tables: Each with the part that its pictures are of where it has no column of it; may be empty.
 
     Raises:
-        InputError: As :func:`list_csv`.
+        InputError: As :func:`list_csv`, or a picture has several labels in one cell.
     """
     read = [(read_table(path), part) for path, part in tables]
     rows = [replace(row, split=row.split or part) for table, part in read for row in table.rows]
+    _require_one_label(rows)
     found: list[tuple[Cells, Path]] = []
     missing: list[Cells] = []
     finders = {path.parent: FileFinder(path.parent) for path, _ in tables}
@@ -61,6 +64,30 @@ def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> 
     _note_reading(listing, [table for table, _ in read], missing, [*finders.values()])
     _fill(listing, _each_once(listing, pictures))
     return listing
+
+
+def _require_one_label(rows: Sequence[Cells]) -> None:
+    """Refuses ``cat;dog`` in the place of a label: as a class of its own it would be learned apart from both.
+
+    A name with a separator in it is a class, unless its parts come in other labels, too: all of them for a comma, which
+    names have, any for a semicolon or a bar.
+    """
+    first = {row.label: row for row in rows if row.label}
+    having = Counter(part for label in first for part in set(_parts(label)))
+    for label, row in first.items():
+        parts = _parts(label)
+        elsewhere = [part for part in parts if having[part] > 1]
+        if len(parts) > 1 and elsewhere and (len(elsewhere) == len(parts) or re.search(r"[;|]", label)):
+            raise InputError(
+                f"{row.place}: label={label!r} names {len(parts)} classes, for {elsewhere[0]!r} is of other labels, "
+                "too, and a picture is of one class here; keep one of them in each row, or leave the picture out"
+            )
+
+
+def _parts(label: str) -> list[str]:
+    """The classes that a cell may name: ``cat;dog``, ``cat|dog``, ``cat, dog`` or ``['cat', 'dog']``."""
+    parts = re.split(r"[;|]" if re.search(r"[;|]", label) else ",", label.strip("[]"))
+    return list(dict.fromkeys(part for piece in parts if (part := piece.strip(" '\"")))) or [label]
 
 
 def _require_most(named: Path, root: Path, missing: Sequence[Cells], total: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -38,6 +38,7 @@ def embed_data(
     device: torch.device,
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    sharing: Sequence[Recipe] = (),
 ) -> Data:
     """A recipe's data as embeddings, with the classifier that is trained on them.
 
@@ -47,6 +48,7 @@ def embed_data(
         device: Where the backbone runs.
         progress: Say how long it takes.
         stop: Whether to stop; asked after each batch of pictures.
+        sharing: Recipes of other methods that use the same embeddings: the views that they look at are embedded, too.
 
     Returns:
         The same split of embeddings, standardized as :mod:`.head` says; ``head`` is the network to train.
@@ -55,7 +57,7 @@ def embed_data(
         InputError: The backbone does not fit the data, or the embeddings cannot be kept.
         StoppedError: It was to stop; the same call goes on after what is embedded.
     """
-    backbone, plain, by_policy = embed_views(recipe, data, device, progress, stop)
+    backbone, plain, by_policy = embed_views(recipe, data, device, progress, stop, sharing)
     pool = torch.tensor(data.split.unlabeled or data.split.labeled)
     mean, std = (value.float() for value in standardization(plain, pool))
     dataset = data.dataset
@@ -96,24 +98,26 @@ def embed_views(
     device: torch.device,
     progress: bool = False,
     stop: Callable[[], bool] = lambda: False,
+    sharing: Sequence[Recipe] = (),
 ) -> tuple[Backbone, Tensor, dict[str, tuple[Tensor, ...]]]:
     """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy.
 
-    Of the policies that its method has views of, and of the weak one, of which two draws tell the temperature.
+    Of the policies that its method, or one that shares them, has views of, and of the weak one, of which two draws tell
+    the temperature.
     """
     with shared_errors():
         backbone = backbone_of(recipe, data.dataset, device)
         train = Pictures.of(data.dataset.train, data.dataset.info)
-    method = create_method(recipe.method, recipe.options)
-    count = recipe.embedding_views if method.views else min(recipe.embedding_views, 2)
+    views = [view for r in (recipe, *sharing) for view in create_method(r.method, r.options).views.values()]
+    count = recipe.embedding_views if views else min(recipe.embedding_views, 2)
     draws = {
         name: [CachedView(policy, draw) for draw in range(count)]
         for name, policy in (("weak", recipe.weak), ("strong", recipe.strong))
-        if name == "weak" or name in {view.policy for view in method.views.values()}
+        if name == "weak" or name in {view.policy for view in views}
     }
-    asked = list(dict.fromkeys([PLAIN, *(view for views in draws.values() for view in views)]))
+    asked = list(dict.fromkeys([PLAIN, *(view for drawn in draws.values() for view in drawn)]))
     found = dict(zip(asked, embed_pictures(backbone, train, asked, progress, stop=stop), strict=True))
-    return backbone, found[PLAIN], {name: tuple(found[view] for view in views) for name, views in draws.items()}
+    return backbone, found[PLAIN], {name: tuple(found[view] for view in drawn) for name, drawn in draws.items()}
 
 
 @torch.inference_mode()

@@ -38,7 +38,7 @@ def export_backbone(
 
     The weights are the EMA weights of the last step without the method's parts: ``num_classes`` is 0, and plain timm
     loads them as such, or with a new classifier. Their parameters are float16 where the accuracy of the features'
-    nearest neighbors stays within 0.02 points. There is no ledger row: the ledger is of classifiers.
+    nearest neighbors stays within 0.1 points. There is no ledger row: the ledger is of classifiers.
 
     Args:
         recipe: Of the run.

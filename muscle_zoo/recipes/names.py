@@ -22,6 +22,7 @@ ZOO: tuple[tuple[str, str, tuple[int | str, ...]], ...] = (
     ("test_resnet", "fashion_mnist", (40, 250, 1000)),  # timm's own, so that plain timm loads it
     ("wrn_16_2", "cifar10_jpeg", (40, 250, 1000, 4000, "250_long", "4000_long")),
     ("wrn_28_2", "cifar10_jpeg", (40, 250, 1000, 4000)),
+    ("tf_efficientnet_lite0", "cifar10_jpeg", ("40_frozen", "250_frozen", "4000_frozen", "250_finetuned")),
     ("wrn_28_2", "cifar10", (40, 250, 4000)),
     ("wrn_28_8", "cifar100", (400, 2500, 4000, 10000)),
     ("wrn_28_2", "svhn", (40, 250, 1000)),

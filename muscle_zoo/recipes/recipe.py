@@ -39,6 +39,8 @@ class Recipe:
         steps: Optimizer updates; 0 for a method that takes none.
         batch_size: Labeled images a step (B).
         mu: Unlabeled images a step for each labeled one: mu B in all.
+        sampling: Which labeled images a step sees: ``oversampled``, each of them equally often; or ``balanced``, each
+            class equally often, see :func:`muscle_zoo.data.batches.balanced_positions`.
         weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
         strong: Strong augmentation policy.
         optimizer: timm's name of it; ``sgd`` is Nesterov's.
@@ -131,6 +133,7 @@ class Recipe:
     accumulate: int = 1
     embedding_views: int = 4
     classifier: str = "linear"
+    sampling: str = "oversampled"
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -138,6 +141,8 @@ class Recipe:
             least = 1 if takes_steps(self.method) else 0
             fits = self.steps >= 1 if least else self.steps == 0
             _require(fits, "steps", self.steps, "give 1 or more" if least else f"{self.method} takes none: give 0")
+            fits = least == 1 or self.sampling == "oversampled"
+            _require(fits, "sampling", self.sampling, f"{self.method} takes no steps: leave it out")
         for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
@@ -232,13 +237,14 @@ _CHOICES = {
     "fold": ("test", "dev", "validation", "labeled"),
     "schedule": ("cosine", "constant"),
     "classifier": ("linear", "cosine", "mlp"),
+    "sampling": ("oversampled", "balanced"),
 }
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
 _LATER = (
     *("bias", "unlabeled_bias", "classes", "mismatch", "validation", "split", "init", "image_size", "accumulate"),
     *("tune", "layer_decay", "frozen_batchnorm", "probe_steps", "probe_lr", "global_pool", "teacher"),
-    *("embedding_views", "classifier", "label_noise"),
+    *("embedding_views", "classifier", "label_noise", "sampling"),
 )
 _TYPES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool}
 _IN_WORDS = {"int": "a whole number", "float": "a number", "str": "text", "bool": "true or false"}

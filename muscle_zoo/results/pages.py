@@ -17,6 +17,7 @@ from .study import select
 from .tables import (
     bias_table,
     calibration_table,
+    controls_table,
     overall_table,
     search_rows,
     search_table,
@@ -36,6 +37,7 @@ class Mark:
       ``+``), and ``variant``; anything else is what the study changed of every recipe.
     - ``bias ARCH DATASET key=value ...``: how the gain changes with a bias.
     - ``overall ARCH DATASET key=value ...``: the gain over all methods together.
+    - ``controls ARCH DATASET method=M key=value ...``: what M gains over the other ``methods``.
     - ``calibration ARCH DATASET key=value ...``: likelihood and calibration error before and after the temperature.
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
@@ -76,7 +78,7 @@ class Mark:
         return names[0], names[1]
 
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
-        """The ledger's rows that a ``study``, ``bias``, ``overall``, ``calibration`` or ``zoo`` shows.
+        """The ledger's rows that a ``study``, ``bias``, ``overall``, ``controls``, ``calibration`` or ``zoo`` shows.
 
         Raises:
             InputError: There are none.
@@ -88,7 +90,7 @@ class Mark:
             return checkpoint_rows
         arch, dataset = self.arch_and_dataset
         overrides = self.values
-        methods, labels, bias = (overrides.pop(key, "") for key in ("methods", "labels", "bias"))
+        methods, labels, bias, _ = (overrides.pop(key, "") for key in ("methods", "labels", "bias", "method"))
         shown = select(
             rows,
             arch,
@@ -114,6 +116,8 @@ class Mark:
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
+        if self.kind == "controls":
+            return controls_table(shown, self.values.get("method", ""))
         tables = {
             "study": study_table,
             "bias": bias_table,
@@ -139,7 +143,7 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|overall|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r"(?P<head><!-- (?P<kind>study|bias|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )

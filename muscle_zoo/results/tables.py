@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..errors import InputError
 from ..methods import base_of, default_options, with_muscle
 from ..recipes import get_recipe
 from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
@@ -103,6 +104,39 @@ def _overall_words(study: Sequence[Cell]) -> list[str]:
     bounds = [bound for cell in study if (bound := interval(cell.gains))]
     above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
     return [gain_text(gains), f"{positive} of {len(study)}", str(above), str(below), str(len(gains))]
+
+
+def controls_table(rows: Iterable[Row], method: str) -> str:
+    """The table of what a method gains over others, on the same labels.
+
+    Args:
+        rows: Of one backbone, data set, variant and bias.
+        method: Which method's gain; every other one of the rows is a control.
+
+    Returns:
+        A row for each budget: the method's mean top-1 in per cent, and for each control its mean paired gain over it in
+        points, with the 95 % interval over the seeds that both have.
+
+    Raises:
+        InputError: The rows have no runs of the method.
+    """
+    accuracy: dict[int | str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        parts = parse_name(row.name)
+        accuracy.setdefault(parts["labels"], {}).setdefault(parts["method"], {})[row.seed] = row.top1_ema
+    controls = list(dict.fromkeys(name for runs in accuracy.values() for name in runs if name != method))
+    lines = []
+    for labels in sorted(accuracy, key=budget_order):
+        own = accuracy[labels].get(method, {})
+        if not own:
+            raise InputError(f"the ledger has no runs of {method} at {labels} labels; correct the mark, or export some")
+        words = [str(labels), f"{percent(list(own.values()))} ({len(own)})"]
+        for control in controls:
+            theirs = accuracy[labels].get(control, {})
+            gains = [100 * (own[seed] - theirs[seed]) for seed in sorted(own.keys() & theirs.keys())]
+            words.append(gain_text(gains) + f" ({len(gains)})" * bool(gains))
+        lines.append(words)
+    return markdown_table(["labels", f"{method} (seeds)", *(f"over {control}" for control in controls)], lines)
 
 
 def calibration_table(rows: Iterable[Row]) -> str:

@@ -32,7 +32,7 @@ from ..publishing.model_card import render_card
 from ..publishing.release import read_finished_run, replace_card
 from ..recipes import Recipe
 from ..results.ledger import Row, merge, read_ledger, runs_of
-from .evaluate import read_block
+from .evaluate import read_block, same_accuracy
 
 
 def calibrate_checkpoint(
@@ -52,7 +52,7 @@ def calibrate_checkpoint(
 
     Raises:
         InputError: There is no such checkpoint or no row of it, it is calibrated already, the data are not those it was
-            trained on, or its accuracy here is not the published one to the last image; nothing was written.
+            trained on, or its accuracy here is not the published one (see :func:`same_accuracy`); nothing was written.
         CalibrationError: It has no classifier that a temperature could be folded into; nothing was written.
     """
     card = _card_of(target)
@@ -119,7 +119,7 @@ def recalibrate(
     data = _data_of(origin, recipe, config, source)
     model = load_model(checkpoint).eval().to(device)
     metrics = evaluate(model, data.evaluation, data.dataset.info)
-    if metrics.n != n or round(metrics.top1, 6) != round(top1, 6) or round(top1, 6) != row.top1_ema:
+    if metrics.n != n or round(top1, 6) != row.top1_ema or not same_accuracy(metrics.top1, top1, n):
         raise WeightsError(
             f"{origin} has a top-1 of {metrics.top1:.6f} of {metrics.n} images here, {top1:.6f} of {n} in its "
             f"config.json and {row.top1_ema:.6f} in the ledger; use the machine and the data it was exported with"
@@ -133,6 +133,7 @@ def recalibrate(
     row = replace(
         row,
         weights_sha256=written.sha256,
+        top1_ema=round(written.metrics.top1, 6),  # of the same device as the likelihood
         nll=round(written.metrics.nll, 6),
         ece=round(written.metrics.ece, 6),
         temperature=said["temperature"],

@@ -28,6 +28,11 @@ FIELD_LIMIT = 4000  # letters of a recipe's field
 TOLERANCE = 0.0005  # 0.05 points: two devices may round a picture or two of a large set to another side
 
 
+def same_accuracy(here: float, published: float, n: int) -> bool:
+    """Whether two accuracies of n images, 0 to 1, are within one image or 0.05 points of each other."""
+    return abs(here - published) <= max(1.0 / n, TOLERANCE) + 1e-9
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What a checkpoint does on the images of its recipe's fold.
@@ -66,8 +71,7 @@ class Evaluation:
         """Whether it is the published figure, within one image or 0.05 points; None where the images are others."""
         if self.metrics.n != self.published_n:
             return None
-        tolerance = max(1.0 / self.metrics.n, TOLERANCE) + 1e-9
-        return abs(self.metrics.top1 - self.published_top1) <= tolerance
+        return same_accuracy(self.metrics.top1, self.published_top1, self.published_n)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as ``eval --json`` prints them."""

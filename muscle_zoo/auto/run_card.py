@@ -1,0 +1,251 @@
+"""A run on one's own pictures as a card for the Hub: figures of the run, no names of its pictures unless asked for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from ..checkpoints import weights
+from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of
+from ..checkpoints.registry import WEIGHTS_FILE
+from ..checkpoints.target import checkpoint_name
+from ..errors import InputError
+from ..files import read_json, write_json, write_text
+from ..recipes import Recipe
+from ..recipes.defaults import EMBEDDED
+from .findings import COMPARISON, Comparison, MethodScore
+from .run_pictures import read_run
+from .words import headline, percent
+
+FOLDER = "card"  # in the run folder
+_PATHS = ("init", "teacher", "split")  # fields of a recipe that may name files of this machine
+
+
+@dataclass(frozen=True)
+class CardChoices:
+    """What a run's card is to say beside its figures.
+
+    Attributes:
+        name: Of the repo; the run folder's by default.
+        license: Of the weights, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, ``other``, ...
+        base_model: The repo on the Hub that training began with; by default what ``init`` names there.
+        with_names: Publish the names of the labeled pictures and the paths that the recipe names, too.
+    """
+
+    license: str
+    name: str = ""
+    base_model: str = ""
+    with_names: bool = False
+
+
+def make_run_card(run: Path, choices: CardChoices) -> Path:
+    """Writes a run's card into ``RUN/card/NAME``.
+
+    Args:
+        run: A finished run folder, of any recipe.
+        choices: What it is to say.
+
+    Returns:
+        The folder: weights, config.json, split.json, curves.png, README.md.
+
+    Raises:
+        InputError: It is no finished run, a choice is no name of the Hub's, or the recipe names a path of this machine.
+    """
+    recipe, config = read_run(run)
+    name = choices.name or run.resolve().name
+    _check(name, recipe, choices)
+    export = Path(checkpoint_name(str(run)).removeprefix(weights.LOCAL_DIR))
+    part = run / FOLDER / f".{name}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for file in (WEIGHTS_FILE, "curves.png"):
+        shutil.copyfile(export / file, part / file)
+    raw = read_json(export / CONFIG_FILE)
+    raw["pretrained_cfg"]["license"] = choices.license
+    write_json(part / CONFIG_FILE, raw)
+    split = read_json(export / "split.json")
+    if not choices.with_names:
+        split.pop("names", None)  # their hash stays: who has the pictures can tell that they are these
+    write_json(part / "split.json", split)
+    comparison = Comparison.read(run) if (run / COMPARISON).exists() else None
+    write_text(part / "README.md", render_run_card(name, config, choices, comparison))
+    card = run / FOLDER / name
+    shutil.rmtree(card, ignore_errors=True)
+    part.rename(card)
+    return card
+
+
+def _check(name: str, recipe: Recipe, choices: CardChoices) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?", name):
+        raise InputError(f"--name {name!r} is no name of a repo; give letters, digits and . _ -")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", choices.license):
+        raise InputError(
+            f"--license {choices.license!r} is none; say under which the weights are published, such as apache-2.0, "
+            "cc-by-4.0, cc-by-nc-4.0 or other"
+        )
+    if choices.base_model and not re.fullmatch(r"[\w.-]+/[\w.-]+", choices.base_model):
+        raise InputError(f"--base-model {choices.base_model!r} is no repo of the Hub; give ORG/NAME")
+    for field in _PATHS:
+        value = getattr(recipe, field)
+        if value and _is_path(value) and not choices.with_names:
+            raise InputError(
+                f"the recipe's {field}={value} names a path of this machine, and config.json is published; give "
+                "--with-names to publish it all the same"
+            )
+
+
+def _is_path(value: str) -> bool:
+    return value.startswith(weights.LOCAL_DIR) or (not value.startswith(weights.HF_HUB) and "/" in value)
+
+
+def base_model_of(recipe: Recipe) -> str:
+    """The repo on the Hub that a recipe's ``init`` names; empty where it names none.
+
+    Example:
+        >>> from muscle_zoo import get_recipe
+        >>> base_model_of(get_recipe("resnet18.muscle_folder_all_finetuned", {"init": "resnet18.a1_in1k"}))
+        'timm/resnet18.a1_in1k'
+    """
+    init = recipe.init
+    if init.startswith(weights.HF_HUB):
+        return init.removeprefix(weights.HF_HUB).partition("@")[0]
+    if not init or init in EMBEDDED.values() or _is_path(init) or "." not in init or "_folder_" in init:
+        return ""
+    return f"timm/{init}"
+
+
+def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, comparison: Comparison | None) -> str:
+    """The card's README.md.
+
+    Args:
+        name: Of the repo.
+        config: config.json of the run's export.
+        choices: What it is to say.
+        comparison: What the run's methods were chosen by; None where nothing was compared.
+    """
+    recipe = Recipe.from_dict(config[BLOCK]["recipe"])
+    base = choices.base_model or base_model_of(recipe)
+    lines = [
+        "---",
+        _metadata(name, config, choices, base),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"`{config['architecture']}` that tells {len(config['label_names'])} classes of pictures apart: "
+        f"{', '.join(_plain(label) for label in config['label_names'])}. It was trained by `{recipe.method}` with "
+        f"{config[BLOCK]['labels']} labeled pictures{_unlabeled(comparison)}, with "
+        "[MUSCLE's zoo](https://arxiv.org/abs/2012.00150).",
+        "",
+        *_figures(config, recipe, comparison),
+        *_use(name),
+        *_training(config, recipe, base),
+    ]
+    return "\n".join(lines)
+
+
+def _metadata(name: str, config: dict[str, Any], choices: CardChoices, base: str) -> str:
+    """The Hub's, in YAML."""
+    metrics = config[BLOCK]["metrics"]
+    fold = {"test": "test pictures"}.get(config[BLOCK]["recipe"]["fold"], "held-out labeled pictures")
+    result = EvalResult(
+        task_type="image-classification",
+        dataset_type="own-pictures",
+        dataset_name=f"{metrics['n']} {fold}",
+        metric_type="accuracy",
+        metric_value=round(metrics["top1"], 6),
+    )
+    data = ModelCardData(
+        license=choices.license,
+        library_name="timm",
+        tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
+        pipeline_tag="image-classification",
+        model_name=name,
+        eval_results=[result],
+        base_model=base or None,
+    )
+    return str(data.to_yaml())
+
+
+def _unlabeled(comparison: Comparison | None) -> str:
+    return f" and {comparison.found.unlabeled:,} without a label" if comparison and comparison.found.unlabeled else ""
+
+
+def _figures(config: dict[str, Any], recipe: Recipe, comparison: Comparison | None) -> list[str]:
+    """How good it is, and how that is known."""
+    metrics, calibration = config[BLOCK]["metrics"], calibration_of(config)
+    pictures = "test pictures" if recipe.fold == "test" else "labeled pictures that were held out of training"
+    lines = [
+        "## How good it is",
+        "",
+        f"Top-1 on {metrics['n']} {pictures}: **{100 * metrics['top1']:.2f} %**; negative log-likelihood "
+        f"{metrics['nll']:.3f} nats, expected calibration error {100 * metrics['ece']:.1f} points (temperature "
+        f"{calibration['temperature']:.3g}, in the weights).",
+        "",
+    ]
+    if comparison is None or not comparison.methods:
+        return lines
+    folds = f"{comparison.repeats} times {comparison.folds} folds of the labeled pictures"
+    lines += [
+        f"By cross-validation ({folds}), with 95 % intervals: {headline(comparison)}. Chosen: "
+        f"`{comparison.chosen}`; {comparison.why}.",
+        "",
+        "| method | right, % | balanced, % | macro F1, % | nll |",
+        "|---|---|---|---|---|",
+        *(_row(score, comparison) for score in comparison.methods),
+        "",
+    ]
+    if comparison.expected is not None:
+        less = f", less {100 * comparison.optimism:.1f} points for having been chosen" if comparison.optimism else ""
+        lines += [f"To expect on new pictures like these: {percent(comparison.expected)} %{less}.", ""]
+    return lines
+
+
+def _row(score: MethodScore, comparison: Comparison) -> str:
+    name = f"**{score.method}**" if score.method == comparison.chosen else score.method
+    rates = f"{100 * score.balanced_accuracy:.1f} | {100 * score.macro_f1:.1f} | {score.nll:.2f}"
+    return f"| {name} | {percent(score.accuracy)} | {rates} |"
+
+
+def _use(name: str) -> list[str]:
+    return [
+        "## Use",
+        "",
+        "```python",
+        "import muscle_zoo",
+        "",
+        f'model = muscle_zoo.create_model("hf-hub:ORG/{name}", pretrained=True).eval()',
+        f'muscle_zoo.predict(model, "my_pictures")  # or: muscle-zoo predict hf-hub:ORG/{name} my_pictures',
+        "```",
+        "",
+        "Plain timm loads it too, unless the architecture is one of muscle_zoo's own.",
+        "",
+    ]
+
+
+def _training(config: dict[str, Any], recipe: Recipe, base: str) -> list[str]:
+    """What it was made by and of, and whose that is."""
+    block = config[BLOCK]
+    begun = f"Training began with `{recipe.init}`" if recipe.init else "Training began with random weights"
+    begun += f" ([{base}](https://huggingface.co/{base}))" if base else ""
+    theirs = ", whose license, data and limits hold too" if recipe.init else ""
+    return [
+        "## Training",
+        "",
+        f"{begun}{theirs}. Recipe `{recipe.name}`, seed {recipe.seed}, {block['step']} steps; all of it is in "
+        f"config.json. torch {block['versions']['torch']}, timm {block['versions']['timm']}.",
+        "",
+        "The pictures are not published. It knows no other classes than these, and pictures of another kind than it "
+        "was trained on were not tried; not for decisions about people or anything that must not fail.",
+        "",
+    ]
+
+
+def _plain(label: str) -> str:
+    """A class's name in Markdown, on one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(label.split()))
