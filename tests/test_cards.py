@@ -334,9 +334,8 @@ def test_the_card_of_another_recipe_says_so(finished_run: Path) -> None:
 
 def test_a_release_says_what_a_maintainer_should_know() -> None:
     pin = {"repo": "org/x", "revision": "abc", "sha256": "w1"}
-    run = dataclasses.replace(row(), git_sha="abc", weights_sha256="w1")
-    assert release_warnings(run, pin) == release_warnings(run, {}) == []
-    (dropped,) = release_warnings(dataclasses.replace(run, weights_sha256="w2"), pin)
+    assert release_warnings("x", "abc", "w1", pin) == release_warnings("x", "abc", "w1", {}) == []
+    (dropped,) = release_warnings("x", "abc", "w2", pin)
     assert "other weights than org/x@abc, so it is no longer pinned" in dropped
-    (dirty,) = release_warnings(dataclasses.replace(run, git_sha="abc-dirty"), {})
+    (dirty,) = release_warnings("x", "abc-dirty", "w1", {})
     assert "files that were not committed" in dirty
