@@ -161,7 +161,8 @@ def test_what_is_a_folder_and_what_a_recipe(tmp_path: Path, monkeypatch: pytest.
     assert [is_own_pictures(word) for word in ("there", "cnn4.muscle_digits_10", "x.csv", "./y")] == [
         *(True, False, True, True)
     ]
-    assert [is_own_pictures(word) for word in ("ther", "cnn4", "cnn4.muscle_digit_10")] == [True, False, False]
+    words = ("ther", "nowhere", "cnn4", "cnn5", "cnn4.muscle_digit_10")
+    assert [is_own_pictures(word) for word in words] == [True, True, False, False, False]
 
 
 def test_folds_are_stratified_and_leave_something_of_each_class() -> None:

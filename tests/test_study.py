@@ -138,6 +138,19 @@ def test_how_the_gain_changes_with_a_bias() -> None:
     assert lines[0] == "| method | imbalance:5 |" and lines[3] == "| fixmatch |  |"
     low, high = interval([5.0, 5.0, 4.0]) or (0.0, 0.0)
     assert lines[2] == f"| supervised | +4.7 ({low:+.1f} to {high:+.1f}) |"
+    assert lines[4] == "| all 2 |  |"  # one of them has no biased runs
+
+
+def test_what_all_methods_gain_more_with_a_bias_is_averaged_at_each_seed() -> None:
+    unbiased = [row(m, 10, s, t) for m, ts in (("vat", (0.5, 0.6)), ("uda", (0.7, 0.8))) for s, t in enumerate(ts)]
+    unbiased += [dataclasses.replace(r, name=r.name.replace(".", ".muscle_")) for r in unbiased]  # no gain
+    gains = {("vat", 0): 0.02, ("vat", 1): 0.04, ("uda", 0): 0.06, ("uda", 1): 0.04}
+    biased = [dataclasses.replace(r, bias="imbalance:5") for r in unbiased]
+    for number, r in enumerate(biased):
+        if "muscle" in r.name:
+            method = r.name.split("_")[1]
+            biased[number] = dataclasses.replace(r, top1_ema=r.top1_ema + gains[method, r.seed])
+    assert bias_table([*unbiased, *biased]).splitlines()[-1] == "| all 2 | +4.0 (+4.0 to +4.0) |"
 
 
 def test_runs_of_two_recipes_do_not_mix() -> None:

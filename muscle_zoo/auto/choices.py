@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+
+import timm
 
 from ..data.csv_table import SUFFIXES
 from ..engine.starting_weights import arch_of
@@ -123,8 +126,9 @@ def is_own_pictures(word: str) -> bool:
     except InputError:
         if "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
             return True
-        # Every recipe's name has a dot. Without one it is a mistyped folder, if one here is called nearly so.
-        return "." not in word and bool(get_close_matches(word, [path.name for path in Path().iterdir()]))
+        # Every recipe's name has a dot. Without one it is a folder that is not there, or half a recipe's name.
+        is_half_a_name = get_close_matches(word, timm.list_models()) and not get_close_matches(word, os.listdir())
+        return "." not in word and not is_half_a_name
 
 
 def uses_unlabeled(method: str) -> bool:

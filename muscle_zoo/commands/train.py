@@ -160,7 +160,7 @@ def quickstart_table(figures: dict[str, float], out: Path) -> str:
     return "\n".join(
         [
             "",
-            f"top-1 on {figures['n_test']} test images, 10 labels (one draw of them; the README has five)",
+            f"top-1 on {figures['n_test']} test images, 10 labels (one lucky draw of them; the README has ten)",
             f"  supervised control   {control:5.1f} %",
             f"  MUSCLE               {muscle:5.1f} %",
             f"  gain                 {gain:+5.1f} points",

@@ -62,7 +62,9 @@ def bias_table(rows: Iterable[Row]) -> str:
         more[base, bias] = {seed: biased[seed] - unbiased[seed] for seed in sorted(biased.keys() & unbiased.keys())}
     lines = [[base, *(gain_text(list(more[base, bias].values())) for bias in biases)] for base in bases]
     if len(bases) > 1:
-        lines.append([f"all {len(bases)}", *(gain_text(_means([more[base, bias] for base in bases])) for bias in biases)])
+        lines.append(
+            [f"all {len(bases)}", *(gain_text(_means([more[base, bias] for base in bases])) for bias in biases)]
+        )
     return markdown_table(["method", *biases], lines)
 
 
