@@ -117,7 +117,7 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     batches = Batches(recipe, dataset.train, dataset.info, data.split, method.views, rank, world)
     model.train()
     teacher.eval()
-    probe = Probe(model, recipe)
+    probe = Probe(model, recipe, all_gradients=world > 1)
     first: list[Tensor] = []
     log = []
     for step, batch in enumerate(batches.steps(0, STEPS)):

@@ -21,6 +21,9 @@ COLORS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC
 MARKERS = ("o", "^", "v", "D", "P", "X", "*", "s", "p", "h")
 
 
+_LEAST_GAIN = 1.0  # points on either side of zero that a panel shows at least: a lone half point is not to fill it
+
+
 def style_of(base: str) -> tuple[str, str]:
     """The color and the marker of a base method."""
     place = list(METHODS).index(base)
@@ -152,6 +155,7 @@ def plot_gains(rows: Iterable[Row], path: Path) -> None:
     for panel, (dataset, arch) in zip(axes, panels, strict=True):
         shown = panels[dataset, arch]
         panel.axhline(0, color="#666666", linewidth=0.8)
+        panel.update_datalim([(1, -_LEAST_GAIN), (1, _LEAST_GAIN)], updatex=False)
         order = list(METHODS)
         curves = sorted({(cell.variant, order.index(cell.base)) for cell in shown})
         # On a logarithmic axis, equal factors are equal distances: the curves stand evenly about the budget.
