@@ -16,11 +16,10 @@ from torch import Tensor
 import muscle_zoo
 from muscle_zoo import InputError, create_transform, get_recipe, model_info
 from muscle_zoo.checkpoints.card import CONFIG_FILE
-from muscle_zoo.checkpoints.factory import input_of_recipe
+from muscle_zoo.checkpoints.factory import input_of_recipe, normalization_of
 from muscle_zoo.data import DataConfig, dataset_info, load_dataset
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.run_folder import RunFolder
-from muscle_zoo.engine.starting_weights import normalization_of
 from muscle_zoo.engine.state import load_state
 from muscle_zoo.sessions.train import RunResult
 from tests.conftest import run

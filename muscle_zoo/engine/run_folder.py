@@ -8,11 +8,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.factory import Normalization
 from ..errors import START_OVER, InputError
 from ..files import read_json, write_json, write_text
 from ..recipes import Recipe
 from .folder_lock import FolderLock
-from .starting_weights import Normalization
 
 # What may lie in a folder before its run is begun: which pictures it is of, and what was compared for it (auto/).
 BEFORE_A_RUN = ("pictures.json", "comparison.json", "out_of_fold.safetensors", "comparison")

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from ..checkpoints import weights
-from ..checkpoints.factory import Normalization, create_model, normalization_of
+from ..checkpoints.factory import create_model
 from ..errors import InputError, MuscleZooError, one_line
 from ..recipes import Recipe
 from ..recipes.defaults import EMBEDDED, PRETRAINED
 
-__all__ = ["Normalization", "arch_of", "normalization_of", "require_init", "with_starting_weights"]
+__all__ = ["arch_of", "require_init", "with_starting_weights"]
 
 
 def require_init(recipe: Recipe) -> None:
