@@ -3,7 +3,17 @@
 from .cost import bench_methods
 from .data import bench_data
 from .evaluation import bench_eval
-from .measure import measure
+from .measure import measure, measure_race
+from .race import bench_race, plot_races
 from .step import bench_step
 
-__all__ = ["bench_data", "bench_eval", "bench_methods", "bench_step", "measure"]
+__all__ = [
+    "bench_data",
+    "bench_eval",
+    "bench_methods",
+    "bench_race",
+    "bench_step",
+    "measure",
+    "measure_race",
+    "plot_races",
+]

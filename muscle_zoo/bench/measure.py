@@ -11,13 +11,15 @@ import torch
 from ..data import DataConfig, DataSet, dataset_info, load_dataset
 from ..engine.options import RunOptions
 from ..engine.processes import device_for
+from ..engine.threads import cpu_threads
 from ..errors import MissingDataError
-from ..recipes import Recipe
+from ..recipes import Recipe, changes
 from .cost import bench_methods
 from .data import bench_data
 from .embed import bench_embed
 from .evaluation import bench_eval
 from .head import bench_head
+from .race import Say, bench_race
 from .step import bench_step
 
 PARTS = ("step", "eval", "data")
@@ -35,12 +37,17 @@ def measure(what: str, recipe: Recipe, options: RunOptions, config: DataConfig) 
     Returns:
         The figures, with the recipe, the images, the machine and the versions beside them.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(recipe.cpu_threads or before)
-    try:
+    with cpu_threads(recipe.cpu_threads or torch.get_num_threads()):
         return {"recipe": recipe.name, **_measure(what, recipe, options, config)}
-    finally:
-        torch.set_num_threads(before)
+
+
+def measure_race(
+    recipe: Recipe, target: float, seeds: int, options: RunOptions, config: DataConfig, say: Say = print
+) -> dict[str, Any]:
+    """:func:`muscle_zoo.bench.race.bench_race`, with the recipe, the machine and the versions beside it."""
+    with cpu_threads(recipe.cpu_threads or torch.get_num_threads()):
+        figures = bench_race(recipe, target, seeds, options, config, say)
+        return {"recipe": recipe.name, "changed": changes(recipe), **figures, **_machine(device_for(options.cpu))}
 
 
 def _measure(what: str, recipe: Recipe, options: RunOptions, config: DataConfig) -> dict[str, Any]:

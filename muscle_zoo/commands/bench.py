@@ -5,12 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..errors import ExitCode
-from ..recipes import get_recipe
+from ..errors import ExitCode, InputError
+from ..files import read_json
+from ..recipes import Recipe, get_recipe
 from ..results.tables import markdown_table
 from .arguments import add_device_arguments, add_source_arguments, parse_overrides, source_of
+
+if TYPE_CHECKING:
+    from ..engine.options import RunOptions
 
 DEFAULT = "wrn_28_2.fixmatch_cifar10_250"
 WHAT = {
@@ -21,6 +27,7 @@ WHAT = {
     "embed": "embedding pictures next to a loop of timm and torchvision",
     "head": "a step of a classifier on embeddings next to a linear layer's",
     "methods": "a step of every method next to a supervised one",
+    "race": "the time to an accuracy on the dev fold",
 }
 
 
@@ -30,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", nargs="?", default=DEFAULT, help=f"a recipe (default: {DEFAULT})")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="change the recipe: cpu_threads=1 mu=4 ...")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--target", type=float, metavar="PERCENT", help="race: the accuracy to reach")
+    parser.add_argument("--seeds", type=int, metavar="N", help="race: how many (default: 3)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="race: draw accuracy against time, here")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", metavar="JSON", help="race: earlier results (--json) to draw in the figure"
+    )
     add_device_arguments(parser)
     add_source_arguments(parser)
 
@@ -44,10 +57,49 @@ def run(args: argparse.Namespace) -> int:
         words, args.name = [args.name, *words], DEFAULT
     recipe = get_recipe(args.name, parse_overrides(words))
     options = RunOptions(mixed_precision=args.mixed_precision, cpu=args.cpu, compile=args.compile)
+    if args.what == "race":
+        return _race(args, recipe, options)
+    for name in ("target", "seeds", "figure", "beside"):
+        if getattr(args, name) is not None:
+            raise InputError(f"--{name} is for `bench race`; leave it out")
     print(f"measuring {WHAT[args.what]}: {recipe.name}; half a minute or more", file=sys.stderr, flush=True)
     result = measure(args.what, recipe, options, source_of(args))
     print(json.dumps(result, indent=2) if args.json else render(result))
     return ExitCode.DONE
+
+
+def _race(args: argparse.Namespace, recipe: Recipe, options: RunOptions) -> int:
+    """Races, prints and draws."""
+    from ..bench import measure_race, plot_races
+
+    if args.target is None:
+        raise InputError("bench race: --target is missing; give an accuracy in per cent, such as --target 60")
+    if args.beside and args.figure is None:
+        raise InputError("--beside is for a figure; give --figure FILE, or leave it out")
+    before = [read_json(path) for path in args.beside or ()]
+    seeds = 3 if args.seeds is None else args.seeds
+    print(
+        f"racing {recipe.name} to {args.target:g} % on the dev fold, {seeds} seeds of up to {recipe.steps:,} steps; "
+        "Ctrl-C ends it, and nothing is kept",
+        file=sys.stderr,
+        flush=True,
+    )
+    say = partial(print, file=sys.stderr, flush=True)
+    result = measure_race(recipe, args.target / 100, seeds, options, source_of(args), say)
+    print(json.dumps(result, indent=2) if args.json else render(_without_laps(result)))
+    if args.figure is not None:
+        plot_races([*before, result], args.figure)
+    return ExitCode.DONE
+
+
+def _without_laps(result: dict[str, Any]) -> dict[str, Any]:
+    """A race's result with a row for each seed."""
+    rows = [
+        {"seed": race["seed"], **{key: race["laps"][-1][key] for key in ("step", "seconds", "top1")}}
+        | {"operations": f"{race['operations']:.1e}", "reached": race["reached"]}
+        for race in result["races"]
+    ]
+    return {**result, "races": rows}
 
 
 def render(result: dict[str, Any], indent: str = "") -> str:
