@@ -145,6 +145,8 @@ class Trainer:
                 num_classes=dataset.info.num_classes,
                 labeled=len(data.split.labeled),
                 unlabeled=len(data.split.unlabeled),
+                mean=dataset.info.mean,
+                std=dataset.info.std,
             )
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             _require_whole_steps(recipe, self.method)

@@ -95,6 +95,8 @@ class RunContext:
         features: Numbers in the network's pre-logits features; known when ``parts`` is called, 0 before.
         labeled: Labeled images: ``Batch.labeled_rows`` are below it.
         unlabeled: Images of the unlabeled pool.
+        mean: What each channel of pixels between 0 and 1 is lessened by before a method sees it.
+        std: What it is then divided by.
     """
 
     steps: int = 2**20
@@ -103,6 +105,8 @@ class RunContext:
     features: int = 0
     labeled: int = 4000
     unlabeled: int = 50000
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
 
 class PseudoLabels(NamedTuple):
@@ -154,13 +158,15 @@ class Method(nn.Module):
             one of its :meth:`parts` (``outputs[name, part]``), or ``teacher`` (``outputs[name, "teacher"]``, the logits
             of the recipe's ``teacher`` for the same images). Nothing else is computed.
         classifier: Whether the network it trains has one. A method that is given no label has none: it pre-trains.
+        pixels: Whether it changes pixels within their bounds: such a method cannot be given embeddings.
     """
 
     views: Mapping[str, View] = {}
     needs: Mapping[str, Sequence[str]] = {}
     classifier: ClassVar[bool] = True
+    pixels: ClassVar[bool] = False
     recipe: ClassVar[Mapping[str, int | float | str]] = {}
-    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
         """Heads on the network's pre-logits features ``(n, context.features)``, which are trained with it.
@@ -281,6 +287,18 @@ def training_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Leaves each part's mode as it was, for parts of a network may be frozen in another than the whole."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

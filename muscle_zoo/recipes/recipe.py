@@ -360,7 +360,7 @@ def _check_head(recipe: Recipe) -> None:
         return
     if recipe.method in method_names() and not takes_embeddings(recipe.method):
         raise InputError(
-            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher or for what it trains "
+            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher, its changes of pixels or what it trains "
             "beside a classifier; give tune=all or tune=last:N, or another method"
         )
     neutral = {"layer_decay": 1.0, "frozen_batchnorm": False, "probe_steps": 0}
