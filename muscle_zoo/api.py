@@ -172,8 +172,8 @@ def evaluate(
         cpu: Stay on the CPU.
         workers: Processes that read pictures.
         stream: As in :func:`train`.
-        attack: ``pgd:8/255``, say, to change every pixel by up to so much of 0 to 1, to mislead it; ``pgd:8/255:50`` for
-            50 iterations instead of 20. The result's ``attacked_top1`` says how often it is right all the same.
+        attack: ``pgd:8/255``, say, to change every pixel by up to so much of 0 to 1, to mislead it; ``pgd:8/255:50``
+            for 50 iterations instead of 20. The result's ``attacked_top1`` says how often it is right all the same.
 
     Returns:
         The ``metrics``, the accuracy ``per_class``, the published figure, and whether it was ``reproduced``.

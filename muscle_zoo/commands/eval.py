@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", help="a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--attack", default="", metavar="pgd:EPS[:STEPS]", help="also change the pixels by up to EPS, 0 to 1, to mislead it"
+        "--attack",
+        default="",
+        metavar="pgd:EPS[:STEPS]",
+        help="also change the pixels by up to EPS, 0 to 1, to mislead it",
     )
     parser.add_argument("--source", choices=("hub",), help="take a name's weights from the Hugging Face Hub")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")

@@ -46,10 +46,10 @@ def parse_attack(text: str) -> Attack:
     """
     match = re.fullmatch(r"pgd:(\d*\.?\d+)(?:/(\d+))?(?::(\d{1,6}))?", text)
     epsilon = float(match[1]) / float(match[2] or 1) if match and float(match[2] or 1) else math.nan
-    if match is None or not 0.0 < epsilon <= 1.0 or match[3] is not None and int(match[3]) < 1:
+    if match is None or not 0.0 < epsilon <= 1.0 or (match[3] is not None and int(match[3]) < 1):
         raise InputError(
-            f"--attack {text} is wrong; write pgd:EPSILON or pgd:EPSILON:STEPS with EPSILON above 0 and at most 1, such "
-            "as pgd:8/255"
+            f"--attack {text} is wrong; write pgd:EPSILON or pgd:EPSILON:STEPS with EPSILON above 0 and at most 1, "
+            "such as pgd:8/255"
         )
     return Attack(epsilon, int(match[3] or STEPS))
 

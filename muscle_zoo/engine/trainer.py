@@ -172,7 +172,8 @@ class Trainer:
         self.nets = TrainedNets(self.network, accelerator)
         if compiled != "none":
             self.model = torch.compile(self.model, mode=compiled, dynamic=False)
-        self._true_classes = dataset.train.labels.to(self.device)  # for the log: no method gets them
+        true_labels = dataset.train.labels if data.true_labels is None else data.true_labels
+        self._true_classes = true_labels.to(self.device)  # for the log: no method gets them
 
     def step(
         self, step: int, batch: Batch, count_right: bool = False, timer: NoTimer = NO_TIMER

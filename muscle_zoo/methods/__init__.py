@@ -34,6 +34,7 @@ __all__ = [
     "preset_options",
     "recipe_defaults",
     "takes_embeddings",
+    "takes_partly_labeled",
     "takes_steps",
     "trains_classifier",
     "version_of",
@@ -136,6 +137,16 @@ def takes_embeddings(name: str) -> bool:
     method = METHODS[base_of(name)]
     logits_alone = all(what == LOGITS for wanted in method.needs.values() for what in wanted)
     return method.classifier and not method.pixels and logits_alone
+
+
+def takes_partly_labeled(name: str) -> bool:
+    """Whether a method's labeled images may have no label, as with ``sampling=uniform``.
+
+    Example:
+        >>> takes_partly_labeled("muscle_fixmatch"), takes_partly_labeled("mixmatch")
+        (True, False)
+    """
+    return METHODS[base_of(name)].partly_labeled
 
 
 def has_own_backward(method: Method) -> bool:

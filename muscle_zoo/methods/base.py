@@ -50,11 +50,13 @@ class Batch:
     Attributes:
         inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. Those of
             a group go through one forward, in this order.
-        labels: Classes of the labeled images, ``(B,)`` int64; empty where no view is of labeled images.
+        labels: Classes of the labeled images, ``(B,)`` int64; empty where no view is of labeled images. -1 for one that
+            has no label, where they are ``partly_labeled``.
         indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
         targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
         groups: The group of an input; the first one (0) for those without an entry.
         labeled_rows: Which of the labeled images the labels are of, counted among these, ``(B,)`` int64.
+        partly_labeled: Whether the labeled images are any of the pool, and some of them, or all, have no label.
     """
 
     inputs: dict[str, Tensor]
@@ -63,6 +65,7 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     labeled_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    partly_labeled: bool = False
 
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
@@ -158,12 +161,14 @@ class Method(nn.Module):
             one of its :meth:`parts` (``outputs[name, part]``), or ``teacher`` (``outputs[name, "teacher"]``, the logits
             of the recipe's ``teacher`` for the same images). Nothing else is computed.
         classifier: Whether the network it trains has one. A method that is given no label has none: it pre-trains.
+        partly_labeled: Whether it looks at labels through :class:`Supervised` alone, which can do without some.
         pixels: Whether it changes pixels within their bounds: such a method cannot be given embeddings.
     """
 
     views: Mapping[str, View] = {}
     needs: Mapping[str, Sequence[str]] = {}
     classifier: ClassVar[bool] = True
+    partly_labeled: ClassVar[bool] = False
     pixels: ClassVar[bool] = False
     recipe: ClassVar[Mapping[str, int | float | str]] = {}
     presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
