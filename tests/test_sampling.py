@@ -151,6 +151,7 @@ def test_a_batch_with_hidden_labels_is_one_of_the_other_images(name: str) -> Non
         "ensemble": torch.rand(6, 4, dtype=torch.float64),
         "seen": torch.ones(6),
     }
+    targets["thresholds"] = torch.full((4,), 0.4, dtype=torch.float64)
 
     def terms(labels: list[int], rows: list[int], partly: bool) -> dict[str, torch.Tensor]:
         method = create_method(name, context=RunContext(images=50, num_classes=4)).double()
