@@ -39,6 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("FIELD", "V"),
         help="a recipe's field and its values, a study for each: mismatch 0 0.5 1",
     )
+    parser.add_argument(
+        "--active", nargs="+", default=[], metavar="RULE", help="label, train, label again, by these rules of `suggest`"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="with --active: how often (5)")
     parser.add_argument("--arch", default="cnn4", help="backbone (cnn4)")
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="runs that are rows of this ledger are taken from it, not run again"
@@ -59,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     if "seed" in overrides or "bias" in overrides:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
     out, options = args.out or Path("runs") / "study", run_options(args)
+    if args.active:
+        return _run_active(args, overrides, out, options)
     return _run_curve(args, overrides, out, options) if args.vary else _run_study(args, overrides, out, options)[0]
 
 
@@ -112,6 +118,22 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
     return worst
 
 
+def _run_active(args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions) -> ExitCode:
+    from ..auto.active import CURVES_FILE, run_active
+
+    if args.vary or args.ledger or args.jobs > 1:
+        raise InputError("--active runs one after the other: leave out --vary, --ledger and --jobs")
+    result = run_active(_plan(args, overrides), args.active, args.rounds, out, options)
+    for curve in result.curves:
+        shown = " ".join(f"{n}:{100 * top1:.1f}" for n, top1 in zip(curve["labels"], curve["top1"], strict=True))
+        print(f"{curve['name']} seed={curve['seed']} {curve['rule']}: {shown}")
+    if not result.finished:
+        print("stopped; run the same command again to continue")
+        return ExitCode.STOPPED
+    print(out / CURVES_FILE)
+    return ExitCode.DONE
+
+
 def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:
     """Writes a study's ledger, table and figures into a folder; returns the table, under what all runs changed."""
     out.mkdir(parents=True, exist_ok=True)
@@ -133,7 +155,7 @@ def _dataset(row: Row) -> str:
 def _overrides(args: argparse.Namespace) -> list[str]:
     """The key=value words, those that stand after --labels and the like included."""
     words = list(args.overrides)
-    for option in ("methods", "datasets", "labels", "bias", "vary"):
+    for option in ("methods", "datasets", "labels", "bias", "vary", "active"):
         given = getattr(args, option)
         words += [word for word in given if "=" in word]
         setattr(args, option, [word for word in given if "=" not in word])

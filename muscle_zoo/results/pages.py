@@ -45,8 +45,8 @@ class Mark:
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
 
-    ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains); ``gains=FILE`` one
-    of a ``study``'s gains.
+    ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
+    ``gains=FILE`` one of a ``study``'s gains.
     """
 
     kind: str
