@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from muscle_zoo import InputError, get_recipe
+from muscle_zoo.data import Budget
 from muscle_zoo.methods import METHODS, with_muscle
 from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.curves import curve_table
@@ -322,7 +323,25 @@ def test_a_curve_is_a_row_for_each_method_and_a_column_for_each_value() -> None:
         curve_table("mismatch", {"0": [*ROWS, row("muscle", 20, 0, 0.5)]})
 
 
-def test_one_command_runs_a_curve_and_a_page_shows_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def words_of(recipe: Recipe) -> str:
+    return Budget(recipe.labels, bias=recipe.bias, mismatch=recipe.mismatch).words  # as a run's row has them
+
+
+def not_trained(recipes: list[Recipe], out: Path, *options: object) -> study_session.StudyResult:
+    """A study whose accuracies are made up."""
+    rows = [
+        dataclasses.replace(
+            ROW, name=r.name, recipe_sha256=r.sha256, seed=r.seed, top1_ema=0.5 + r.mismatch / 10, bias=words_of(r)
+        )
+        for r in recipes
+    ]
+    return study_session.StudyResult(rows)
+
+
+def test_one_command_runs_a_curve_and_a_page_shows_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_session, "run_study", not_trained)
     task = ["classes=2+3+4+5+6+7", "steps=2", "eval_every=2", "batch_size=8", "mu=2"]
     words = ["study", *WORDS_OF_CURVE, "--vary", "mismatch", "0", "0.5", *task, "--cpu", "--out", str(tmp_path)]
     assert run(words, capsys)[0] == 0
