@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,14 @@ def test_what_is_left_of_an_accuracy_is_what_the_radius_leaves() -> None:
             left = attacked_accuracy(model, images, info, Attack(epsilon), batch_size=size)
             assert left == pytest.approx(far.float().mean().item())
     assert model.training and model.scale.grad is None
+
+
+def test_an_image_that_is_mistaken_is_none_that_withstands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Although it is taken for its class as it is changed."""
+    monkeypatch.setattr(attack_module, "projected_gradient", lambda objective, images, *rest: torch.ones_like(images))
+    images = LabeledImages(torch.tensor([0, 255], dtype=torch.uint8).view(-1, 1, 1, 1), torch.tensor([1, 1]))
+    info = replace(dataset_info("digits"), input_size=(1, 1, 1))
+    assert attacked_accuracy(Brightness(), images, info, Attack(1.0)) == 0.5
 
 
 @pytest.mark.parametrize("text", ["pgd", "pgd:", "pgd:0", "pgd:2", "pgd:8/0", "pgd:1/4:0", "fgsm:8/255", "pgd:-1/255"])
