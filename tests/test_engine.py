@@ -75,10 +75,8 @@ class Whole:
 
 
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {"drop_rate": 0.0}) for name in STEPPED}
-WHOLE |= {
-    "dropout": ("supervised", {"drop_rate": 0.5}),
-    "uniform": ("fixmatch", {"sampling": "uniform", "labels": 400}),
-}
+WHOLE["dropout"] = "supervised", {"drop_rate": 0.5}
+WHOLE["uniform"] = "fixmatch", {"sampling": "uniform", "labels": 400}
 
 
 @pytest.fixture(scope="module", params=WHOLE)
