@@ -160,6 +160,7 @@ def evaluate(
     cpu: bool = False,
     workers: int = 0,
     stream: bool | None = None,
+    attack: str = "",
 ) -> Evaluation:
     """Evaluates a checkpoint on the images its recipe names; the same as ``python eval.py``.
 
@@ -171,6 +172,8 @@ def evaluate(
         cpu: Stay on the CPU.
         workers: Processes that read pictures.
         stream: As in :func:`train`.
+        attack: ``pgd:8/255``, say, to change every pixel by up to so much of 0 to 1, to mislead it; ``pgd:8/255:50``
+            for 50 iterations instead of 20. The result's ``attacked_top1`` says how often it is right all the same.
 
     Returns:
         The ``metrics``, the accuracy ``per_class``, the published figure, and whether it was ``reproduced``.
@@ -185,7 +188,7 @@ def evaluate(
     """
     from .sessions.evaluate import evaluate_checkpoint
 
-    return evaluate_checkpoint(_target(checkpoint), _data(data, stream, workers, False), source, cpu)
+    return evaluate_checkpoint(_target(checkpoint), _data(data, stream, workers, False), source, cpu, attack)
 
 
 def predict(

@@ -119,8 +119,8 @@ def taught(method: str) -> dict[str, str]:
 
 def context_of(recipe: Recipe, data: Data) -> RunContext:
     """What a method knows of a run of 1,000 steps."""
-    sizes = {"labeled": len(data.split.labeled), "unlabeled": len(data.split.unlabeled)}
-    return RunContext(1000, len(data.dataset.train), data.dataset.info.num_classes, **sizes)
+    info, sizes = data.dataset.info, {"labeled": len(data.split.labeled), "unlabeled": len(data.split.unlabeled)}
+    return RunContext(1000, len(data.dataset.train), info.num_classes, **sizes, mean=info.mean, std=info.std)
 
 
 def network_of(recipe: Recipe, data: Data, method: Method) -> nn.Module:

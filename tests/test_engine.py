@@ -74,14 +74,16 @@ class Whole:
     result: TrainResult
 
 
-WHOLE = {name: (name, 0.0) for name in STEPPED} | {"dropout": ("supervised", 0.5)}
+WHOLE: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {"drop_rate": 0.0}) for name in STEPPED}
+WHOLE["dropout"] = "supervised", {"drop_rate": 0.5}
+WHOLE["uniform"] = "fixmatch", {"sampling": "uniform", "labels": 400}
 
 
 @pytest.fixture(scope="module", params=WHOLE)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """One of each method, and one with dropout."""
-    method, drop_rate = WHOLE[request.param]
-    recipe = short(method, steps=6, eval_every=3, drop_rate=drop_rate)
+    """One of each method, one with dropout, and one whose labeled images may have no label."""
+    method, overrides = WHOLE[request.param]
+    recipe = short(method, steps=6, eval_every=3, **overrides)
     with quick_curves():
         return Whole(recipe, *run(recipe, tmp_path_factory.mktemp("whole") / "run"))
 

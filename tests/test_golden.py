@@ -36,6 +36,10 @@ GOLDEN = {
     "muscle_freematch": [3.7805, 2.8196, 2.2431, 2.002, 1.7356, 2.1917],
     "distillation": [4.1083, 3.1438, 2.3713, 2.0608, 2.001, 2.2427],
     "muscle_distillation": [4.1082, 3.1435, 2.371, 2.0567, 1.9921, 2.2428],
+    "noisy_student": [2.8251, 2.8891, 2.9419, 2.6691, 2.4394, 2.261],
+    "muscle_noisy_student": [2.8279, 2.8533, 2.968, 2.65, 2.4968, 2.2679],
+    "robust_self_training": [4.4381, 3.5754, 2.6936, 2.3895, 2.1943, 2.2029],
+    "muscle_robust_self_training": [4.438, 3.5753, 2.6937, 2.3857, 2.2051, 2.2036],
     "simclr": [5.6035, 5.4677, 5.5245, 5.4993, 5.4938, 0.475],
     "vicreg": [22.7258, 22.3846, 22.1029, 21.9306, 21.9684, 0.4639],
     "mi_only": [-0.096, -0.1018, -0.1107, -0.1234, -0.1238, 0.4722],
@@ -70,7 +74,10 @@ GOLDEN = {
 
 # At thresholds of 0.95 no pseudo-label would count in so few steps, and with slow averages all would count alike.
 THRESHOLDS = ("fixmatch", "pseudo_label", "flexmatch", "simmatch", "comatch", "self_meta_pseudo_labels")
-EAGER = {name: {f"{name}.threshold": 0.3} for name in THRESHOLDS} | {"softmatch": {"softmatch.momentum": 0.5}}
+EAGER = {name: {f"{name}.threshold": 0.3} for name in THRESHOLDS} | {
+    "softmatch": {"softmatch.momentum": 0.5},
+    "robust_self_training": {"robust_self_training.threshold": 0.1, "robust_self_training.start": 0.0},
+}
 
 
 def random_teacher(path: Path) -> str:

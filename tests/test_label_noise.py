@@ -12,8 +12,10 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, label_noise
 from muscle_zoo.data.label_noise import with_label_noise
 from muscle_zoo.engine.build import prepare_data
-from muscle_zoo.methods import create_method
-from tests.test_engine import final_state, run, short
+from muscle_zoo.engine.run_folder import RunFolder
+from muscle_zoo.engine.trainer import Trainer
+from muscle_zoo.methods import PseudoLabels, create_method
+from tests.test_engine import ON_CPU, final_state, run, short
 
 LABELS = torch.arange(500) % 10
 LABELED = range(0, 500, 5)  # of the classes 0 and 5
@@ -78,3 +80,16 @@ def test_a_run_with_noise_is_another(tmp_path: Path) -> None:
         for noise in ("none", "symmetric:0.4")
     ]
     assert any(not states[0][key].equal(states[1][key]) for key in states[0])
+
+
+def test_the_log_compares_pseudo_labels_with_the_right_classes(tmp_path: Path) -> None:
+    recipe = get_recipe("cnn4.fixmatch_digits_all", {"fold": "dev", "label_noise": "symmetric:0.9", "batch_size": 16})
+    data = prepare_data(recipe)
+    assert data.true_labels is not None and prepare_data(get_recipe(recipe.name)).true_labels is None
+    trainer = Trainer(recipe, data, ON_CPU.accelerator(RunFolder(tmp_path)))
+    batch = trainer.batches.at(0)
+    right = data.true_labels[batch.indices]
+    assert (right != data.dataset.train.labels[batch.indices]).float().mean() > 0.8
+    trainer.method.pseudo_labels = lambda outputs, batch: PseudoLabels(right, torch.ones_like(right, dtype=torch.bool))
+    row = trainer.row(*trainer.step(0, batch, count_right=True))
+    assert row["pseudo_label_accuracy"] == 1.0

@@ -205,6 +205,7 @@ EAGER = {
     for name in ("fixmatch", "uda", "pseudo_label", "simmatch", "comatch", "self_meta_pseudo_labels")
 }
 EAGER["uncertainty_mean_teacher"] = {"share": 1.0}
+EAGER["robust_self_training"] = {"threshold": 0.1, "start": 0.0, "iterations": 2}
 
 
 class WithViews(Method):

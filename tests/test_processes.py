@@ -44,6 +44,7 @@ OWN_DRAWS = (
     "remixmatch",
     "interpolation_contrastive",
     "uncertainty_mean_teacher",
+    "robust_self_training",
 )  # their docstrings say that N processes draw others than one
 SAME = [*(name for name in METHODS if name not in OWN_DRAWS and takes_steps(name)), "muscle", "muscle_fixmatch"]
 # Thresholds at which some guesses count and some do not.
@@ -57,6 +58,7 @@ OPTIONS = {
     "simmatch": {"simmatch.threshold": 0.2},
     "comatch": {"comatch.threshold": 0.2, "comatch.bank": 200, "comatch.edge": 0.1},
     "neighbor_consistency": {"neighbor_consistency.start": 0.0},
+    "noisy_student": {"noisy_student.threshold": 0.9, "drop_rate": 0.0},  # each process drops others
     "self_meta_pseudo_labels": {"self_meta_pseudo_labels.threshold": 0.2},
 }
 # BatchNorm2d, BatchNormAct2d, GroupNormAct, LayerNorm.
@@ -68,6 +70,7 @@ SMALL = {"batch_size": 8, "mu": 2, "lr": 0.01}  # gently: rounding must not grow
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("cnn4.pi_model_digits_10", FEW),  # several forwards before one backward
     **{m: (f"cnn4.{m}_digits_10", {**FEW, **OPTIONS.get(m.removeprefix("muscle_"), {})}) for m in SAME},
+    "uniform": ("cnn4.fixmatch_digits_400", {**FEW, "sampling": "uniform", "fixmatch.threshold": 0.2}),
     "tuned": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "tune": "last:2", "layer_decay": 0.5}),
     "still": (f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "frozen_batchnorm": True}),
     "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 2}),

@@ -14,7 +14,7 @@ from muscle_zoo.auto.choices import Choices
 from muscle_zoo.auto.plan import make_plan
 from muscle_zoo.data import Batches, DataSet, Split, load_dataset
 from muscle_zoo.data.batches import balanced_positions, seeded_generator
-from muscle_zoo.methods import create_method
+from muscle_zoo.methods import METHODS, Batch, RunContext, create_method, takes_partly_labeled
 
 from .pictures import make_folder, picture
 
@@ -111,3 +111,65 @@ def test_own_pictures_of_unequal_classes_are_told_of_it(tmp_path: Path) -> None:
     assert not any("sampling" in text for text in asked.warnings)
     sampling = {method: recipe.sampling for method, recipe in asked.recipes.items()}
     assert sampling["muscle"] == "balanced" and sampling["logistic"] == "oversampled"  # which takes no steps
+
+
+def test_each_image_of_the_pool_is_as_likely_and_only_those_with_a_label_have_one(digits: DataSet) -> None:
+    uniform = batches(digits, "uniform")
+    n, labeled = len(digits.train), set(uniform.split.labeled)
+    seen: Counter[int] = Counter()
+    known = 0
+    for step in range(-(-2 * n // 32)):  # the pool twice, and a few more
+        positions, batch = uniform.positions(step)["labeled"], uniform.at(step) if step < 8 else None
+        seen.update(positions.tolist())
+        if batch is None:
+            continue
+        assert batch.partly_labeled and batch.inputs["x_weak"].shape[0] == len(batch.labels) == 32
+        for position, label, row in zip(
+            positions.tolist(), batch.labels.tolist(), batch.labeled_rows.tolist(), strict=True
+        ):
+            assert label == (int(digits.train.labels[position]) if position in labeled else -1)
+            assert row == (uniform.split.labeled.index(position) if position in labeled else -1)
+            known += label >= 0
+    assert known > 0 and len(seen) == n and set(seen.values()) <= {2, 3}
+    halves = [batches(digits, "uniform", rank, 2).at(1) for rank in (0, 1)]
+    whole = uniform.at(1)
+    assert torch.cat([half.labels for half in halves]).equal(whole.labels)
+    assert whole.indices.equal(batches(digits, "oversampled").at(1).indices)
+
+
+PARTLY = [name for name in METHODS if takes_partly_labeled(name)]
+
+
+@pytest.mark.parametrize("name", PARTLY)
+def test_a_batch_with_hidden_labels_is_one_of_the_other_images(name: str) -> None:
+    """Whatever stands in rows without a label counts for nothing, and a batch without any label is no NaN."""
+    torch.manual_seed(0)
+    logits = {view: torch.randn(6, 4, dtype=torch.float64) for view in ("x_weak", "u_weak", "u_strong", "u_second")}
+    logits |= {"u_adversarial": torch.randn(6, 4, dtype=torch.float64)}
+    targets = {
+        "teacher": torch.rand(6, 4, dtype=torch.float64),
+        "ensemble": torch.rand(6, 4, dtype=torch.float64),
+        "seen": torch.ones(6),
+    }
+    targets["thresholds"] = torch.full((4,), 0.4, dtype=torch.float64)
+
+    def terms(labels: list[int], rows: list[int], partly: bool) -> dict[str, torch.Tensor]:
+        method = create_method(name, context=RunContext(images=50, num_classes=4)).double()
+        outputs = {**logits, "x_weak": logits["x_weak"][rows].clone().requires_grad_()}
+        batch = Batch({}, torch.tensor(labels), torch.arange(6), targets, partly_labeled=partly)
+        found = method.loss(outputs, batch, 0)
+        found["loss"].backward()
+        return {**found, "gradient": outputs["x_weak"].grad}
+
+    some, alone = terms([1, -1, 3, -1], [0, 1, 2, 3], True), terms([1, 3], [0, 2], False)
+    assert some["loss"].item() == pytest.approx(alone["loss"].item(), rel=1e-12)
+    assert some["gradient"][[0, 2]].allclose(alone["gradient"]) and not some["gradient"][[1, 3]].any()
+    none = terms([-1, -1], [0, 1], True)
+    assert none["loss"].isfinite() and none["cross_entropy"] == 0 and not none["gradient"].any()
+
+
+def test_methods_that_need_every_label_refuse_uniform_sampling() -> None:
+    assert {"supervised", "fixmatch", "flexmatch", "mean_teacher"} <= set(PARTLY)
+    for name in ("mixmatch", "simmatch", "muscle_comatch"):
+        with pytest.raises(InputError, match=f"sampling=uniform .*{name} needs the label of every labeled image"):
+            get_recipe(f"cnn4.{name}_digits_40", {"sampling": "uniform"})

@@ -250,3 +250,50 @@ def test_what_the_thresholds_need_of_a_run_is_the_runs() -> None:
     assert View("unlabeled", "weak") in create_method("flexmatch").views.values()
     parts = Batch({}, torch.arange(4), torch.arange(8), labeled_rows=torch.tensor([3, 1, 2, 0])).micro_batches(2)
     assert [part.labeled_rows.tolist() for part in parts] == [[3, 1], [2, 0]]
+
+
+class WithOutputs:
+    """A method whose loss is given a teacher's predictions besides: `check` moves those of the network alone."""
+
+    def __init__(self, method: Method, others: dict[tuple[str, str], Tensor]) -> None:
+        self.method, self.others = method, others
+
+    def loss(self, outputs: dict[str, Tensor], batch: Batch, step: int) -> dict[str, Tensor]:
+        return self.method.loss({**outputs, **self.others}, batch, step)
+
+
+@pytest.mark.parametrize("labels", ["soft", "hard"])
+@pytest.mark.parametrize("balance", [True, False])
+def test_noisy_student_against_a_dictionary_of_counts(labels: str, balance: bool) -> None:
+    method = build("noisy_student", weight=1.7, threshold=0.7, labels=labels, balance=balance, most=1.02).double()
+    seen = dict.fromkeys(range(CLASSES), 1)
+    largest = 0.0
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        truth, theirs = rng.integers(CLASSES, size=LABELLED), 3 * rng.normal(size=(UNLABELLED, CLASSES))
+        sizes = {"x_strong": LABELLED, "u_strong": UNLABELLED}
+        outputs = {v: torch.from_numpy(2 * rng.normal(size=(n, CLASSES))).requires_grad_() for v, n in sizes.items()}
+        batch = Batch({}, torch.from_numpy(truth), torch.arange(UNLABELLED))
+        beliefs = softmax(theirs)
+        classes, counts = [int(np.argmax(p)) for p in beliefs], [max(p) >= 0.7 for p in beliefs]
+        assert 0 < sum(counts) < UNLABELLED
+        for c, counted in zip(classes, counts, strict=True):
+            seen[c] += counted
+        weights = [min(1.02, sum(seen.values()) / (CLASSES * seen[c])) if balance else 1.0 for c in classes]
+        largest = max(largest, *(w for w, counted in zip(weights, counts, strict=True) if counted))
+
+        def naive(live: Arrays, _: Arrays, truth=truth, beliefs=beliefs, counts=counts, weights=weights) -> float:
+            x, u = (softmax(live[name]) for name in ("x_strong", "u_strong"))
+            loss = -sum(math.log(p[y]) for p, y in zip(x, truth, strict=True)) / LABELLED
+            for p, belief, counted, weight in zip(u, beliefs, counts, weights, strict=True):
+                target = belief if labels == "soft" else [float(c == np.argmax(belief)) for c in range(CLASSES)]
+                entropy = -sum(a * math.log(b) for a, b in zip(target, p, strict=True))
+                loss += 1.7 * counted * weight * entropy / UNLABELLED
+            return loss
+
+        one = {("u_weak", "teacher"): torch.from_numpy(theirs)}
+        terms = check(WithOutputs(method, one), outputs, batch, 0, naive)
+        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
+        assert method.pseudo_labels(one, batch).classes.tolist() == classes
+    assert method.counts.tolist() == (list(seen.values()) if balance else [1.0] * CLASSES)
+    assert not balance or largest == 1.02

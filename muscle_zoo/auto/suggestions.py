@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import torch
+from torch import Tensor
 
 from ..data import DataConfig
 from ..errors import InputError
@@ -149,15 +150,7 @@ def suggest_pictures(
     left = pictures.unlabeled
     if not len(left):
         raise InputError(f"{run}: every one of its {len(pictures.names)} pictures has a label; add pictures without")
-    teacher, students = snapshot_probabilities(pictures, left, cpu) if rule == "disagreement" else (None, [])
-    pool = Pool(
-        pictures.probabilities[left],
-        pictures.embeddings[left],
-        pictures.embeddings[pictures.labeled],
-        teacher,
-        torch.stack(students) if students else None,
-        seed,
-    )
+    pool = pool_of(pictures, left, rule, seed, cpu)
     best = pool.probabilities.max(dim=1)
     chosen = tuple(
         Suggestion(
@@ -169,6 +162,30 @@ def suggest_pictures(
         for choice in choose(rule, pool, number)
     )
     return Suggestions(pictures, rule, chosen)
+
+
+def pool_of(pictures: RunPictures, left: Tensor, rule: str, seed: int = 0, cpu: bool = False) -> Pool:
+    """What a rule may choose from.
+
+    Args:
+        pictures: Of a run.
+        left: Positions of the pictures that may be labeled, ``(n,)``.
+        rule: ``disagreement`` needs the run's saved weights, too.
+        seed: Of k-means, and of the rule ``random``.
+        cpu: Stay on the CPU.
+
+    Raises:
+        InputError: The run keeps no state for the rule ``disagreement``.
+    """
+    teacher, students = snapshot_probabilities(pictures, left, cpu) if rule == "disagreement" else (None, [])
+    return Pool(
+        pictures.probabilities[left],
+        pictures.embeddings[left],
+        pictures.embeddings[pictures.labeled],
+        teacher,
+        torch.stack(students) if students else None,
+        seed,
+    )
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -14,6 +14,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the command line."""
     parser.add_argument("target", help="a name, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--attack",
+        default="",
+        metavar="pgd:EPS[:STEPS]",
+        help="also change the pixels by up to EPS, 0 to 1, to mislead it",
+    )
     parser.add_argument("--source", choices=("hub",), help="take a name's weights from the Hugging Face Hub")
     parser.add_argument("--cpu", action="store_true", help="stay on the CPU")
     add_source_arguments(parser)
@@ -23,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates, prints, and compares with the published figure."""
     from ..sessions.evaluate import evaluate_checkpoint
 
-    evaluation = evaluate_checkpoint(args.target, source_of(args), args.source, args.cpu)
+    evaluation = evaluate_checkpoint(args.target, source_of(args), args.source, args.cpu, args.attack)
     report = evaluation.to_dict()
     print(json.dumps(report, indent=2) if args.json else render(report))
     return ExitCode.FAILED if evaluation.reproduced is False else ExitCode.DONE
@@ -39,6 +45,8 @@ def render(report: dict[str, Any]) -> str:
         f"  neg. log-likelihood  {report['nll']:6.3f} nats",
         f"  calibration error    {100 * report['ece']:6.2f} %",
     ]
+    if "attack" in report:
+        lines.insert(3, f"  top-1, {report['attack']:<13} {100 * report['attacked_top1']:6.2f} %")
     if report["temperature"] != 1:
         lines.append(f"  temperature          {report['temperature']:6.3f} (in the weights)")
     lines.append("  accuracy per class")

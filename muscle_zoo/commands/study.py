@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import ExitCode, InputError
+from ..recipes import Recipe
 from ..recipes.names import parse_name
+from ..results.curves import curve_table, plot_curve
 from ..results.figures import plot_study
 from ..results.ledger import Row, merge, write_ledger
 from ..results.study import plan
 from ..results.tables import study_table
 from .arguments import add_run_arguments, parse_overrides, run_options
+
+if TYPE_CHECKING:
+    from ..engine.options import RunOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +32,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", nargs="+", required=True, metavar="N", help="label budgets")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many seeds, from 0 on (3)")
     parser.add_argument("--bias", nargs="+", default=["none"], metavar="B", help="none imbalance:5 ...")
+    parser.add_argument(
+        "--vary",
+        nargs="+",
+        default=[],
+        metavar=("FIELD", "V"),
+        help="a recipe's field and its values, a study for each: mismatch 0 0.5 1",
+    )
+    parser.add_argument(
+        "--active", nargs="+", default=[], metavar="RULE", help="label, train, label again, by these rules of `suggest`"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="with --active: how often (5)")
     parser.add_argument("--arch", default="cnn4", help="backbone (cnn4)")
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="runs that are rows of this ledger are taken from it, not run again"
@@ -35,18 +54,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs what is not done yet; then writes results.csv, table.md and a figure for each data set and bias.
 
-    Runs of an earlier study in the same folder stay in all of them.
+    Runs of an earlier study in the same folder stay in all of them. With ``--vary`` there is a folder with all of these
+    for each value, and curve.md and curve.png for all together.
     """
-    from ..sessions.study import earlier_rows, run_study
-
     if args.seeds < 1 or args.jobs < 1:
         raise InputError(f"--seeds {args.seeds} --jobs {args.jobs}: give 1 or more")
     overrides = parse_overrides(_overrides(args))
     if "seed" in overrides or "bias" in overrides:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
-    recipes = plan(args.arch, args.methods, args.datasets, args.labels, range(args.seeds), args.bias, overrides)
-    out: Path = args.out or Path("runs") / "study"
-    options = run_options(args)
+    out, options = args.out or Path("runs") / "study", run_options(args)
+    if args.active:
+        return _run_active(args, overrides, out, options)
+    return _run_curve(args, overrides, out, options) if args.vary else _run_study(args, overrides, out, options)[0]
+
+
+def _run_study(
+    args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions
+) -> tuple[ExitCode, list[Row]]:
+    from ..sessions.study import earlier_rows, run_study
+
+    recipes = _plan(args, overrides)
     earlier = earlier_rows(out, recipes, overrides, options)
     result = run_study(recipes, out, options, args.jobs, args.ledger)
     if result.rows:
@@ -56,8 +83,55 @@ def run(args: argparse.Namespace) -> int:
         print(f"failed: {line}", file=sys.stderr)
     if result.stopped:
         print(f"stopped with {len(result.rows)} of {len(recipes)} runs done; run the same command again to continue")
+        return ExitCode.STOPPED, result.rows
+    return ExitCode.FAILED if result.failed else ExitCode.DONE, result.rows
+
+
+def _plan(args: argparse.Namespace, overrides: Mapping[str, str]) -> list[Recipe]:
+    return plan(args.arch, args.methods, args.datasets, args.labels, range(args.seeds), args.bias, overrides)
+
+
+def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions) -> ExitCode:
+    """A study for each value of a field, one after the other, and what they say together."""
+    key, *values = args.vary
+    if len(values) < 2 or key in overrides or any(len(given) > 1 for given in (args.datasets, args.labels, args.bias)):
+        raise InputError(
+            f"--vary {' '.join(args.vary)}: give a field and two values or more, of one data set, bias and budget, and "
+            "no override of the field"
+        )
+    for value in values:  # before hours are spent on the first
+        _plan(args, {**overrides, key: value})
+    began, curve, worst = time.monotonic(), {}, ExitCode.DONE
+    for value in values:
+        left = options.time_limit and max(options.time_limit - (time.monotonic() - began), 1e-6)
+        code, rows = _run_study(
+            args, {**overrides, key: value}, out / f"{key}_{value}", replace(options, time_limit=left)
+        )
+        curve[value] = rows
+        worst = code if code != ExitCode.DONE else worst
+        if code == ExitCode.STOPPED:
+            return code
+    text = curve_table(key, curve)
+    (out / "curve.md").write_text(text + "\n", encoding="utf-8")
+    plot_curve(key, curve, out / "curve.png")
+    print(f"\n{text}\n\n{out / 'curve.md'} and {out / 'curve.png'}")
+    return worst
+
+
+def _run_active(args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions) -> ExitCode:
+    from ..auto.active import CURVES_FILE, run_active
+
+    if args.vary or args.ledger or args.jobs > 1:
+        raise InputError("--active runs one after the other: leave out --vary, --ledger and --jobs")
+    result = run_active(_plan(args, overrides), args.active, args.rounds, out, options)
+    for curve in result.curves:
+        shown = " ".join(f"{n}:{100 * top1:.1f}" for n, top1 in zip(curve["labels"], curve["top1"], strict=True))
+        print(f"{curve['name']} seed={curve['seed']} {curve['rule']}: {shown}")
+    if not result.finished:
+        print("stopped; run the same command again to continue")
         return ExitCode.STOPPED
-    return ExitCode.FAILED if result.failed else ExitCode.DONE
+    print(out / CURVES_FILE)
+    return ExitCode.DONE
 
 
 def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:
@@ -81,10 +155,10 @@ def _dataset(row: Row) -> str:
 def _overrides(args: argparse.Namespace) -> list[str]:
     """The key=value words, those that stand after --labels and the like included."""
     words = list(args.overrides)
-    for option in ("methods", "datasets", "labels", "bias"):
+    for option in ("methods", "datasets", "labels", "bias", "vary", "active"):
         given = getattr(args, option)
         words += [word for word in given if "=" in word]
         setattr(args, option, [word for word in given if "=" not in word])
-        if not getattr(args, option):
+        if given and not getattr(args, option):
             raise InputError(f"--{option} {' '.join(given)}: give at least one before the key=value words")
     return words

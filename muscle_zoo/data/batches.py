@@ -175,6 +175,12 @@ class Batches:
             )
         pools = {"labeled": self.split.labeled, "unlabeled": self.split.unlabeled}
         sizes = {"labeled": recipe.batch_size, "unlabeled": recipe.batch_size * recipe.mu}
+        self.labeled = torch.tensor(self.split.labeled)
+        self.labels, self.uniform = self.images.labels, recipe.sampling == "uniform" and "labeled" in sources
+        if self.uniform:
+            pools["labeled"] = tuple(sorted({*self.split.labeled, *self.split.unlabeled}))
+            self.labels = torch.full_like(self.images.labels, -1)
+            self.labels[self.labeled] = self.images.labels[self.labeled]
         self.pools = {source: torch.tensor(pools[source]) for source in pools if source in sources}
         self.sizes = {source: sizes[source] for source in self.pools}
         self.members = self._members() if recipe.sampling == "balanced" else []
@@ -222,14 +228,16 @@ class Batches:
             inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
         labels, indices, labeled_rows = (part.to(self.device, non_blocking=True) for part in self._numbers(positions))
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
-        return Batch(inputs, labels, indices, groups=groups, labeled_rows=labeled_rows)
+        return Batch(inputs, labels, indices, groups=groups, labeled_rows=labeled_rows, partly_labeled=self.uniform)
 
     def _numbers(self, positions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """A batch's labels, the positions of its unlabeled images, and which of the labeled ones it has."""
         none = torch.empty(0, dtype=torch.int64)
         labeled = positions.get("labeled", none)
-        rows = torch.searchsorted(self.pools.get("labeled", none), labeled)  # a split's positions are sorted
-        return self.images.labels[labeled], positions.get("unlabeled", none), rows
+        rows = torch.searchsorted(self.labeled, labeled)  # a split's positions are sorted
+        if self.uniform:
+            rows = rows.where(self.labeled[rows.clamp(max=len(self.labeled) - 1)] == labeled, -1)
+        return self.labels[labeled], positions.get("unlabeled", none), rows
 
     def _local_rows(self, rows: Tensor) -> Tensor:
         """This process's rows of a global batch's."""

@@ -237,4 +237,5 @@ class EmbeddedBatches(Batches):
         together = self.embedded.take(plan.rows).to(self.device, non_blocking=True)
         inputs = dict(zip(plan.sizes, together.split(list(plan.sizes.values())), strict=True))
         labels, indices, labeled_rows = (part.to(self.device, non_blocking=True) for part in plan[2:])
-        return Batch(inputs, labels, indices, groups=self.groups, labeled_rows=labeled_rows)
+        batch = Batch(inputs, labels, indices, groups=self.groups, labeled_rows=labeled_rows)
+        return replace(batch, partly_labeled=True) if self.uniform else batch

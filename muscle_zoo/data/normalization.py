@@ -36,4 +36,5 @@ def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
 @lru_cache(maxsize=16)
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     # Cached: a copy to a GPU would wait for it, each time.
-    return torch.tensor(values, device=device).view(1, -1, 1, 1)
+    with torch.inference_mode(False):  # nor would a tensor of an evaluation let gradients through later
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)

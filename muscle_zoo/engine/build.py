@@ -12,7 +12,7 @@ from typing import Any
 import timm
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
-from torch import nn
+from torch import Tensor, nn
 
 from ..checkpoints.factory import Normalization, normalization_of
 from ..data import (
@@ -52,6 +52,7 @@ class Data:
         evaluation: The images it is evaluated on: those of the recipe's fold.
         source: The user's folder or CSV, if that is what the data are; empty for a data set with a name.
         head: The classifier to train, where the images are embeddings of a frozen backbone.
+        true_labels: Of all training images, ``(N,)``, where those of the data set were made wrong on purpose.
     """
 
     dataset: DataSet
@@ -59,6 +60,7 @@ class Data:
     evaluation: ImageSource
     source: str = ""
     head: nn.Module | None = None
+    true_labels: Tensor | None = None
 
 
 def own_folder(recipe: Recipe, source: DataConfig | None) -> str:
@@ -111,9 +113,10 @@ def prepare_data(
         )
     train, classes = dataset.train, dataset.info.num_classes  # the split was made with the right labels
     noisy = with_label_noise(train.labels, split.labeled, classes, recipe.label_noise, recipe.seed)
-    if noisy is not train.labels:
+    true_labels = None if noisy is train.labels else train.labels
+    if true_labels is not None:
         dataset = replace(dataset, train=train.with_labels(noisy))
-    return Data(dataset, split, evaluation, own_folder(recipe, source))
+    return Data(dataset, split, evaluation, own_folder(recipe, source), true_labels=true_labels)
 
 
 def _has_validation_part(recipe: Recipe, dataset: DataSet) -> bool:

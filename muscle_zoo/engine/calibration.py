@@ -26,7 +26,7 @@ from ..data import DataSetInfo, ImageSource, normalize
 from ..data.augment import Policy
 from ..data.splits import hash_order
 from ..errors import CalibrationError, InputError
-from .classifier import evaluation_mode
+from ..methods.base import evaluation_mode
 
 MAX_IMAGES = (
     10_000  # of so many the standard error of a rate is half a point at most; more would cost more than it says

@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import CalibrationError, InputError
+from ..methods.base import evaluation_mode
 
 FOLD_TOLERANCE = 1e-4  # between the logits before and T times those after, as a share of the largest
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Leaves each part's mode as it was, for parts of a network may be frozen in another than the whole."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()

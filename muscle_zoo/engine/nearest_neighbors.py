@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..data import DataSetInfo, ImageSource, normalize
 from ..data.splits import hash_order
 from ..errors import InputError
+from ..methods.base import evaluation_mode
 from .build import Data
-from .classifier import evaluation_mode
 
 NEIGHBORS, TEMPERATURE = 20, 0.07  # as Wu et al. 2018 weight them; their 200 neighbors are for a million images
 MAX_REFERENCES = 10_000

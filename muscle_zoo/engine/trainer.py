@@ -145,6 +145,8 @@ class Trainer:
                 num_classes=dataset.info.num_classes,
                 labeled=len(data.split.labeled),
                 unlabeled=len(data.split.unlabeled),
+                mean=dataset.info.mean,
+                std=dataset.info.std,
             )
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             _require_whole_steps(recipe, self.method)
@@ -170,7 +172,8 @@ class Trainer:
         self.nets = TrainedNets(self.network, accelerator)
         if compiled != "none":
             self.model = torch.compile(self.model, mode=compiled, dynamic=False)
-        self._true_classes = dataset.train.labels.to(self.device)  # for the log: no method gets them
+        true_labels = dataset.train.labels if data.true_labels is None else data.true_labels
+        self._true_classes = true_labels.to(self.device)  # for the log: no method gets them
 
     def step(
         self, step: int, batch: Batch, count_right: bool = False, timer: NoTimer = NO_TIMER

@@ -34,6 +34,7 @@ __all__ = [
     "preset_options",
     "recipe_defaults",
     "takes_embeddings",
+    "takes_partly_labeled",
     "takes_steps",
     "trains_classifier",
     "version_of",
@@ -55,6 +56,7 @@ _CLASSES = {
     "knn": "KNN",
     "label_propagation": "LabelPropagation",
     "distillation": "Distillation",
+    "noisy_student": "NoisyStudent",
     "simclr": "SimCLR",
     "vicreg": "VICReg",
     "mi_only": "MIOnly",
@@ -71,6 +73,7 @@ _CLASSES = {
     "neighbor_consistency": "NeighborConsistency",
     "uncertainty_mean_teacher": "UncertaintyMeanTeacher",
     "self_meta_pseudo_labels": "SelfMetaPseudoLabels",
+    "robust_self_training": "RobustSelfTraining",
 }
 METHODS: dict[str, type[Method]] = {
     name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
@@ -125,14 +128,25 @@ def trains_classifier(name: str) -> bool:
 
 
 def takes_embeddings(name: str) -> bool:
-    """Whether a method can train a classifier on embeddings: it needs nothing of a network but logits.
+    """Whether a method can train a classifier on embeddings: it needs a network's logits alone, and no pixels.
 
     Example:
         >>> takes_embeddings("muscle_fixmatch"), takes_embeddings("simclr"), takes_embeddings("distillation")
         (True, False, False)
     """
     method = METHODS[base_of(name)]
-    return method.classifier and all(what == LOGITS for wanted in method.needs.values() for what in wanted)
+    logits_alone = all(what == LOGITS for wanted in method.needs.values() for what in wanted)
+    return method.classifier and not method.pixels and logits_alone
+
+
+def takes_partly_labeled(name: str) -> bool:
+    """Whether a method's labeled images may have no label, as with ``sampling=uniform``.
+
+    Example:
+        >>> takes_partly_labeled("muscle_fixmatch"), takes_partly_labeled("mixmatch")
+        (True, False)
+    """
+    return METHODS[base_of(name)].partly_labeled
 
 
 def has_own_backward(method: Method) -> bool:

@@ -50,11 +50,13 @@ class Batch:
     Attributes:
         inputs: Name of a view (or of an input that ``prepare`` added) to normalized images, ``(n, C, H, W)``. Those of
             a group go through one forward, in this order.
-        labels: Classes of the labeled images, ``(B,)`` int64; empty where no view is of labeled images.
+        labels: Classes of the labeled images, ``(B,)`` int64; empty where no view is of labeled images. -1 for one that
+            has no label, where they are ``partly_labeled``.
         indices: Which images of the unlabeled pool these are, ``(mu B,)`` int64.
         targets: What ``prepare`` worked out for ``loss``: pseudo-labels, mixing weights.
         groups: The group of an input; the first one (0) for those without an entry.
         labeled_rows: Which of the labeled images the labels are of, counted among these, ``(B,)`` int64.
+        partly_labeled: Whether the labeled images are any of the pool, and some of them, or all, have no label.
     """
 
     inputs: dict[str, Tensor]
@@ -63,6 +65,7 @@ class Batch:
     targets: dict[str, Tensor] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
     labeled_rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    partly_labeled: bool = False
 
     def micro_batches(self, n: int) -> list[Batch]:
         """Cuts a batch without targets into n of equal size, each with its share of every view."""
@@ -95,6 +98,8 @@ class RunContext:
         features: Numbers in the network's pre-logits features; known when ``parts`` is called, 0 before.
         labeled: Labeled images: ``Batch.labeled_rows`` are below it.
         unlabeled: Images of the unlabeled pool.
+        mean: What each channel of pixels between 0 and 1 is lessened by before a method sees it.
+        std: What it is then divided by.
     """
 
     steps: int = 2**20
@@ -103,6 +108,8 @@ class RunContext:
     features: int = 0
     labeled: int = 4000
     unlabeled: int = 50000
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
 
 
 class PseudoLabels(NamedTuple):
@@ -154,13 +161,17 @@ class Method(nn.Module):
             one of its :meth:`parts` (``outputs[name, part]``), or ``teacher`` (``outputs[name, "teacher"]``, the logits
             of the recipe's ``teacher`` for the same images). Nothing else is computed.
         classifier: Whether the network it trains has one. A method that is given no label has none: it pre-trains.
+        partly_labeled: Whether it looks at labels through :class:`Supervised` alone, which can do without some.
+        pixels: Whether it changes pixels within their bounds: such a method cannot be given embeddings.
     """
 
     views: Mapping[str, View] = {}
     needs: Mapping[str, Sequence[str]] = {}
     classifier: ClassVar[bool] = True
+    partly_labeled: ClassVar[bool] = False
+    pixels: ClassVar[bool] = False
     recipe: ClassVar[Mapping[str, int | float | str]] = {}
-    presets: ClassVar[Mapping[str, Mapping[str, float]]] = {}
+    presets: ClassVar[Mapping[str, Mapping[str, float | str]]] = {}
 
     def parts(self, context: RunContext) -> dict[str, nn.Module]:
         """Heads on the network's pre-logits features ``(n, context.features)``, which are trained with it.
@@ -281,6 +292,18 @@ def training_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Leaves each part's mode as it was, for parts of a network may be frozen in another than the whole."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 @contextmanager

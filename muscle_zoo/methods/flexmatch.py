@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +48,7 @@ class FlexMatch(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
     }
+    partly_labeled: ClassVar[bool] = True
 
     classes: Tensor
 

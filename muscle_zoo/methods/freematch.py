@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,7 @@ class FreeMatch(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
     }
+    partly_labeled: ClassVar[bool] = True
 
     tau: Tensor
     p: Tensor

@@ -57,6 +57,7 @@ class MeanTeacher(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_teacher": View("unlabeled", "weak", 1),
     }
+    partly_labeled: ClassVar[bool] = True
 
     recipe: ClassVar[Mapping[str, int]] = {"version": 2}
 

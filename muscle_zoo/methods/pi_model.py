@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -42,6 +43,7 @@ class PiModel(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_second": View("unlabeled", "weak", 1),
     }
+    partly_labeled: ClassVar[bool] = True
 
     def __init__(self, weight: float = 100.0, ramp: float = 80 / 300, context: RunContext | None = None) -> None:
         super().__init__()

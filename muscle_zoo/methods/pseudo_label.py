@@ -41,6 +41,7 @@ class PseudoLabel(Method):
     """
 
     views: Mapping[str, View] = {"x_weak": View("labeled", "weak"), "u_weak": View("unlabeled", "weak")}
+    partly_labeled: ClassVar[bool] = True
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {
         "paper": {"threshold": 0.0, "weight": 3.0, "start": 0.1, "ramp": 0.5}
     }

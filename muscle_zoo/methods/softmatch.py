@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +48,7 @@ class SoftMatch(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
     }
+    partly_labeled: ClassVar[bool] = True
 
     mean: Tensor
     variance: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -43,6 +44,7 @@ class UDA(Method):
         "u_weak": View("unlabeled", "weak"),
         "u_strong": View("unlabeled", "strong"),
     }
+    partly_labeled: ClassVar[bool] = True
 
     def __init__(
         self, threshold: float = 0.8, temperature: float = 0.4, weight: float = 1.0, context: RunContext | None = None

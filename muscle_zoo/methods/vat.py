@@ -67,6 +67,7 @@ class VAT(Method):
         "x_weak": View("labeled", "weak"),
         "u_weak": View("unlabeled", "weak", group=1, still=True),
     }
+    partly_labeled: ClassVar[bool] = True
     recipe: ClassVar[Mapping[str, int]] = {"version": 2}
     presets: ClassVar[Mapping[str, Mapping[str, float]]] = {
         "paper": {"weight": 1.0, "entropy_weight": 1.0, "ramp": 0.0}

@@ -27,6 +27,9 @@ _FEW_STEPS = {
     "mixmatch.weight": 150.0,
     "uda.threshold": 0.6,
     "freematch.momentum": 0.99,
+    # Fewer and longer steps of the ascent cost less than half, and train as well: 40 digits labels, dev fold, one seed.
+    "robust_self_training.iterations": 4,
+    "robust_self_training.step_size": 0.01,
 }
 
 # For two CPU cores in minutes: hub_cards/studies/short_budgets.md.

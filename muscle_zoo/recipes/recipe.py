@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import default_options, method_names, preset_options, recipe_defaults, takes_embeddings, takes_steps
+from ..methods import (
+    default_options,
+    method_names,
+    preset_options,
+    recipe_defaults,
+    takes_embeddings,
+    takes_partly_labeled,
+    takes_steps,
+)
 from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
 from .names import ALL, MAX_DIGITS, make_name, parse_name
@@ -39,8 +47,9 @@ class Recipe:
         steps: Optimizer updates; 0 for a method that takes none.
         batch_size: Labeled images a step (B).
         mu: Unlabeled images a step for each labeled one: mu B in all.
-        sampling: Which labeled images a step sees: ``oversampled``, each of them equally often; or ``balanced``, each
-            class equally often, see :func:`muscle_zoo.data.batches.balanced_positions`.
+        sampling: Which labeled images a step sees: ``oversampled``, each of them equally often; ``balanced``, each
+            class equally often, see :func:`muscle_zoo.data.batches.balanced_positions`; or ``uniform``: B images of
+            the whole pool, each equally likely, of which those that have a label count.
         weak: Weak augmentation policy, see :mod:`muscle_zoo.data.augment`.
         strong: Strong augmentation policy.
         optimizer: timm's name of it; ``sgd`` is Nesterov's.
@@ -143,6 +152,10 @@ class Recipe:
             _require(fits, "steps", self.steps, "give 1 or more" if least else f"{self.method} takes none: give 0")
             fits = least == 1 or self.sampling == "oversampled"
             _require(fits, "sampling", self.sampling, f"{self.method} takes no steps: leave it out")
+            fits = self.sampling != "uniform" or takes_partly_labeled(self.method)
+            _require(
+                fits, "sampling", self.sampling, f"{self.method} needs the label of every labeled image: leave it out"
+            )
         for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
@@ -237,7 +250,7 @@ _CHOICES = {
     "fold": ("test", "dev", "validation", "labeled"),
     "schedule": ("cosine", "constant"),
     "classifier": ("linear", "cosine", "mlp"),
-    "sampling": ("oversampled", "balanced"),
+    "sampling": ("oversampled", "balanced", "uniform"),
 }
 _OLD_NAMES = {"unlabelled_bias": "unlabeled_bias"}  # as cards of the first edition spell it
 # Fields of a later version: at their neutral value they do not count in the hash, so published recipes keep theirs.
@@ -360,8 +373,8 @@ def _check_head(recipe: Recipe) -> None:
         return
     if recipe.method in method_names() and not takes_embeddings(recipe.method):
         raise InputError(
-            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher or for what it trains "
-            "beside a classifier; give tune=all or tune=last:N, or another method"
+            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher, for what it does to "
+            "pixels or for what it trains beside a classifier; give tune=all or tune=last:N, or another method"
         )
     neutral = {"layer_decay": 1.0, "frozen_batchnorm": False, "probe_steps": 0}
     if more := [name for name, value in neutral.items() if getattr(recipe, name) != value]:

@@ -55,7 +55,7 @@ def plot_study(rows: Iterable[Row], path: Path) -> None:
     if len({(cell.arch, cell.dataset, cell.variant, cell.bias) for cell in study}) != 1:
         raise InputError("a figure is of one backbone, one data set, one variant and one bias")
     bases = list(dict.fromkeys(cell.base for cell in study))
-    figure, axes = _panels(len(bases), columns=3, width=3.6, height=2.9, margin=0.7, shared=True)
+    figure, axes = grid_of_panels(len(bases), columns=3, width=3.6, height=2.9, margin=0.7, shared=True)
     control = {cell.labels: cell.alone for cell in study if cell.base == "supervised"}
     for panel, base in zip(axes, bases, strict=True):
         color, _ = style_of(base)
@@ -74,7 +74,7 @@ def plot_study(rows: Iterable[Row], path: Path) -> None:
     bias = "" if study[0].bias == "none" else f", bias {study[0].bias}"
     figure.supylabel("top-1, %", fontsize=13)
     figure.suptitle(f"{study[0].dataset}{bias}", fontsize=14)
-    _save(figure, path, rows)
+    save_figure(figure, path, rows)
 
 
 def _plot_accuracies(
@@ -84,11 +84,19 @@ def _plot_accuracies(
     budgets = sorted((budget for budget in by_budget if by_budget[budget]), key=budget_order)
     if not budgets:
         return
-    accuracies = [[100 * value for value in by_budget[budget].values()] for budget in budgets]
+    places = [budget_order(budget)[1] * shift for budget in budgets]
+    plot_means(panel, places, [list(by_budget[budget].values()) for budget in budgets], label, **style)
+
+
+def plot_means(
+    panel: Any, places: Sequence[float], accuracies: Sequence[Sequence[float]], label: str, **style: str
+) -> None:
+    """Draws a line of means with standard deviations, in per cent, of accuracies of 0 to 1 at each place."""
+    per_cent = [[100 * value for value in values] for values in accuracies]
     panel.errorbar(
-        [budget_order(budget)[1] * shift for budget in budgets],
-        [statistics.fmean(values) for values in accuracies],
-        yerr=[statistics.stdev(values) if len(values) > 1 else 0.0 for values in accuracies],
+        places,
+        [statistics.fmean(values) for values in per_cent],
+        yerr=[statistics.stdev(values) if len(values) > 1 else 0.0 for values in per_cent],
         label=label,
         capsize=3,
         linewidth=1.8,
@@ -109,7 +117,7 @@ def plot_gains_of_study(rows: Iterable[Row], path: Path) -> None:
     rows = list(rows)
     study = [cell for cell in cells(rows) if cell.gains]
     bases = list(dict.fromkeys(cell.base for cell in study))
-    figure, axes = _panels(len(bases), columns=3, width=3.3, height=2.5, margin=0.7, shared=True)
+    figure, axes = grid_of_panels(len(bases), columns=3, width=3.3, height=2.5, margin=0.7, shared=True)
     for panel, base in zip(axes, bases, strict=True):
         panel.axhline(0, color="#666666", linewidth=1.2)
         of_base = [cell for cell in study if cell.base == base]
@@ -131,7 +139,7 @@ def plot_gains_of_study(rows: Iterable[Row], path: Path) -> None:
         style_budgets(panel, [cell.labels for cell in study])
         panel.set_title(base.replace("_", " "), fontsize=14)
     figure.supylabel("paired gain of MUSCLE, points", fontsize=14)
-    _save(figure, path, rows)
+    save_figure(figure, path, rows)
 
 
 def plot_gains(rows: Iterable[Row], path: Path) -> None:
@@ -149,7 +157,7 @@ def plot_gains(rows: Iterable[Row], path: Path) -> None:
     for cell in cells(rows):
         if cell.gains:
             panels.setdefault((cell.dataset, cell.arch), []).append(cell)
-    figure, axes = _panels(len(panels), columns=2, width=4.6, height=3.1, margin=0.6, shared=False)
+    figure, axes = grid_of_panels(len(panels), columns=2, width=4.6, height=3.1, margin=0.6, shared=False)
     if not panels:
         figure.text(0.5, 0.5, "no seed was run both with and without MUSCLE", ha="center", va="center", fontsize=11)
     for panel, (dataset, arch) in zip(axes, panels, strict=True):
@@ -172,7 +180,7 @@ def plot_gains(rows: Iterable[Row], path: Path) -> None:
         else:  # a long legend would hide the curves: it stands beside them
             panel.legend(frameon=False, fontsize=10, loc="upper left", bbox_to_anchor=(1, 1))
     figure.supylabel("paired gain of MUSCLE, points", fontsize=12)
-    _save(figure, path, rows)
+    save_figure(figure, path, rows)
 
 
 def _plot_curve_of_gains(panel: Any, of_curve: Sequence[Cell], shift: float) -> None:
@@ -208,7 +216,7 @@ def style_budgets(panel: Any, budgets: Iterable[int | str]) -> None:
     panel.grid(alpha=0.3)
 
 
-def _panels(
+def grid_of_panels(
     count: int, columns: int, width: float, height: float, margin: float, shared: bool
 ) -> tuple[Any, list[Any]]:
     """A figure with ``count`` panels in rows of ``columns``; the places that are left over stay empty."""
@@ -226,7 +234,8 @@ def _panels(
     return figure, axes[:count]
 
 
-def _save(figure: Any, path: Path, rows: Iterable[Row]) -> None:
+def save_figure(figure: Any, path: Path, rows: Iterable[Row]) -> None:
+    """Writes a figure; a PNG carries :func:`digest` of the rows that it shows."""
     # Software=None keeps matplotlib's version out of the file, which is committed.
     metadata = {"Software": None, "rows": digest(rows)} if path.suffix == ".png" else None
     figure.savefig(path, dpi=110, metadata=metadata)

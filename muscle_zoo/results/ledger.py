@@ -71,6 +71,12 @@ class Row:
     hours: float
 
     @property
+    def labeled_bias(self) -> str:
+        """The recipe's ``bias``: of all that is not balanced about the split, what is said of its labeled images."""
+        first = self.bias.split("+")[0]
+        return "none" if first.startswith(("unlabeled:", "mismatch:", "given")) else first
+
+    @property
     def key(self) -> tuple[str, str, int]:
         """What tells one run from another."""
         return self.name, self.recipe_sha256, self.seed

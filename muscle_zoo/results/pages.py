@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..errors import InputError
 from ..recipes.names import ZOO_METHODS
+from .curves import curve_table, plot_curve
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
 from .study import select
@@ -36,6 +37,7 @@ class Mark:
     - ``study ARCH DATASET key=value ...``: accuracies. ``methods``, ``labels`` and ``bias`` choose (values joined by
       ``+``), and ``variant``; anything else is what the study changed of every recipe.
     - ``bias ARCH DATASET key=value ...``: how the gain changes with a bias.
+    - ``curve ARCH DATASET vary=FIELD:V+V+... labels=N key=value ...``: accuracies along the values of a recipe's field.
     - ``overall ARCH DATASET key=value ...``: the gain over all methods together.
     - ``controls ARCH DATASET method=M key=value ...``: what M gains over the other ``methods``.
     - ``calibration ARCH DATASET key=value ...``: likelihood and calibration error before and after the temperature.
@@ -43,8 +45,8 @@ class Mark:
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
 
-    ``figure=FILE`` names a picture beside the page, of ``study`` (accuracies) and ``zoo`` (gains); ``gains=FILE`` one
-    of a ``study``'s gains.
+    ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
+    ``gains=FILE`` one of a ``study``'s gains.
     """
 
     kind: str
@@ -105,6 +107,28 @@ class Mark:
             raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
         return shown
 
+    @property
+    def varied(self) -> tuple[str, list[str]]:
+        """Of a ``curve``, the field and its values.
+
+        Raises:
+            InputError: They are not said.
+        """
+        key, _, values = self.values.get("vary", "").partition(":")
+        if not key or not values:
+            raise InputError(f"<!-- {self.kind}{self.text} --> says no vary=FIELD:V+V+...; add it")
+        return key, values.split("+")
+
+    def curve(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[str, list[Row]]:
+        """The ledger's rows of each value of a ``curve``.
+
+        Raises:
+            InputError: There are none of one.
+        """
+        key, values = self.varied
+        rest = " ".join(word for word in self.text.split() if not word.startswith("vary="))
+        return {value: Mark("study", f"{rest} {key}={value}").rows(rows, parameters) for value in values}
+
     def table(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
         """The table, in Markdown.
 
@@ -113,6 +137,8 @@ class Mark:
         """
         if self.kind == "search":
             return self._search_table(rows)
+        if self.kind == "curve":
+            return curve_table(self.varied[0], self.curve(rows, parameters))
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
@@ -143,7 +169,7 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r"(?P<head><!-- (?P<kind>study|bias|curve|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )
@@ -176,15 +202,20 @@ class PageFigure:
     """A picture beside a page.
 
     Attributes:
-        kind: Of the mark that names it: ``study`` or ``zoo``; ``gains`` for that of a study's gains.
+        kind: Of the mark that names it: ``study``, ``curve`` or ``zoo``; ``gains`` for that of a study's gains.
         rows: What it shows.
+        curve: Of a ``curve`` the field, and the rows of each of its values.
     """
 
     kind: str
     rows: Sequence[Row]
+    curve: tuple[str, Mapping[str, Sequence[Row]]] | None = None
 
     def plot(self, path: Path) -> None:
         """Draws the picture into a file."""
+        if self.curve is not None:
+            plot_curve(*self.curve, path)
+            return
         {"zoo": plot_gains, "study": plot_study, "gains": plot_gains_of_study}[self.kind](self.rows, path)
 
     def is_at(self, path: Path) -> bool:
@@ -198,6 +229,13 @@ class PageFigure:
             return False
 
 
+def _figure(kind: str, mark: Mark, rows: Sequence[Row], parameters: Mapping[str, int]) -> PageFigure:
+    if kind != "curve":
+        return PageFigure(kind, mark.rows(rows, parameters))
+    curve = mark.curve(rows, parameters)
+    return PageFigure(kind, [row for own in curve.values() for row in own], (mark.varied[0], curve))
+
+
 def page_figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -> dict[Path, PageFigure]:
     """The figures that the checkout's pages name, by path.
 
@@ -209,9 +247,9 @@ def page_figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int])
         for match in _MARK.finditer(page.read_text(encoding="utf-8")):
             mark = Mark(match["kind"], match["text"])
             for word, file in mark.figures.items():
-                if mark.kind != "study" and (mark.kind != "zoo" or word == "gains"):
-                    fit = "study" if word == "gains" else "study and zoo"
+                if mark.kind != "study" and (mark.kind not in ("curve", "zoo") or word == "gains"):
+                    fit = "study" if word == "gains" else "study, curve and zoo"
                     raise InputError(f"<!-- {mark.kind}{mark.text} -->: {word}= is for {fit}; leave it out here")
                 kind = "gains" if word == "gains" else mark.kind
-                figures[page.with_name(file)] = PageFigure(kind, mark.rows(rows, parameters))
+                figures[page.with_name(file)] = _figure(kind, mark, rows, parameters)
     return figures

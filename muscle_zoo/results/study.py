@@ -83,13 +83,17 @@ def select(
     selected = []
     for row in rows:
         parts = parse_name(row.name)
-        if (parts["arch"], parts["dataset"], parts["variant"]) != (arch, dataset, variant) or row.bias not in biases:
+        if (parts["arch"], parts["dataset"], parts["variant"]) != (
+            arch,
+            dataset,
+            variant,
+        ) or row.labeled_bias not in biases:
             continue
         if methods and base_of(parts["method"]) not in methods:
             continue
         if labels and str(parts["labels"]) not in labels:
             continue
         # Runs of other overrides, and of a recipe's older versions, stand in the ledger under the same name.
-        if row.recipe_sha256 == get_recipe(row.name, {**(overrides or {}), "bias": row.bias}).sha256:
+        if row.recipe_sha256 == get_recipe(row.name, {**(overrides or {}), "bias": row.labeled_bias}).sha256:
             selected.append(row)
     return selected

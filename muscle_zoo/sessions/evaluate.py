@@ -14,6 +14,7 @@ from ..checkpoints.factory import load_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
 from ..data.catalog import FOLDER
+from ..engine.attack import attacked_accuracy, parse_attack
 from ..engine.build import prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.processes import device_for
@@ -48,6 +49,8 @@ class Evaluation:
         published_top1: The figure in its config.json, 0 to 1.
         published_n: The number of images that figure is of.
         temperature: What its logits were divided by when it was exported; it is in its weights.
+        attack: How the images were changed besides, such as ``pgd:8/255``; empty if they were not.
+        attacked_top1: Share of the images that it is right about all the same, 0 to 1.
     """
 
     target: str
@@ -60,6 +63,8 @@ class Evaluation:
     published_top1: float
     published_n: int
     temperature: float = 1.0
+    attack: str = ""
+    attacked_top1: float | None = None
 
     @property
     def per_class(self) -> dict[str, float | None]:
@@ -84,12 +89,13 @@ class Evaluation:
             **{key: value for key, value in self.metrics.to_dict().items() if key != "per_class"},
             "per_class": self.per_class,
             "temperature": self.temperature,
+            **({"attack": self.attack, "attacked_top1": self.attacked_top1} if self.attack else {}),
             "published": {"top1": self.published_top1, "n": self.published_n, "reproduced": self.reproduced},
         }
 
 
 def evaluate_checkpoint(
-    target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False
+    target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False, attack: str = ""
 ) -> Evaluation:
     """Evaluates a checkpoint on the fold its recipe names.
 
@@ -98,6 +104,7 @@ def evaluate_checkpoint(
         data: Where the data are, and how they are read.
         source: ``hub`` to take a name's weights from the Hugging Face Hub although they are on disk.
         cpu: Stay on the CPU, although there is an accelerator.
+        attack: Change the images to mislead it, too: ``pgd:EPSILON[:STEPS]``, see :mod:`muscle_zoo.engine.attack`.
 
     Returns:
         The metrics, beside the published figure.
@@ -105,6 +112,7 @@ def evaluate_checkpoint(
     Raises:
         InputError: The target is not there, was not made by muscle_zoo, or the data have other classes.
     """
+    attacked = parse_attack(attack) if attack else None
     checkpoint = weights.resolve(checkpoint_name(target), source)
     recipe, published, n = read_block(target, checkpoint.config)
     if recipe.dataset == FOLDER and (data is None or data.root is None):
@@ -121,6 +129,7 @@ def evaluate_checkpoint(
     model = load_model(checkpoint).to(device_for(cpu))
     try:
         metrics = evaluate(model, prepared.evaluation, info)
+        attacked_top1 = None if attacked is None else attacked_accuracy(model, prepared.evaluation, info, attacked)
     except MuscleZooError:
         raise
     except RuntimeError as error:  # a network that does not take these images, or not enough memory
@@ -138,6 +147,8 @@ def evaluate_checkpoint(
         published,
         n,
         calibration_of(checkpoint.config)["temperature"],
+        attack,
+        attacked_top1,
     )
 
 

@@ -86,7 +86,7 @@ def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, s
     for row in rows:
         if why := _apart(row, recipes[0], overrides):
             raise InputError(f"--out {out} holds another study ({row.name} {why}); give another --out")
-        recipe = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.bias})
+        recipe = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
         finished_row(RunFolder(out / "runs" / _folder(recipe)), own_folder(recipe, options.data))
     return rows
 
@@ -94,7 +94,7 @@ def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, s
 def _apart(row: Row, recipe: Recipe, overrides: Mapping[str, str]) -> str:
     """Why a row cannot stand in one table with a recipe's run, if it cannot."""
     try:
-        earlier = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.bias})
+        earlier = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
     except InputError:
         return "with other settings"
     if earlier.arch != recipe.arch:
