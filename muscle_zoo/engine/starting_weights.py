@@ -37,7 +37,7 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
 
     Args:
         recipe: Its architecture must be that of the weights.
-        arguments: What it is built with, see :func:`muscle_zoo.engine.architecture.build_arguments`.
+        arguments: What it is built with, see :func:`muscle_zoo.checkpoints.architecture.build_arguments`.
 
     Raises:
         InputError: They are weights of another architecture, or lack what these arguments need.
