@@ -138,7 +138,7 @@ WRONG_DATA = {
     "corrupt": (my_pictures(corrupt), [*FOLDER, "--strict"], "1 of 52 pictures"),
     "contradictory": (my_pictures(twice), [*FOLDER, "--strict"], "1 picture of the training part in two classes"),
     "no test": (my_pictures(lambda d: shutil.rmtree(d / "test")), FOLDER, "fold=test: folder has no such images; add"),
-    "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "--data my.csv does not exist; give"),
+    "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "--data my.csv does not exist"),
     "unknown path": (my_pictures(a_csv("path,label", "labeled/cat/000.png,cat", "gone.png,dog")),
                      ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"],
                      "labels.csv line 3: 'gone.png' does not exist"),

@@ -334,7 +334,10 @@ def test_info_says_how_sure_and_in_which_precision(capsys: OUTPUT) -> None:
     text = run(["info", name], capsys)[1]
     assert "weights: not published; the ledger has its runs" in text and "seeds" not in text
     assert f"one run, seed 0   top-1 {100 * row.top1_ema:.2f} %, nll {row.nll:.3f} nats" in text
-    assert section(text, "Reproduce").endswith(f"{name} seed=0 --mixed-precision {row.dtype}") and row.dtype == "bf16"
+    assert (
+        section(text, "Reproduce").strip().endswith(f"{name} seed=0 --mixed-precision {row.dtype}")
+        and row.dtype == "bf16"
+    )
 
 
 @pytest.mark.parametrize(
