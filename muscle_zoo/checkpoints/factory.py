@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,21 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
     return model
 
 
+def _is_no_leftover(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Unexpected keys")
+
+
+@contextmanager
+def _without_leftovers() -> Iterator[None]:
+    """Keeps timm from warning of weights that are left over: those of the layers behind the features, asked for."""
+    log = logging.getLogger(timm.models.load_pretrained.__module__)
+    log.addFilter(_is_no_leftover)
+    try:
+        yield
+    finally:
+        log.removeFilter(_is_no_leftover)
+
+
 @contextmanager
 def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Says which argument of the caller's an architecture does not take.
@@ -141,7 +157,8 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         InputError: There is one.
     """
     try:
-        yield
+        with _without_leftovers() if kwargs.get("features_only") else nullcontext():
+            yield
     except TypeError as error:
         wrong = next((key for key in kwargs if f"'{key}'" in str(error)), None)
         if wrong is None:
