@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -134,19 +134,25 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
     return model
 
 
-def _is_no_leftover(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Unexpected keys")
-
-
 @contextmanager
-def _without_leftovers() -> Iterator[None]:
-    """Keeps timm from warning of weights that are left over: those of the layers behind the features, asked for."""
-    log = logging.getLogger(timm.models.load_pretrained.__module__)
-    log.addFilter(_is_no_leftover)
+def _without_log(logger: str, text: str) -> Iterator[None]:
+    """Keeps a library from logging what has a text in it."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    log = logging.getLogger(logger)
+    log.addFilter(others)
     try:
         yield
     finally:
-        log.removeFilter(_is_no_leftover)
+        log.removeFilter(others)
+
+
+def _without_leftovers(kwargs: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Keeps timm from warning of weights that are left over where these are of layers behind the features."""
+    features = kwargs.get("features_only")
+    return _without_log("timm.models._builder", "Unexpected keys") if features else nullcontext()
 
 
 @contextmanager
@@ -157,7 +163,7 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         InputError: There is one.
     """
     try:
-        with _without_leftovers() if kwargs.get("features_only") else nullcontext():
+        with _without_leftovers(kwargs):
             yield
     except TypeError as error:
         wrong = next((key for key in kwargs if f"'{key}'" in str(error)), None)

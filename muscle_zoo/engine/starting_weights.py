@@ -54,8 +54,9 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         _require_pooling(model, recipe, arguments)
         return model
     except MuscleZooError as error:
-        verb = " " if str(error).startswith("is weights of") else ": "
-        raise type(error)(f"init={init}{verb}{error}") from None
+        told = str(error).removeprefix(f"{init} ")
+        verb = " " if told != str(error) or told.startswith("is weights of") else ": "
+        raise type(error)(f"init={init}{verb}{told}") from None
     except (
         RuntimeError,
         ValueError,
