@@ -7,8 +7,9 @@ functions here read it at every call, but ``timm.create_model`` and ``timm.list_
 
 from . import backbones
 from .api import embed, evaluate, list_methods, predict, train
-from .checkpoints.factory import create_model, create_transform, load_model
+from .checkpoints.factory import create_model, load_model
 from .checkpoints.listing import ModelInfo, list_models, model_info
+from .checkpoints.transforms import create_transform
 from .checkpoints.weights import Checkpoint
 from .checkpoints.weights import resolve as resolve_checkpoint
 from .errors import DownloadError, InputError, MuscleZooError, TrainingError, WeightsError

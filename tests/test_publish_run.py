@@ -17,6 +17,7 @@ from muscle_zoo.errors import InputError
 from muscle_zoo.recipes import get_recipe
 from tests.conftest import run
 from tests.hub_server import HubServer
+from tests.test_pretraining import pretrained  # noqa: F401 - a fixture: a run of simclr
 from tests.test_publish import Person, hub, person  # noqa: F401 - fixtures
 from tests.test_suggest import made  # noqa: F401 - a fixture: the run of that file
 
@@ -74,6 +75,26 @@ def test_what_goes_into_a_runs_card(made: Path, tmp_path: Path) -> None:  # noqa
     assert "| **muscle** | 75.0 (65.0 to 85.0) | 75.0 | 75.0 | 0.50 |" in text
     assert "To expect on new pictures like these: 70.0 (60.0 to 80.0) %, less 5.0 points" in text
     assert set(asdict(found)["labeled"]) == {2} and not list((mine / "card").glob("*.part"))
+
+
+def test_a_network_without_a_classifier_is_published_as_one(
+    pretrained: Path,  # noqa: F811
+    hub: HubServer,  # noqa: F811
+    person: Callable[..., Person],  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    mine = Path(shutil.copytree(pretrained, tmp_path / "backbone"))
+    author = person("author")
+    code, _, err = author.run("publish", str(mine), *WORDS)
+    assert code == 0, err
+    text = hub.read("owner/backbone", "README.md").decode()
+    assert "\nlicense: cc-by-4.0\n" in text and "- image-feature-extraction" in text and "model-index" not in text
+    measured = json.loads((mine / "export" / "config.json").read_text())["muscle_zoo"]["neighbors"]
+    assert f"for **{100 * measured['top1']:.2f} %** of {measured['n']} test pictures" in text
+    assert "Training began with random weights. Recipe `cnn4.simclr_digits_20`, seed 0, 6 steps" in text
+    assert str(tmp_path) not in text and "names" not in json.loads(hub.read("owner/backbone", "split.json"))
+    code, _, err = author.run("embed", "hf-hub:owner/backbone", "--dataset", "digits", "--out", str(tmp_path / "a.npy"))
+    assert code == 0 and (tmp_path / "a.npy").is_file(), err
 
 
 def test_a_base_model_is_what_the_hub_calls_it() -> None:

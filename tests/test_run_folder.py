@@ -67,6 +67,21 @@ def test_a_state_of_another_kind_is_damaged(finished_run: Path, tmp_path: Path) 
         load_state(state)
 
 
+def test_the_log_is_where_its_folder_is(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked():
+        for step in (1, 2, 3):
+            folder.log(step, {"loss": 0.5})
+        assert [row["step"] for row in folder.read_log()] == [1, 2, 3]  # nothing waits in a buffer
+        folder.rewind_log(1)
+        folder.log(2, {"loss": 0.25})
+        assert folder.read_log() == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
+        old = folder.set_aside()
+        folder.log(1, {"loss": 1.0})
+        assert folder.read_log() == [{"step": 1, "loss": 1.0}]
+    assert old is not None and len(RunFolder(old).read_log()) == 2
+
+
 def test_a_finished_log_without_accuracies_gives_the_last_one(finished_run: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(finished_run, tmp_path / "run"))
     (out / "log.jsonl").unlink()

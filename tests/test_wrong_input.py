@@ -119,7 +119,7 @@ def half_a_set(name: str, *files: str) -> Callable[[Path, Path], None]:
 FOLDER = ["train", "cnn4.muscle_folder_4", "--data", "my_data"]
 WRONG_DATA = {
     "no data": (nothing, ["train", "cnn4.muscle_folder_4"], "say which folder (--data my_data)"),
-    "data missing": (nothing, FOLDER, "--data my_data does not exist; it must hold labeled/CLASS/*.jpg"),
+    "data missing": (nothing, FOLDER, "--data my_data does not exist; give your folder or CSV of pictures"),
     "data a file": (lambda f, r: (f / "my_data").write_text("x") and None, FOLDER, "my_data is a file, not a folder"),
     "data empty": (lambda f, r: (f / "my_data").mkdir(), FOLDER, "my_data has no folder of a class with pictures"),
     "one class": (my_pictures(one_class), FOLDER, "one class only ('cat'); two or more are needed"),
@@ -138,7 +138,7 @@ WRONG_DATA = {
     "corrupt": (my_pictures(corrupt), [*FOLDER, "--strict"], "1 of 52 pictures"),
     "contradictory": (my_pictures(twice), [*FOLDER, "--strict"], "1 picture of the training part in two classes"),
     "no test": (my_pictures(lambda d: shutil.rmtree(d / "test")), FOLDER, "fold=test: folder has no such images; add"),
-    "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "my.csv cannot be read"),
+    "no such csv": (nothing, ["train", "cnn4.muscle_folder_4", "--data", "my.csv"], "--data my.csv does not exist"),
     "unknown path": (my_pictures(a_csv("path,label", "labeled/cat/000.png,cat", "gone.png,dog")),
                      ["train", "cnn4.muscle_folder_4", "--data", "my_data/labels.csv"],
                      "labels.csv line 3: 'gone.png' does not exist"),

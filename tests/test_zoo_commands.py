@@ -75,7 +75,7 @@ WRONG: dict[str, tuple[Prepare, list[str], str]] = {
     "verify a wrong name": (one, ["verify", "cnn4.muscle_digits_11"], "did you mean 'cnn4.muscle_digits_10'"),
     "download all and one": (one, ["download", NAME, "--all"], "NAME: give some checkpoints, or --all, and not both"),
     "info of an architecture": (one, ["info", "cnn4"], "it is an architecture; name a recipe of it, such as cnn4."),
-    "predict recipe": (one, ["predict", "cnn4.vat_digits_10", "a.png"], "no weights for 'cnn4.vat_digits_10'"),
+    "predict recipe": (one, ["predict", "cnn4.vat_digits_10", "a.png"], "cnn4.vat_digits_10 is "),
     "predict arch": (one, ["predict", "cnn4", "a.png"], "'cnn4' is an architecture; name a checkpoint of it: cnn4."),
     "predict damaged": (damaged, ["predict", "card", "a.png"], "truncated or damaged"),
     "predict topk": (one, ["predict", NAME, "a.png", "--topk", "0"], "--topk 0 is out of range; give 1 or more"),
@@ -135,11 +135,10 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -> None:
         assert float(millions) == pytest.approx(sizes[network] / 1e6, abs=0.005)
         assert (name, labels) == (info.name, str(info.labels))
         assert top1 == ("-" if info.top1 is None else f"{100 * info.top1:.2f}")
-    piped = run(["list"], capsys)[1].splitlines()
-    monkeypatch.setattr(list_command, "is_terminal", lambda: True)
     shown = run(["list"], capsys)[1].splitlines()
-    assert [line.split() for line in piped] == [line.split() for line in shown[1:]] == [x.split() for x in lines[:-1]]
+    assert [line.split() for line in shown[1:]] == [x.split() for x in lines[:-1]]
     assert shown[0].split()[0] == "name"
+    assert run(["list", "--quiet"], capsys)[1].splitlines() == [line.split()[0] for line in shown[1:]]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +163,7 @@ def test_a_damaged_card_does_not_hide_the_others(card: Path, monkeypatch: pytest
     (hub / "cnn4.a_mine" / "config.json").write_text("{}")
     monkeypatch.setenv("MUSCLE_ZOO_HUB", str(hub))
     code, out, err = run(["list", "--pretrained"], capsys)
-    assert code == 1 and [line.split()[0] for line in out.splitlines()] == [
+    assert code == 1 and [line.split()[0] for line in out.splitlines()[1:]] == [
         name for name in list_models(pretrained=True) if name != "cnn4.a_mine"
     ]
     assert err.count("\n") == 1 and "cnn4.a_mine/config.json" in err
@@ -317,3 +316,59 @@ def test_data_that_are_not_there_make_no_figure_wrong(
     monkeypatch.setattr("muscle_zoo.sessions.evaluate.evaluate_checkpoint", away)
     code, out, _ = run(["verify", "cnn4.muscle_digits_10", "--accuracy"], capsys)
     assert code == 1 and out == f"cnn4.muscle_digits_10: accuracy NOT CHECKED: {error}\n"
+
+
+def test_info_says_how_sure_and_in_which_precision(capsys: OUTPUT) -> None:
+    def section(text: str, title: str) -> str:
+        return text.partition(f"\n{title}\n")[2].partition("\n\n")[0]
+
+    rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
+    runs = [row for row in rows if row.name == NAME]
+    text = run(["info", NAME], capsys)[1]
+    metrics = json.loads((registry.shipped_cards() / NAME / "config.json").read_text())["muscle_zoo"]["metrics"]
+    assert f"nll {metrics['nll']:.3f} nats, calibration error {100 * metrics['ece']:.1f} points" in text
+    assert f"mean of the seeds         nll {np.mean([row.nll for row in runs]):.3f} nats" in text
+    assert "--mixed-precision" not in section(text, "Reproduce")
+    name = "tf_efficientnet_lite0.fixmatch_cifar10_jpeg_250_finetuned"  # one run, in bf16, of which there is no card
+    (row,) = (row for row in rows if row.name == name and row.seed == 0)
+    text = run(["info", name], capsys)[1]
+    assert "weights: not published; the ledger has its runs" in text and "seeds" not in text
+    assert f"one run, seed 0   top-1 {100 * row.top1_ema:.2f} %, nll {row.nll:.3f} nats" in text
+    assert (
+        section(text, "Reproduce").strip().endswith(f"{name} seed=0 --mixed-precision {row.dtype}")
+        and row.dtype == "bf16"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("cnn4.supervised_digits_10", "is in the ledger, but its weights are not published; train it"),
+        ("cnn4.muscle_digits_30", "is a recipe without weights; train it (python train.py cnn4.muscle_digits_30)"),
+        ("cnn4.muscle_digits_30", "did you mean 'cnn4.muscle_digits_10', 'cnn4.muscle_digits_20', 'cnn4.muscle_dig"),
+        ("cnn4.muscle_fashion_mnist_40", "did you mean 'test_resnet.muscle_fashion_mnist_40'"),
+        ("cnn5.muscle_digits_10", "no weights for 'cnn5.muscle_digits_10'; did you mean 'cnn4.muscle_digits_10'?"),
+    ],
+)
+def test_what_is_offered_instead_of_a_name_differs_least(name: str, says: str, capsys: OUTPUT) -> None:
+    code, _, err = run(["eval", name, "--cpu"], capsys)
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_a_folder_of_data_that_is_not_there(tmp_path: Path, capsys: OUTPUT) -> None:
+    place = ["--data", str(tmp_path / "nowhere")]
+    for words in (
+        ["train", NAME],
+        ["eval", NAME],
+        ["data", "show", "digits"],
+        ["embed", "tf_efficientnet_lite0.pypi", "--out", str(tmp_path / "a.npy")],
+        ["study", "--methods", "supervised", "--datasets", "digits", "--labels", "10"],
+        ["bench", "step", NAME],
+        ["verify", NAME, "--accuracy"],
+        ["calibrate", NAME],
+        ["suggest", "runs/x"],
+        ["report", "runs/x"],
+    ):
+        code, _, err = run([*words, *place], capsys)
+        assert code == 2 and f"--data {tmp_path / 'nowhere'} does not exist; give" in err, (words, err)
+        assert not list(tmp_path.iterdir())

@@ -56,7 +56,7 @@ def make_run_card(run: Path, choices: CardChoices) -> Path:
     Raises:
         InputError: It is no finished run, a choice is no name of the Hub's, or the recipe names a path of this machine.
     """
-    recipe, config = read_run(run)
+    recipe, config = read_run(run, any_network=True)
     name = choices.name or run.resolve().name
     _check(name, recipe, choices)
     export = Path(checkpoint_name(str(run)).removeprefix(weights.LOCAL_DIR))
@@ -130,6 +130,8 @@ def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, com
     """
     recipe = Recipe.from_dict(config[BLOCK]["recipe"])
     base = choices.base_model or base_model_of(recipe)
+    if not config["num_classes"]:
+        return "\n".join(_backbone_card(name, config, recipe, choices, base))
     lines = [
         "---",
         _metadata(name, config, choices, base),
@@ -147,6 +149,45 @@ def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, com
         *_training(config, recipe, base),
     ]
     return "\n".join(lines)
+
+
+def _backbone_card(name: str, config: dict[str, Any], recipe: Recipe, choices: CardChoices, base: str) -> list[str]:
+    """The card of a network without a classifier: what its features are worth, and how others begin with it."""
+    block, measured = config[BLOCK], config[BLOCK]["neighbors"]
+    tags = ["image-feature-extraction", "timm", "muscle_zoo", "self-supervised-learning"]
+    data = ModelCardData(
+        license=choices.license, library_name="timm", tags=tags, model_name=name, base_model=base or None
+    )
+    fold = "test pictures" if recipe.fold == "test" else "labeled pictures that were held out"
+    arch, repo = config["architecture"], f"hf-hub:ORG/{name}"
+    return [
+        "---",
+        str(data.to_yaml()),
+        "---",
+        "",
+        f"# {name}",
+        "",
+        f"`{arch}` pre-trained by `{recipe.method}` on pictures without labels, with "
+        "[MUSCLE's zoo](https://arxiv.org/abs/2012.00150). It has no classifier: it gives features.",
+        "",
+        f"The features' nearest neighbors among {measured['references']} labeled pictures have the right class for "
+        f"**{100 * measured['top1']:.2f} %** of {measured['n']} {fold}. The labels were used for this number alone; it "
+        "is no accuracy of a classifier.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import muscle_zoo",
+        "",
+        f'backbone = muscle_zoo.create_model("{repo}", pretrained=True).eval()  # images to features',
+        f'model = muscle_zoo.create_model("{repo}", pretrained=True, num_classes=7)  # a new classifier',
+        "```",
+        "",
+        f"Or `python train.py {arch}.muscle_{block['dataset']}_{block['labels']} init={repo}`. Plain timm loads it "
+        "too, unless the architecture is one of muscle_zoo's own.",
+        "",
+        *_training(config, recipe, base),
+    ]
 
 
 def _metadata(name: str, config: dict[str, Any], choices: CardChoices, base: str) -> str:
@@ -234,13 +275,14 @@ def _training(config: dict[str, Any], recipe: Recipe, base: str) -> list[str]:
     begun = f"Training began with `{recipe.init}`" if recipe.init else "Training began with random weights"
     begun += f" ([{base}](https://huggingface.co/{base}))" if base else ""
     theirs = ", whose license, data and limits hold too" if recipe.init else ""
+    known = "It knows no other classes than these, and pictures" if config["num_classes"] else "Pictures"
     return [
         "## Training",
         "",
         f"{begun}{theirs}. Recipe `{recipe.name}`, seed {recipe.seed}, {block['step']} steps; all of it is in "
         f"config.json. torch {block['versions']['torch']}, timm {block['versions']['timm']}.",
         "",
-        "The pictures are not published. It knows no other classes than these, and pictures of another kind than it "
+        f"The pictures are not published. {known} of another kind than it "
         "was trained on were not tried; not for decisions about people or anything that must not fail.",
         "",
     ]

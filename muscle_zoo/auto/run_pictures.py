@@ -122,8 +122,12 @@ def load_run_pictures(
     return RunPictures(run, recipe, config, dataset, source, class_names, labeled, unlabeled, embeddings, probabilities)
 
 
-def read_run(run: Path) -> tuple[Recipe, dict[str, Any]]:
+def read_run(run: Path, any_network: bool = False) -> tuple[Recipe, dict[str, Any]]:
     """The recipe and the config.json of a finished run.
+
+    Args:
+        run: Its folder.
+        any_network: A network without a classifier will do.
 
     Raises:
         InputError: It is none, or has no network.
@@ -135,7 +139,7 @@ def read_run(run: Path) -> tuple[Recipe, dict[str, Any]]:
         raise InputError(f"{run} has no network: {why}; give another run")
     target = checkpoint_name(str(run))
     config = read_config(Path(target.removeprefix(weights.LOCAL_DIR)))
-    if config.get("num_classes") == 0:
+    if config.get("num_classes") == 0 and not any_network:
         raise InputError(f"{run} has no classifier: it was pre-trained without labels; train another with init={run}")
     return read_recipe(str(run), config), config
 

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
-from ..checkpoints.factory import create_transform
+from ..checkpoints.transforms import create_transform
 from ..data.images import reason
 from ..errors import InputError, one_line
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..checkpoints.architecture import build_arguments
 from ..checkpoints.factory import create_model, normalization_of
 from ..data import DataSetInfo
 from ..data.images import ImageFiles
-from ..engine.architecture import build_arguments
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, batch_size, embed_batch
 from ..engine.threads import faster_threads

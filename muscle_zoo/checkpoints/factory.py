@@ -1,35 +1,32 @@
-"""Models and transforms by name."""
+"""Models by name."""
 
 from __future__ import annotations
 
+import logging
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
-from timm.data import create_transform as timm_transform
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..data.datasets import DataSetInfo, dataset_info, resized
-from ..data.images import upright
 from ..errors import DownloadError, InputError, MuscleZooError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
-from ..recipes import get_recipe
-from ..recipes.names import parse_name
+from ..recipes import Recipe, get_recipe
 from . import efficientnet_lite, registry, weights
-from .card import describe_config, pretrained_cfg_of, shown, without_classifier
+from .architecture import build_arguments
+from .card import describe_config, shown, without_classifier
 
 __all__ = [
     "create_model",
-    "create_transform",
     "input_of_recipe",
     "load_model",
     "normalization_of",
@@ -123,6 +120,7 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
             model = _filled(empty, checkpoint.weights)
         else:
             with _known_arguments(arch, kwargs):
+                cfg = _sized(cfg, kwargs)
                 model = timm.create_model(arch, pretrained=True, pretrained_cfg=cfg, **{**model_args, **kwargs})
     except InputError:
         raise
@@ -137,6 +135,27 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
 
 
 @contextmanager
+def _without_log(logger: str, text: str) -> Iterator[None]:
+    """Keeps a library from logging what has a text in it."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    log = logging.getLogger(logger)
+    log.addFilter(others)
+    try:
+        yield
+    finally:
+        log.removeFilter(others)
+
+
+def _without_leftovers(kwargs: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Keeps timm from warning of weights that are left over where these are of layers behind the features."""
+    features = kwargs.get("features_only")
+    return _without_log("timm.models._builder", "Unexpected keys") if features else nullcontext()
+
+
+@contextmanager
 def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Says which argument of the caller's an architecture does not take.
 
@@ -144,7 +163,8 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         InputError: There is one.
     """
     try:
-        yield
+        with _without_leftovers(kwargs):
+            yield
     except TypeError as error:
         wrong = next((key for key in kwargs if f"'{key}'" in str(error)), None)
         if wrong is None:
@@ -275,17 +295,41 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
         arch, cfg, model_args = _describe(name)
     defaults = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
     with _known_arguments(arch, kwargs):
-        return timm.create_model(arch, pretrained_cfg_overlay=cfg, **{**defaults, **kwargs})
+        return timm.create_model(arch, pretrained_cfg_overlay=_sized(cfg, kwargs), **{**defaults, **kwargs})
+
+
+def _sized(cfg: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm is told of a model, of the size that it is built for: its transform makes images of that."""
+    size = kwargs.get("img_size")
+    if size is None:
+        return cfg
+    height, width = (size, size) if isinstance(size, int) else size
+    return cfg | {"input_size": (cfg["input_size"][0], height, width)}
 
 
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
     card = weights.find_config(name)
     if card is None:
-        parts = parse_name(name)
-        cfg = input_of_recipe(name).timm_cfg()
-        return parts["arch"], cfg if trains_classifier(parts["method"]) else without_classifier(cfg), {}
+        recipe, info = get_recipe(name), input_of_recipe(name)
+        cfg = info.timm_cfg()
+        cfg = cfg if trains_classifier(recipe.method) else without_classifier(cfg)
+        return recipe.arch, cfg, recipe_args(recipe, info)
     return describe_config(*card)
+
+
+def recipe_args(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
+    """What a recipe's network is built with, beside classes and channels: its pooling, its size where it has one.
+
+    Args:
+        recipe: Of it.
+        info: What :func:`input_of_recipe` gives.
+
+    Raises:
+        InputError: The architecture does not take the recipe's images.
+    """
+    arguments = build_arguments(recipe, info)
+    return {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "drop_rate")}
 
 
 def input_of_recipe(name: str) -> DataSetInfo:
@@ -341,56 +385,3 @@ def pretrained_cfg_by_name(name: str) -> dict[str, Any]:
         registered = timm.get_pretrained_cfg(name)
         return registered.to_dict() if registered is not None else {}
     return _describe(name)[1]
-
-
-def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs: Any) -> Callable[[Any], Any]:
-    """The preprocessing a model expects: a PIL image of any mode in, a normalized tensor ``(C, H, W)`` out.
-
-    The image is turned upright as its EXIF says and made gray or RGB: as in training, or for the ``in_chans`` that a
-    model was created with instead, or for the ``input_size`` that is asked for.
-
-    Args:
-        model: A name, or a model made by :func:`create_model`.
-        is_training: timm's training augmentation instead.
-        **kwargs: As in ``timm.data.create_transform``: input_size, mean, std, crop_pct, interpolation, ...
-
-    Returns:
-        The transform.
-
-    Raises:
-        InputError: The name is unknown, or ``input_size``, ``mean`` and ``std`` are not of as many channels.
-
-    Example:
-        >>> from PIL import Image
-        >>> transform = create_transform("cnn4.muscle_digits_10")
-        >>> transform(Image.new("RGB", (640, 480))).shape
-        torch.Size([1, 8, 8])
-    """
-    pretrained_cfg = pretrained_cfg_of(model) if isinstance(model, nn.Module) else pretrained_cfg_by_name(model)
-    cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
-    channels = _channels(cfg, model, kwargs.get("input_size"))
-    if channels != cfg["input_size"][0]:  # 3 of gray, or gray of 3: every channel is treated as the average one
-        cfg |= {key: (statistics.fmean(cfg[key]),) * channels for key in ("mean", "std")}
-        cfg["input_size"] = (channels, *cfg["input_size"][1:])
-    for key in ("mean", "std"):
-        if isinstance(value := kwargs.get(key), Sequence) and len(value) not in (1, channels):
-            raise InputError(f"{key}={value}: the images have {channels} channels; give as many numbers, or input_size")
-    transform = timm_transform(**{**cfg, **kwargs}, is_training=is_training)
-    from torchvision.transforms import Compose  # pictures from disk are of any mode, and some lie on their side
-
-    return Compose([partial(upright, channels=channels), *transform.transforms])
-
-
-def _channels(cfg: dict[str, Any], model: str | nn.Module, input_size: Any) -> int:
-    """How many channels a model's images have: as asked for, as its first convolution takes, or as it was trained."""
-    if isinstance(input_size, Sequence) and len(input_size) == 3:
-        if input_size[0] not in (1, 3):
-            raise InputError(f"input_size={input_size}: a picture has 1 or 3 channels; give (1, H, W) or (3, H, W)")
-        return input_size[0]
-    first = pretrained_cfg_of(model).get("first_conv") if isinstance(model, nn.Module) else None
-    if isinstance(model, nn.Module) and isinstance(first, str):
-        with suppress(AttributeError):  # there is no such layer, or it is no convolution
-            channels = model.get_submodule(first).in_channels
-            if isinstance(channels, int) and channels in (1, 3):
-                return channels
-    return cfg["input_size"][0]

@@ -15,10 +15,11 @@ import torch
 
 from ..errors import InputError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
+from ..recipes import get_recipe
 from ..recipes.names import parse_name, recipe_names
 from . import registry, weights
 from .card import BLOCK, CONFIG_FILE, describe_config
-from .factory import input_of_recipe
+from .factory import input_of_recipe, recipe_args
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ def _info_of_recipe(name: str) -> ModelInfo:
     """Facts about a model that has no card here; its weights may be on the Hub."""
     parts = parse_name(name)
     info = input_of_recipe(name)
+    arguments = recipe_args(get_recipe(name), info)
     pin = registry.pinned().get(name) or {}
     is_on_hub = bool(pin.get("repo"))
     class_names = info.class_names if trains_classifier(parts["method"]) else ()
@@ -168,7 +170,7 @@ def _info_of_recipe(name: str) -> ModelInfo:
         sha256=pin["sha256"] if is_on_hub else None,
         origin=f"{weights.HF_HUB}{pin['repo']}@{pin['revision']}" if is_on_hub else None,
         parameters=_count_parameters(
-            parts["arch"], json.dumps({"num_classes": len(class_names), "in_chans": info.input_size[0]})
+            parts["arch"], json.dumps({"num_classes": len(class_names), "in_chans": info.input_size[0], **arguments})
         ),
     )
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..errors import WeightsError, one_line, suggest
+from ..errors import WeightsError, one_line
 from ..files import file_sha256
-from ..recipes.names import recipe_names
+from ..recipes.names import is_name, suggest_names
+from ..results.ledger import read_ledger
 from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
 
@@ -196,14 +197,15 @@ def _why_nowhere(name: str, plain: str) -> str:
             f"{name} is not on the Hugging Face Hub (registry.json names no repo of it there); write hf-hub:ORG/{plain}"
             ", or leave out the revision and the source to take the weights on disk"
         )
-    if plain in recipe_names():
-        return (
-            f"{plain} is a recipe without weights; train it (python train.py {plain}), or take one of "
-            "`muscle-zoo list --pretrained`"
-        )
+    near = suggest_names(plain, registry.checkpoint_names())
+    if is_name(plain):
+        ledgers = [root / registry.LEDGER_FILE for root in registry.card_folders()]
+        runs = any(row.name == plain for ledger in ledgers for row in read_ledger(ledger))
+        why = "is in the ledger, but its weights are not published" if runs else "is a recipe without weights"
+        return f"{plain} {why}; train it (python train.py {plain}), or take others: {near}"
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
         return f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}"
-    return f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
+    return f"no weights for {name!r}; {near} (or hf-hub:REPO, local-dir:PATH)"
 
 
 def _open(location: Location, files: Sequence[str], force: bool = False) -> Checkpoint:

@@ -54,8 +54,13 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     """What :func:`add_source_arguments` declared.
 
     Raises:
-        InputError: The number of workers is negative.
+        InputError: The folder of ``--data`` is not there, or the number of workers is negative.
     """
+    if args.data is not None and not args.data.exists():
+        raise InputError(
+            f"--data {args.data} does not exist; give your folder or CSV of pictures, or the folder that data sets are "
+            "in (make it for those that are to be downloaded)"
+        )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
     if workers < 0:

@@ -6,20 +6,21 @@ import argparse
 import json
 import shlex
 import textwrap
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from timm.data import resolve_data_config
 
 from ..checkpoints import registry, weights
-from ..checkpoints.card import BLOCK, timm_cfg
+from ..checkpoints.card import BLOCK, calibration_of, timm_cfg
 from ..checkpoints.factory import input_of_recipe
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
 from ..data import dataset_info
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
-from ..results.ledger import merge, read_ledger, runs_of
+from ..results.ledger import Row, merge, read_ledger, runs_of
 from ..results.stats import mean_std
 from ..sessions.evaluate import read_recipe
 from .terminal import printable, say
@@ -57,12 +58,14 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
         recipe: By which it is trained.
         config: Its config.json; None when there are no weights here.
     """
+    rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
+    runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
     parts = [
-        ("What it is", _what(info)),
-        ("Accuracy", _accuracy(info, recipe, config)),
+        ("What it is", _what(info, runs)),
+        ("Accuracy", _accuracy(info, recipe, config, runs)),
         ("Load", _load(name, info)),
         ("Preprocess", _preprocess(info, config)),
-        ("Reproduce", _reproduce(name, info, recipe)),
+        ("Reproduce", _reproduce(name, info, recipe, _dtype(recipe, config, runs))),
     ]
     lines = [info.name]
     for title, text in parts:
@@ -70,14 +73,15 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
     return "\n".join(lines)
 
 
-def _what(info: ModelInfo) -> list[str]:
+def _what(info: ModelInfo, runs: Sequence[Row]) -> list[str]:
+    without = "not published; the ledger has its runs" if runs else "none yet"
     names = info.class_names
     first = ", ".join(map(printable, names[:20])) + (", ..." if len(names) > 20 else "")
     lines = [
         f"{info.arch}, {info.parameters:,} parameters, trained by {info.method} on {_title(info.dataset)}, "
         f"label budget {info.labels}",
         f"{len(names)} classes: {first}" if names else "no classifier: it gives features",
-        f"weights: {info.origin}, sha256 {info.sha256[:16]}..." if info.sha256 else "weights: none yet",
+        f"weights: {info.origin}, sha256 {info.sha256[:16]}..." if info.sha256 else f"weights: {without}",
     ]
     return [piece for line in lines for piece in _wrap(line)]
 
@@ -89,9 +93,7 @@ def _title(dataset: str) -> str:
         return "your own pictures" if dataset == "folder" else dataset
 
 
-def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> list[str]:
-    rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
-    runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
+def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None, runs: Sequence[Row]) -> list[str]:
     lines = []
     if config is not None and (measured := config[BLOCK].get("neighbors")):
         knn = (
@@ -102,15 +104,39 @@ def _accuracy(info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) ->
         images = config[BLOCK]["metrics"].get("n", "the")
         fold = "test images" if recipe.fold == "test" else f"images of the {recipe.fold} fold"
         lines.append((f"these weights, seed {info.seed}", f"top-1 {100 * info.top1:.2f} % of {images} {fold}"))
-    if runs:
+        lines.append(("", _calibration(config)))
+    if len(runs) == 1 and info.seed != runs[0].seed:
+        row = runs[0]
+        measured = f"top-1 {100 * row.top1_ema:.2f} %, {_likelihood(row.nll, row.ece)}"
+        lines.append((f"one run, seed {row.seed}", measured))
+    if len(runs) > 1:
         mean, std = mean_std([row.top1_ema for row in runs])
-        spread = f" ± {100 * std:.2f}" if std is not None else ""
-        lines.append(("mean ± std of the seeds", f"top-1 {100 * mean:.2f}{spread} %, {len(runs)} seeds"))
+        measured = f"top-1 {100 * mean:.2f} ± {100 * (std or 0.0):.2f} %, {len(runs)} seeds"
+        lines.append(("mean ± std of the seeds", measured))
+        nll, ece = (mean_std([getattr(row, key) for row in runs])[0] for key in ("nll", "ece"))
+        lines.append(("mean of the seeds", _likelihood(nll, ece)))
         lines.append(("each seed", ", ".join(f"{row.seed}: {100 * row.top1_ema:.2f}" for row in runs)))
     width = max((len(what) for what, _ in lines), default=0)
     if not lines:
         return ["not measured: the ledger has no run of it"]
     return [piece for what, value in lines for piece in _wrap(f"{what:<{width}}   {value}")]
+
+
+def _likelihood(nll: float, ece: float) -> str:
+    return f"nll {nll:.3f} nats, calibration error {100 * ece:.1f} points"
+
+
+def _calibration(config: dict[str, Any]) -> str:
+    """How good these weights' probabilities are, and what they were divided by for it."""
+    metrics, temperature = config[BLOCK]["metrics"], calibration_of(config)["temperature"]
+    calibrated = f"temperature {temperature:.3g}, in the weights" if temperature != 1.0 else "not calibrated"
+    return f"{_likelihood(metrics['nll'], metrics['ece'])} ({calibrated})"
+
+
+def _dtype(recipe: Recipe, config: dict[str, Any] | None, runs: Sequence[Row]) -> str:
+    """The precision that these weights, or else the seed's run, were trained in."""
+    known = [row.dtype for row in runs if row.seed == recipe.seed]
+    return str((config or {}).get(BLOCK, {}).get("dtype") or next(iter(known), "float32"))
 
 
 def _load(name: str, info: ModelInfo) -> list[str]:
@@ -134,8 +160,9 @@ def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
     )
 
 
-def _reproduce(name: str, info: ModelInfo, recipe: Recipe) -> list[str]:
+def _reproduce(name: str, info: ModelInfo, recipe: Recipe, dtype: str) -> list[str]:
     words = [recipe.name, f"seed={recipe.seed}", *changes(recipe)]
+    words += ["--mixed-precision", dtype] if dtype != "float32" else []
     data = " --data DIR" if recipe.dataset == "folder" else ""
     lines = [f"muscle-zoo train {printable(shlex.join(words))}{data}"]
     return lines + ([f"muscle-zoo eval {shlex.quote(name)}{data}"] if info.pretrained and info.class_names else [])

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..checkpoints.listing import ModelInfo, list_models, model_info
 from ..errors import ExitCode, InputError
-from .terminal import is_terminal, say
+from .terminal import say
 
 _OFFERED = 3
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--method", metavar="M", help="only those trained by it")
     parser.add_argument("--arch", metavar="A", help="only those of this architecture")
     parser.add_argument("--pretrained", action="store_true", help="only those with weights")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the names alone, one a line")
     parser.add_argument("--json", action="store_true", help="print JSON; [] where nothing matches")
 
 
@@ -43,20 +44,19 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(info) for info in infos], indent=2))
     elif infos:
-        say("\n".join(table(infos, header=is_terminal())))
+        say("\n".join([info.name for info in infos] if args.quiet else table(infos)))
     for message in damaged:
         print(f"error: {message}", file=sys.stderr)
     return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
-def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
+def table(infos: Sequence[ModelInfo]) -> list[str]:
     """The lines of the table, in columns: a name is never cut, and 50 characters of it fit into 80 columns.
 
     The accuracy is that of the weights; a dash says that there are none.
 
     Args:
         infos: What to show.
-        header: Say above what the columns are; a program that reads them knows.
     """
     cells = [
         (
@@ -67,7 +67,7 @@ def table(infos: Sequence[ModelInfo], header: bool = True) -> list[str]:
         )
         for info in infos
     ]
-    cells = [*([("name", "params, M", "labels", "top-1, %")] if header else []), *cells]
+    cells = [("name", "params, M", "labels", "top-1, %"), *cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         f"{name:<{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))

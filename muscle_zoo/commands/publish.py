@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
-from ..errors import ExitCode, InputError, MuscleZooError, one_line, suggest
+from ..errors import ExitCode, InputError, MuscleZooError, one_line
+from ..recipes.names import suggest_names
 from ..results.ledger import Row, read_ledger
 from .verify import render
 
@@ -169,7 +170,7 @@ def _card(name: str) -> Path:
         return folder
     card = registry.find_card(name)
     if card is None:
-        raise InputError(f"{name!r} has no card folder; {suggest(name, _all_names())}")
+        raise InputError(f"{name!r} has no card folder; {suggest_names(name, _all_names())}")
     return card
 
 

@@ -230,9 +230,12 @@ class Batches:
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
         return Batch(inputs, labels, indices, groups=groups, labeled_rows=labeled_rows, partly_labeled=self.uniform)
 
-    def _numbers(self, positions: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """A batch's labels, the positions of its unlabeled images, and which of the labeled ones it has."""
-        none = torch.empty(0, dtype=torch.int64)
+    def _numbers(self, positions: Mapping[str, Tensor], *before: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A batch's labels, the positions of its unlabeled images, and which of the labeled ones it has.
+
+        Where the positions are those of several batches, ``before`` says how many.
+        """
+        none = torch.empty(*before, 0, dtype=torch.int64)
         labeled = positions.get("labeled", none)
         rows = torch.searchsorted(self.labeled, labeled)  # a split's positions are sorted
         if self.uniform:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..methods.base import Batch, Group
+from ..methods.base import Batch, Group, View
 from .batches import Batches, draw_random_numbers, seeded_generator
 from .images import ImageFiles, ImageSource, LabeledImages
 
@@ -210,27 +210,37 @@ class EmbeddedBatches(Batches):
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """The batches of the steps from start to before stop, one after the other."""
-        # What a step sees is worked out for some steps in a row: alone, between the large tensors of two steps, each
-        # of these small things is found nowhere near the processor, and takes three times as long.
+        # What some steps in a row see is worked out together: these things are small, so that a call costs more than
+        # what it does, above all between the large tensors of two steps, where nothing is found near the processor.
         for first in range(start, stop, _AHEAD):
-            for plan in [self._plan(step) for step in range(first, min(first + _AHEAD, stop))]:
+            for plan in self._plans(range(first, min(first + _AHEAD, stop))):
                 yield self._embedded_batch(plan)
 
-    def _plan(self, step: int) -> _Plan:
-        """What the batch of a step is made of."""
-        positions = self.positions(step)
+    def _plans(self, steps: range) -> list[_Plan]:
+        """What the batches of some steps are made of."""
+        by_step = [self.positions(step) for step in steps]
+        positions = {source: torch.stack([own[source] for own in by_step]) for source in by_step[0]}
         orders: dict[tuple[str, str], Tensor] = {}
         rows = {}
         for name, view in self.views.items():
             kind = (view.source, view.policy)
             if kind not in orders:
-                count = len(self.embedded.draws[view.policy])
-                first = view._replace(draw=0)  # one order for all draws of an image, so that no two are the same
-                numbers = draw_random_numbers(self.recipe.seed, step, first, self.sizes[view.source], count)
-                orders[kind] = self._local_rows(numbers).argsort(dim=1, stable=True)
-            rows[name] = self.embedded.rows(view.policy, orders[kind][:, view.draw], positions[view.source])
-        sizes = {name: len(own) for name, own in rows.items()}
-        return _Plan(torch.cat(list(rows.values())), sizes, *self._numbers(positions))
+                orders[kind] = self._draws_in_order(view, steps)
+            rows[name] = self.embedded.rows(view.policy, orders[kind][:, :, view.draw], positions[view.source])
+        sizes = {name: own.shape[1] for name, own in rows.items()}
+        together = torch.cat(list(rows.values()), dim=1)
+        numbers = zip(*self._numbers(positions, len(steps)), strict=True)
+        return [_Plan(own, sizes, *more) for own, more in zip(together, numbers, strict=True)]
+
+    def _draws_in_order(self, view: View, steps: range) -> Tensor:
+        """The draws of each image of a view's source in some steps ``(steps, n, draws)``, in the order they are used.
+
+        It is one order for all draws of an image, so that no two of its views are the same.
+        """
+        count = len(self.embedded.draws[view.policy])
+        seed, first, size = self.recipe.seed, view._replace(draw=0), self.sizes[view.source]
+        numbers = [self._local_rows(draw_random_numbers(seed, step, first, size, count)) for step in steps]
+        return torch.stack(numbers).argsort(dim=2, stable=True)
 
     def _embedded_batch(self, plan: _Plan) -> Batch:
         # The views lie one after the other: what goes through the classifier together need not be copied together.

@@ -14,6 +14,7 @@ import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from torch import Tensor, nn
 
+from ..checkpoints.architecture import build_arguments, require_fit
 from ..checkpoints.factory import Normalization, normalization_of
 from ..data import (
     Budget,
@@ -34,7 +35,6 @@ from ..data.memory import free_memory
 from ..data.split_files import parse_given
 from ..errors import InputError, suggest
 from ..recipes import Recipe
-from .architecture import build_arguments, require_fit
 from .starting_weights import with_starting_weights
 from .state import optimizer_state
 from .tuning import freeze

@@ -37,7 +37,7 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
 
     Args:
         recipe: Its architecture must be that of the weights.
-        arguments: What it is built with, see :func:`muscle_zoo.engine.architecture.build_arguments`.
+        arguments: What it is built with, see :func:`muscle_zoo.checkpoints.architecture.build_arguments`.
 
     Raises:
         InputError: They are weights of another architecture, or lack what these arguments need.
@@ -54,8 +54,9 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         _require_pooling(model, recipe, arguments)
         return model
     except MuscleZooError as error:
-        verb = " " if str(error).startswith("is weights of") else ": "
-        raise type(error)(f"init={init}{verb}{error}") from None
+        told = str(error).removeprefix(f"{init} ")
+        verb = " " if told != str(error) or told.startswith("is weights of") else ": "
+        raise type(error)(f"init={init}{verb}{told}") from None
     except (
         RuntimeError,
         ValueError,

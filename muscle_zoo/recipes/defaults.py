@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import timm
+import torch
+from timm.layers import PatchEmbed
 
 _DIGIT_VIEWS = {"weak": "affine(8,0.08,0.05)", "strong": "affine(30,0.2,0.25)+contrast(0.4)+cutout(0.4)"}
 # FixMatch's (arXiv 2001.07685, section 2.3 and appendix B); digits of house numbers are not mirrored.
@@ -135,5 +138,22 @@ def pretrained_defaults(arch: str, dataset: str, variant: str) -> dict[str, Any]
     if variant not in PRETRAINED:
         return {}
     weights = starting_weights(arch)  # without any, what `init` names has most likely seen images of this size
-    start = {"image_size": PRETRAINED_SIZES.get(dataset, 0), "init": weights} if weights else {}
+    start = {"image_size": _whole_patches(arch, PRETRAINED_SIZES.get(dataset, 0)), "init": weights} if weights else {}
     return {**start, **PRETRAINED[variant]}
+
+
+def _whole_patches(arch: str, side: int) -> int:
+    """The side next to one that a transformer's patches cover: DINOv2's are 14 pixels wide."""
+    patch = _patch_size(arch)
+    return max(patch, (side + patch // 2) // patch * patch) if side else 0
+
+
+@lru_cache(maxsize=256)
+def _patch_size(arch: str) -> int:
+    """Pixels of the patches of an architecture that is built for one size; 1 for others, which need no multiples."""
+    cfg = timm.get_pretrained_cfg(arch)
+    if cfg is None or not cfg.fixed_input_size:
+        return 1
+    with torch.device("meta"):
+        patches = getattr(timm.create_model(arch), "patch_embed", None)
+    return max(patches.patch_size) if isinstance(patches, PatchEmbed) else 1

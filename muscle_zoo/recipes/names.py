@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from difflib import SequenceMatcher
 from typing import Any
 
 import timm
@@ -69,6 +70,7 @@ _SYNTHETIC = "synthetic:[0-9]+x[0-9]+x[0-9]+x[0-9]+"  # the one data set whose n
 _DATASET = _one_of([_SYNTHETIC, *(re.escape(name) for name in DATASETS if name != "synthetic")])
 _METHOD = re.compile(f"({_one_of(method_names())})_")
 _LABELS = re.compile(f"[0-9]{{1,{MAX_DIGITS}}}(pct)?")
+_PARTS = ("arch", "method", "dataset", "labels", "variant")
 # Methods and data sets have underscores themselves, so the known data set is what divides a tag.
 _TAG = re.compile(f"(?P<method>.+?)_(?P<dataset>{_DATASET})(_(?P<labels>[^_]*)(_(?P<variant>.*))?)?", re.DOTALL)
 
@@ -108,6 +110,50 @@ def parse_name(name: str) -> dict[str, Any]:
         raise _unknown(name, f"variant {variant!r}; {suggest(variant, variants)}")
     number = labels if budget[1] else int(labels)
     return {"arch": arch, "method": method, "dataset": dataset, "labels": number, "variant": variant or ""}
+
+
+def is_name(text: str) -> bool:
+    """Whether a text follows the grammar, and all its parts are known."""
+    try:
+        parse_name(text)
+    except InputError:
+        return False
+    return True
+
+
+def suggest_names(name: str, known: Iterable[str], n: int = 3) -> str:
+    """Says which known names are next to one: first those that differ in one part, and not in the data set.
+
+    Args:
+        name: What was typed.
+        known: Names that there are.
+        n: How many to offer at most.
+
+    Returns:
+        As :func:`muscle_zoo.errors.suggest`.
+
+    Example:
+        >>> suggest_names("cnn4.vat_digits_30", ["cnn4.vat_mnist_30", "cnn4.vat_digits_200", "cnn4.uda_mnist_3"])
+        "did you mean 'cnn4.vat_digits_200', 'cnn4.vat_mnist_30'?"
+    """
+    known = sorted(set(known))
+    parts = _parts(name)
+    others = {other: [key for key, part in _parts(other).items() if part != parts.get(key)] for other in known}
+    least = min((len(differ) for differ in others.values()), default=len(_PARTS))
+    if not parts or least > 2:
+        return suggest(name, known, n)
+    alike = {other: SequenceMatcher(None, name, other).ratio() for other in known}
+    ranked = sorted(
+        (other for other in known if len(others[other]) == least), key=lambda x: ("dataset" in others[x], -alike[x])
+    )
+    return "did you mean " + ", ".join(map(repr, ranked[:n])) + "?"
+
+
+def _parts(name: str) -> dict[str, str]:
+    """The parts of a name, whether or not there are such; empty where it has no data set that is known."""
+    arch, _, tag = name.partition(".")
+    match = _TAG.fullmatch(tag)
+    return {"arch": arch, **{key: value or "" for key, value in match.groupdict().items()}} if match else {}
 
 
 def _instead_of(method: str) -> str:

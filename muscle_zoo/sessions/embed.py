@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 
 from ..checkpoints.card import pretrained_cfg_of
-from ..checkpoints.factory import create_model
+from ..checkpoints.factory import create_model, normalization_of
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, DataSetInfo, load_dataset
 from ..data.images import UNKNOWN, ImageFiles, ImageSource
@@ -102,7 +102,8 @@ def embed_checkpoint(
         TrainingError: A picture cannot be read.
     """
     process_state(cpu)
-    network = create_model(checkpoint_name(target), pretrained=True).to(device_for(cpu))
+    name, device = checkpoint_name(target), device_for(cpu)
+    network = create_model(name, pretrained=True).to(device)
     network = network.to(memory_format=torch.channels_last)
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg_of(network))
     if dataset == "folder":
@@ -111,7 +112,11 @@ def embed_checkpoint(
     else:
         loaded = load_dataset(dataset, config, image_size)
         sources, info = {"train/": loaded.train, "test/": loaded.test}, loaded.info
-    info = replace(info, mean=tuple(cfg["mean"]), std=tuple(cfg["std"]))  # the network's own, whatever the pictures
+    if (channels := info.input_size[0]) != cfg["input_size"][0]:  # gray images, or a network of gray ones
+        network = create_model(name, pretrained=True, in_chans=channels).to(device)
+        network = network.to(memory_format=torch.channels_last)
+    mean, std = normalization_of(name, info)
+    info = replace(info, mean=mean, std=std)  # the network's own, whatever the pictures
     backbone = split_network(network, info.input_size, classifier=False)
     parts = [embed_pictures(backbone, Pictures.of(images, info), (PLAIN,), progress)[0] for images in sources.values()]
     names = [

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
-from ..checkpoints.factory import create_transform
+from ..checkpoints.transforms import create_transform
 from ..data.images import open_image, why_unreadable
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line

@@ -46,7 +46,7 @@ def build_arguments(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
     arguments: dict[str, Any] = {"num_classes": classes, "in_chans": channels, "drop_rate": recipe.drop_rate}
     cfg = timm.get_pretrained_cfg(recipe.arch)
     if cfg is not None and cfg.fixed_input_size:
-        if problem := _why_not(recipe.arch, arguments | {"img_size": (height, width)}):
+        if problem := _why_not(recipe.arch, arguments | {"img_size": (height, width)}, (height, width)):
             if "img_size" in problem and "argument" in problem:
                 problem = "it takes {}x{} only".format(*cfg.input_size[1:])
             raise _refusal(recipe, info, problem, arguments)
@@ -86,13 +86,23 @@ def _tensor_names(arch: str, arguments: dict[str, Any]) -> set[str]:
         return set(timm.create_model(arch, **arguments).state_dict())
 
 
-def _why_not(arch: str, arguments: dict[str, Any]) -> str:
+def _why_not(arch: str, arguments: dict[str, Any], size: tuple[int, int] = (0, 0)) -> str:
     """Why an architecture cannot be built like this; empty where it can. No memory is taken for its weights."""
     try:
         with torch.device("meta"):
-            timm.create_model(arch, **arguments)
+            return _cut_patches(timm.create_model(arch, **arguments), size)
     except _REFUSALS as error:
         return one_line(error) or type(error).__name__
+
+
+def _cut_patches(model: nn.Module, size: tuple[int, int]) -> str:
+    """Why a network's patches do not cover images of a size; empty where they do, or it has none."""
+    patches = getattr(model, "patch_embed", None)
+    if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
+        height, width = patches.patch_size
+        # Built for a size that is no multiple, it would leave out the rows and columns at the end, and say nothing.
+        if size[0] % height or size[1] % width:
+            return f"its patches are {height}x{width}, so a side is a multiple of that"
     return ""
 
 
@@ -121,12 +131,8 @@ def require_fit(model: nn.Module, recipe: Recipe, info: DataSetInfo) -> None:
 
 def _misfit(model: nn.Module, input_size: tuple[int, int, int], num_classes: int) -> str:
     """Why a network does not take images of a size; empty where it does."""
-    patches = getattr(model, "patch_embed", None)
-    if isinstance(patches, PatchEmbed) and not patches.dynamic_img_pad:
-        height, width = patches.patch_size
-        # Built for a size that is no multiple, it would leave out the rows and columns at the end, and say nothing.
-        if input_size[1] % height or input_size[2] % width:
-            return f"its patches are {height}x{width}, so a side is a multiple of that"
+    if problem := _cut_patches(model, input_size[1:]):
+        return problem
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
