@@ -173,8 +173,9 @@ def test_links_that_loop_are_not_followed(tmp_path: Path) -> None:
     (root / "c" / "other").symlink_to(tmp_path / "other")  # a loop of two links
     listing = find_pictures(root)
     assert len(listing.train) == 13 and [label for _, label in listing.train] == [0] * 4 + [1] * 4 + [2] * 5
-    (note,) = listing.notes
-    assert note.names == ("all", "a/up", "b/up", "c/up", "c/other/back") and "links lead back" in note.text
+    other, note = listing.notes
+    assert note.names == ("a/up", "all", "b/up", "c/other/back", "c/up") and "links lead back" in note.text
+    assert other.names == ("b/round",)
 
 
 def test_pictures_are_told_by_their_content(tmp_path: Path) -> None:
@@ -189,7 +190,8 @@ def test_pictures_are_told_by_their_content(tmp_path: Path) -> None:
     listing = find_pictures(root)
     names = ["b/2.jpg_large", "b/3.jpg.1", "b/4.dat", "b/5.JPG", "b/6.heic", "b/no suffix"]
     assert [name for name, label in listing.train if label == 1] == names
-    told, left_out = listing.notes
+    others, told, left_out = listing.notes
+    assert others.names == ("b/notes", "b/pipe") and not others.decide
     assert sorted(told.names) == [name for name in names if "JPG" not in name] and not told.decide
     assert left_out.names == ("b/raw.NEF",) and left_out.decide
     data = load_dataset("folder", DataConfig(root=root))
