@@ -54,13 +54,13 @@ def part_of(name: str, among: Sequence[str] = ()) -> str | None:
         >>> [part_of(name) for name in ("Training_Set", "valid", "test2017", "contest")]
         ['labeled', 'validation', 'test', None]
     """
-    words = _words(name)
+    words = [word for word in _words(name) if not re.fullmatch(r"v\d+i?", word)]  # train.v1
     if words and (match := re.fullmatch(r"([a-z]+)(?:(?:19|20)\d\d|0?1)", words[-1])):  # train2017, test1
         words[-1] = match[1]
     while len(words) > 1 and re.fullmatch(r"\d{1,2}", words[0]):  # 01_train
         words = words[1:]
     shared = set.intersection(*(set(_words(other)) for other in among)) if len(among) > 1 else set()
-    words = [word for word in words if word not in _EMPTY | shared and not re.fullmatch(r"(19|20)\d\d|v\d+i?", word)]
+    words = [word for word in words if word not in _EMPTY | shared and not re.fullmatch(r"(19|20)\d\d", word)]
     parts = [_WORDS.get(word) for word in words]
     if len(parts) > 1 and UNLABELED in parts and set(parts) <= {UNLABELED, LABELED}:  # train_unlabeled
         return UNLABELED

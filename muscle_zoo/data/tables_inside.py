@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
+from . import text_list
 from .csv_paths import FileFinder
 from .csv_table import read_table
 from .listing import Listing
@@ -68,7 +69,7 @@ def _has_labels(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        rows = read_table(path, guess=False).rows
+        rows = read_table(path, guess=path.suffix.lower() in text_list.SUFFIXES).rows
     except InputError:
         return False
     if path.suffix.lower() in (".csv", ".tsv"):
