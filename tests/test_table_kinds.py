@@ -16,7 +16,7 @@ ROWS = [(f"img/{label} {n}.png", label) for label in ("cat", "dog") for n in (1,
 
 
 def csv_of(header: str, *cells: str) -> str:
-    """A row for each picture; ``{p}`` is its path, ``{c}`` and ``{d}`` whether it is a cat or a dog, ``{t}`` True for one of three, ``{n}`` for the others."""
+    """A row for each picture: p is its path, c and d say if it is a cat or a dog, t and n if its number is 3."""
     values = [
         {
             "p": path,
