@@ -22,9 +22,6 @@ from .folds import number_of_folds
 FORMAT = 1  # of plan.json; goes up when the same settings would give other folds or predictions
 SMALL = 96  # pixels of a picture's longer side, up to which enlarging it to 224 shows a network nothing more
 SIDES = (128, 192)  # that such pictures become; hub_cards/studies/pretrained.md has what either gives
-    128,
-    192,
-)  # that such pictures become, by the time there is: hub_cards/studies/pretrained.md has what they give
 MANY = 2000  # pictures, from which on two draws of each view are embedded rather than four: half of the time
 LEAST_MU = 2  # unlabeled pictures of a step for each labeled one
 LOPSIDED = 5  # times as many labels of a class as of another, from which on it is said what may be done about it
