@@ -16,6 +16,7 @@ from .auto.choices import Choices, is_own_pictures
 from .checkpoints.factory import create_model
 from .checkpoints.target import checkpoint_name
 from .data import DataConfig
+from .data.hub_pictures import local_pictures
 from .errors import InputError, one_line
 from .methods import list_methods
 from .recipes import Recipe, get_recipe
@@ -49,6 +50,7 @@ def train(
     tracker: str = "none",
     workers: int = 0,
     stream: bool | None = None,
+    strict: bool = False,
     fresh: bool = False,
     progress: bool = True,
 ) -> RunResult:
@@ -60,10 +62,11 @@ def train(
 
     Args:
         recipe: A recipe, or its name ``ARCH.METHOD_DATASET_LABELS``; or a folder or CSV of your own pictures, see
-            :func:`muscle_zoo.auto.session.train_pictures`, on whose labels methods are compared first.
+            :func:`muscle_zoo.auto.session.train_pictures`, on whose labels methods are compared first; or a data set of
+            the Hugging Face Hub, ``hf:ORG/NAME``.
         overrides: What to change of it, see :func:`muscle_zoo.get_recipe`: ``{"seed": 1, "muscle.weight": 0.5}``.
         out: The run folder; ``runs/NAME/seedS`` by default, of your own pictures ``runs/FOLDER``.
-        data: Where data sets are; for the data set ``folder`` your own pictures, a folder or a CSV.
+        data: Where data sets are; for the data set ``folder`` your own pictures, a folder, a CSV or ``hf:ORG/NAME``.
         methods: For your own pictures: what is compared; by default six methods.
         folds: For your own pictures: of the cross-validation.
         backbone: For your own pictures: the weights that embed them, named as a recipe's ``init``.
@@ -75,6 +78,7 @@ def train(
         tracker: One of Accelerate's, such as ``tensorboard``; a JSONL log is always written.
         workers: Processes that read pictures.
         stream: True to read pictures whenever they are needed, False to hold them in memory, None to decide by size.
+        strict: Of your own pictures: refuse what cannot be read or contradicts itself, rather than leave it out.
         fresh: Start over; the old run folder is renamed, never overwritten.
         progress: Show a progress bar on a terminal.
 
@@ -114,7 +118,7 @@ def train(
         cpu=cpu,
         fresh=fresh,
         progress=progress,
-        data=_data(data, stream, workers, progress),
+        data=_data(own or data, stream, workers, progress, strict),
         compile=compile,
     )
     folder = None if out is None else _path("out", out)
@@ -132,7 +136,7 @@ def _own_pictures(recipe: object, data: AnyPath | None) -> Path | None:
         return None
     if data is not None:
         raise InputError(f"pictures are given twice, {recipe} and data={data}; keep one")
-    return Path(recipe)
+    return local_pictures(Path(recipe))
 
 
 def _train_pictures(
@@ -323,9 +327,10 @@ def _recipe(recipe: Recipe | str, overrides: Mapping[str, str | int | float | bo
     return recipe
 
 
-def _data(root: AnyPath | None, stream: bool | None, workers: int, progress: bool) -> DataConfig:
+def _data(root: AnyPath | None, stream: bool | None, workers: int, progress: bool, strict: bool = False) -> DataConfig:
     _require_number("workers", workers, at_least=0)
-    return DataConfig(None if root is None else _path("data", root), stream, workers, progress)
+    where = None if root is None else local_pictures(_path("data", root))
+    return DataConfig(where, stream, workers, progress, strict=strict)
 
 
 def _path(name: str, value: object) -> Path:

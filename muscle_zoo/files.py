@@ -25,6 +25,12 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def cache_root() -> Path:
+    """Where what can be made or downloaded again is kept: ``$MUSCLE_ZOO_CACHE``, by default ``~/.cache/muscle_zoo``."""
+    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("MUSCLE_ZOO_CACHE") or f"{caches}/muscle_zoo").expanduser()
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that it is always whole: either the old content or the new."""
     part = path.with_name(path.name + ".part")

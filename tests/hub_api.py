@@ -350,7 +350,7 @@ class Api:
         return self._ranged(self.hub.xet.xorbs[xorb], {})
 
 
-_REPO, _ONE = r"([^/]+/[^/]+)", r"([^/]+)"
+_REPO, _ONE, _DATA = r"([^/]+/[^/]+)", r"([^/]+)", r"(datasets/[^/]+/[^/]+)"
 Api.ROUTES = [
     ("POST", "/api/repos/create", Api.create),
     ("POST", "/api/validate-yaml", Api.validate_yaml),
@@ -377,6 +377,11 @@ Api.ROUTES = [
     ("POST", "/v1/shards", Api.put_shard),
     ("GET", f"/v1/reconstructions/{_ONE}", Api.reconstruction),
     ("GET", f"/xorbs/{_ONE}", Api.get_xorb),
+    ("GET", f"/api/{_DATA}", Api.model_info),  # data sets are read alone
+    ("GET", f"/api/{_DATA}/revision/{_ONE}", Api.model_info),
+    ("GET", f"/api/{_DATA}/tree/{_ONE}(?:/(.*))?", Api.tree),
+    ("POST", f"/api/{_DATA}/paths-info/{_ONE}", Api.paths_info),
+    ("GET", f"/{_DATA}/resolve/{_ONE}/(.+)", Api.resolve),
 ]
 
 

@@ -108,9 +108,9 @@ def test_label_studios_export_of_any_project(folder: Path) -> None:
     assert {name: label for name, label in found.items() if label} == {B: "dog", C: "cat", "labeled/cat/001.png": "cat"}
     two = {"data": {"image": A}, "annotations": [{"result": [{"type": "choices", "value": {"choices": ["a", "b"]}}]}]}
     for text, message in (
-        ("{}", "holds no list of tasks"),
+        ("{}", "holds no table of pictures"),
         ("[", "is not JSON"),
-        ("[3]", "holds no list of tasks"),
+        ("[3]", "holds no table of pictures"),
         ('[{"data": {}}]', "task 1 names no picture"),
         (json.dumps([task(A), two]), "task 2 has"),
     ):

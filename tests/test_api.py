@@ -126,3 +126,12 @@ def test_gpu_evaluates_and_predicts_where_it_trained(tmp_path: Path) -> None:
     Image.new("L", (8, 8), 90).save(tmp_path / "a.png")
     (on_gpu,), (on_cpu,) = (muscle_zoo.predict(run.path, tmp_path / "a.png", cpu=cpu) for cpu in (False, True))
     assert dict(on_gpu.classes)[on_cpu.label] == pytest.approx(on_cpu.classes[0][1], abs=0.01)
+
+
+def test_strict_refuses_what_is_otherwise_left_out(tmp_path: Path) -> None:
+    """Own pictures and recipes alike, before anything is written."""
+    folder = make_folder(tmp_path / "mine", unlabeled=2, test=2)
+    (folder / "labeled/cat/bad.png").write_bytes(b"no picture")
+    for recipe, more in ((folder, {}), ("cnn4.supervised_folder_4", {"data": folder})):
+        with pytest.raises(InputError, match=r"cannot be read.*strict"):
+            muscle_zoo.train(recipe, {"steps": 1}, out=tmp_path / "run", strict=True, cpu=True, progress=False, **more)

@@ -167,7 +167,7 @@ def test_no_folder(tmp_path: Path) -> None:
     assert "--data" in refusal(None)
     for root, what in (
         (tmp_path / "gone", "does not exist"),
-        (write(tmp_path / "note.txt", "x"), "is a file, not a folder"),
+        (write(tmp_path / "note.odt", "x"), "is a file, not a folder"),
     ):
         text = refusal(root)
         assert f"--data {root} {what}; it must hold labeled/CLASS/" in text

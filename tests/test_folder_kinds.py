@@ -53,6 +53,34 @@ KINDS_OF_FOLDERS: dict[str, tuple[list[str], dict[str, list[str]], str]] = {
         {"train": ["crash_test/1 crash_test", "crash_train/1 crash_train"]},
         "",
     ),
+    "numbers, versions, accents": (
+        ["01_train.v2/a/1", "01_train.v2/b/1", "02_validación/a/1", "03-Prueba/b/1", "train_unlabeled/1"],
+        {
+            "train": ["01_train.v2/a/1 a", "01_train.v2/b/1 b", "train_unlabeled/1 -"],
+            "validation": ["02_validación/a/1 a"],
+            "test": ["03-Prueba/b/1 b"],
+        },
+        "",
+    ),
+    "parts inside each class": (
+        ["a/train/1", "a/test/1", "b/train/1", "b/val/1", "b/unlabeled/1"],
+        {
+            "train": ["a/train/1 a", "b/train/1 b", "b/unlabeled/1 -"],
+            "validation": ["b/val/1 b"],
+            "test": ["a/test/1 a"],
+        },
+        "",
+    ),
+    "unlabeled among the classes of a part": (
+        ["train/a/1", "train/b/1", "train/unlabeled/1", "test/b/1"],
+        {"train": ["train/a/1 a", "train/b/1 b", "train/unlabeled/1 -"], "test": ["test/b/1 b"]},
+        "",
+    ),
+    "what may be parts by other names": (
+        ["first/a/1", "first/b/1", "second/a/1", "second/b/1"],
+        {"train": ["first/a/1 first", "first/b/1 first", "second/a/1 second", "second/b/1 second"]},
+        "are taken for classes, and each holds the same folders, a, b",
+    ),
     "years": (
         ["train2017/a/1", "train2017/b/1", "val2017/b/1"],
         {"train": ["train2017/a/1 a", "train2017/b/1 b"], "test": ["val2017/b/1 b"]},
@@ -141,7 +169,7 @@ def test_kinds_of_folders(tmp_path: Path, kind: str) -> None:
         assert found == expected.get(part, []), part
     texts = [note.text for note in listing.notes]
     assert any(said in text for text in texts) if said else not texts
-    assert not any(note.decide for note in listing.notes)
+    assert any(note.decide for note in listing.notes) == ("are taken for" in said)
 
 
 @pytest.mark.parametrize("strange", ["0 1 10 11 2", "class1 class10 class2", "-1 -2 0 1.5 10", "1 01 2", "x1y10 x1y9"])
@@ -173,8 +201,9 @@ def test_links_that_loop_are_not_followed(tmp_path: Path) -> None:
     (root / "c" / "other").symlink_to(tmp_path / "other")  # a loop of two links
     listing = find_pictures(root)
     assert len(listing.train) == 13 and [label for _, label in listing.train] == [0] * 4 + [1] * 4 + [2] * 5
-    (note,) = listing.notes
-    assert note.names == ("all", "a/up", "b/up", "c/up", "c/other/back") and "links lead back" in note.text
+    other, note = listing.notes
+    assert note.names == ("a/up", "all", "b/up", "c/other/back", "c/up") and "links lead back" in note.text
+    assert other.names == ("b/round",)
 
 
 def test_pictures_are_told_by_their_content(tmp_path: Path) -> None:
@@ -189,7 +218,8 @@ def test_pictures_are_told_by_their_content(tmp_path: Path) -> None:
     listing = find_pictures(root)
     names = ["b/2.jpg_large", "b/3.jpg.1", "b/4.dat", "b/5.JPG", "b/6.heic", "b/no suffix"]
     assert [name for name, label in listing.train if label == 1] == names
-    told, left_out = listing.notes
+    others, told, left_out = listing.notes
+    assert others.names == ("b/notes", "b/pipe") and not others.decide
     assert sorted(told.names) == [name for name in names if "JPG" not in name] and not told.decide
     assert left_out.names == ("b/raw.NEF",) and left_out.decide
     data = load_dataset("folder", DataConfig(root=root))

@@ -156,7 +156,7 @@ BAD_CSVS = {
     "test without label": (f"{GOOD}in/3.png,,test\n", ["line 4", "label=''", "test with a label"]),
     "no header": ("cat,x/1.pnj\ndog,y\n", ["'cat,x/1.pnj'", "path,label"]),
     "no label": ("file,age,color\n1.png,3,red\n2.png,4,blue\n", ["'file,age,color'", "has no label", "path,label"]),
-    "empty": ("", ["the first line is ''", "path,label"]),
+    "empty": ("", ["is empty", "path,label"]),
     "one class": ("path,label\n1.png,cat\n2.png,\n", ["one class only ('cat')", "two or more"]),
     "no class": ("path,label\n", ["has no rows"]),
     "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import io
+import os
 import re
 import warnings
 from pathlib import Path
@@ -197,3 +198,16 @@ def test_heic_without_the_extra_says_how_to_get_it(tmp_path: Path, monkeypatch: 
     assert "2 .heic" in note.text and "pip install pillow-heif" in note.text
     assert survey(tmp_path, ["b/2.jpg"]).bad["b/2.jpg"].startswith("HEIC: python -m pip install pillow-heif")
     picture_files.reads_heic.cache_clear()
+
+
+def test_pipes_are_not_waited_for_and_no_program_is_started(good: Path) -> None:
+    """A pipe has no writer, and PostScript would be drawn by Ghostscript where that is installed."""
+    before = len(find_pictures(good).train)
+    os.mkfifo(good / "labeled/a/pipe.png")
+    (good / "labeled/a/drawn.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n")
+    listing = find_pictures(good)
+    assert len(listing.train) == before + 2
+    assert survey(good, listing.names).bad == {
+        "labeled/a/drawn.jpg": "PostScript",
+        "labeled/a/pipe.png": "no file, but a pipe, socket or device",
+    }

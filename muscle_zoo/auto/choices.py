@@ -10,7 +10,7 @@ from pathlib import Path
 
 import timm
 
-from ..data.csv_table import SUFFIXES
+from ..data.table_files import SUFFIXES
 from ..engine.starting_weights import arch_of
 from ..errors import InputError, suggest
 from ..methods import METHODS, base_of, default_options, method_names, takes_embeddings, takes_steps

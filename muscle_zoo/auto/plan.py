@@ -21,7 +21,7 @@ from .folds import number_of_folds
 
 FORMAT = 1  # of plan.json; goes up when the same settings would give other folds or predictions
 SMALL = 96  # pixels of a picture's longer side, up to which enlarging it to 224 shows a network nothing more
-SMALL_SIDE = 128  # that such pictures become, as those of CIFAR do
+SIDES = (128, 192)  # that such pictures become; hub_cards/studies/pretrained.md has what either gives
 MANY = 2000  # pictures, from which on two draws of each view are embedded rather than four: half of the time
 LEAST_MU = 2  # unlabeled pictures of a step for each labeled one
 LOPSIDED = 5  # times as many labels of a class as of another, from which on it is said what may be done about it
@@ -41,6 +41,7 @@ class Plan:
         folds: Of the cross-validation; 0 where nothing can be held out.
         repeats: How often the labeled pictures are divided.
         warnings: What the user should know, a sentence each.
+        may_be_larger: Whether the pictures are small, and their side is to be chosen by the time there is.
     """
 
     listing: Listing
@@ -51,6 +52,7 @@ class Plan:
     folds: int
     repeats: int
     warnings: tuple[str, ...]
+    may_be_larger: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,12 +84,13 @@ class Plan:
         }
 
 
-def make_plan(root: Path, choices: Choices) -> Plan:
+def make_plan(root: Path, choices: Choices, small_side: int = SIDES[0]) -> Plan:
     """Looks at a user's pictures, at their headers and no more, and decides what is to be done.
 
     Args:
         root: A folder or CSV, see :func:`muscle_zoo.data.picture_folder.find_pictures`.
         choices: What the user wants otherwise.
+        small_side: What small pictures become, in pixels, where the user does not say it.
 
     Raises:
         InputError: There is no such folder, it cannot be understood, or a choice does not fit.
@@ -100,7 +103,7 @@ def make_plan(root: Path, choices: Choices) -> Plan:
         raise InputError(
             f"{root}: class {empty[0]!r} has no labeled picture that can be read; label one, or leave it out"
         )
-    own = _own_defaults(choices, headers, sum(found.labeled) + found.unlabeled)
+    own = _own_defaults(choices, headers, sum(found.labeled) + found.unlabeled, small_side)
     fold = "test" if any(found.test) else "labeled"
     recipes = {method: choices.recipe(method, own, fold) for method in choices.compared(found.unlabeled)}
     _require_overrides_used(choices, recipes)
@@ -109,7 +112,9 @@ def make_plan(root: Path, choices: Choices) -> Plan:
     gray = headers.gray == sum(headers.sizes.values())
     side = recipes[CONTROL].image_size
     is_balanced = choices.overrides.get("sampling") == "balanced"
-    return Plan(listing, found, side, gray, recipes, folds, repeats, _warnings(found, listing, folds, is_balanced))
+    warnings = _warnings(found, listing, folds, is_balanced)
+    may_be_larger = own.get("image_size") == SIDES[0] and "image_size" not in choices.overrides
+    return Plan(listing, found, side, gray, recipes, folds, repeats, warnings, may_be_larger)
 
 
 def _require_there(root: Path) -> None:
@@ -136,7 +141,7 @@ def _found(root: Path, listing: Listing, headers: Survey) -> Found:
     )
 
 
-def _own_defaults(choices: Choices, headers: Survey, pictures: int) -> dict[str, Value]:
+def _own_defaults(choices: Choices, headers: Survey, pictures: int, small_side: int) -> dict[str, Value]:
     """What the pictures make of the recipes' defaults."""
     frozen = PRETRAINED["frozen"]
     # Evaluated once, at the end: whoever watched the test pictures' accuracy on the way could stop by it.
@@ -149,7 +154,7 @@ def _own_defaults(choices: Choices, headers: Survey, pictures: int) -> dict[str,
     sides = [max(size) for size, count in headers.sizes.items() for _ in range(count)]
     default = choices.recipe(CONTROL, {}, "test").image_size
     if sides and default and median(sides) <= SMALL:
-        own["image_size"] = min(default, SMALL_SIDE)
+        own["image_size"] = min(default, small_side)
     return own
 
 

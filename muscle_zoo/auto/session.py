@@ -30,9 +30,10 @@ from .compare import CrossValidation
 from .findings import COMPARISON, Comparison, Interval
 from .folds import draw_folds
 from .intervals import wilson
-from .plan import Plan, make_plan
+from .plan import SIDES, Plan, make_plan
 from .report import REPORT, write_report
 from .run_pictures import load_run_pictures
+from .sides import choose_side, side_of
 from .speed import Speed, measure
 from .verdict import judge, without_comparison
 
@@ -78,10 +79,11 @@ def train_pictures(
             raise InputError(
                 f"{root}: several processes train a recipe by its name; give one, or leave the launcher out"
             )
-        plan = make_plan(root, choices or Choices())
+        choices = choices or Choices()
+        plan = make_plan(root, choices, SIDES[0] if options.fresh else side_of(out / FOLDER / PLAN))
         _require_outside(out, plan)
         say(words.joined(words.found_lines(plan)))
-        work = _Work(plan, out, options, began, say)
+        work = _Work(plan, choices, out, options, began, say)
         if not options.fresh and (done := work.finished()) is not None:
             return done
         try:
@@ -109,7 +111,8 @@ def _require_outside(out: Path, plan: Plan) -> None:
 class _Work:
     """What is done with a plan, in its order."""
 
-    def __init__(self, plan: Plan, out: Path, options: RunOptions, began: float, say: Say) -> None:
+    def __init__(self, plan: Plan, choices: Choices, out: Path, options: RunOptions, began: float, say: Say) -> None:
+        self.choices = choices
         self.plan, self.out, self.options, self.say = plan, out, options, say
         self.deadline = None if options.time_limit is None else began + options.time_limit
         self.folder = out / FOLDER
@@ -151,10 +154,10 @@ class _Work:
 
     def carry_out(self) -> RunResult:
         """Does all that is left to do."""
-        options, plan = self.options, self.plan
+        options = self.options
         device = process_state(options.cpu).device
-        workers = options.data.workers if options.data else 0
-        speed = measure(plan, device, workers)
+        speed = self._measure(device)
+        plan = self.plan
         self.say(words.joined(words.will_lines(plan, speed, self.out)))
         if options.fresh and (old := RunFolder(self.out).set_aside()) is not None:
             self.say(f"the previous run was moved to {old}")
@@ -169,6 +172,18 @@ class _Work:
         self.say("\n" + words.joined(words.comparison_lines(comparison)) + "\n")
         with cpu_threads(speed.step_threads):
             return self._conclude(comparison)
+
+    def _measure(self, device: torch.device) -> Speed:
+        """How long it takes; small pictures become larger ones where there is time, unless all was begun before."""
+        options = self.options
+        speed = measure(self.plan, device, options.data.workers if options.data else 0)
+        if self.plan.may_be_larger and (options.fresh or not (self.folder / PLAN).exists()):
+            side = choose_side(speed, self._seconds_left())
+            assert options.data is not None and options.data.root is not None
+            self.plan = make_plan(options.data.root, self.choices, side.pixels)
+            self.say(words.joined(words.side_lines(side.why)))
+            return side.speed
+        return speed
 
     def _compare(self, speed: Speed, device: torch.device) -> Comparison | None:
         """The comparison, written; None where it was stopped."""

@@ -32,6 +32,11 @@ def found_lines(plan: Plan) -> list[str]:
     return lines
 
 
+def side_lines(why: str) -> list[str]:
+    """Which side small pictures become, and why."""
+    return _row("side", why)
+
+
 def will_lines(plan: Plan, speed: Speed, out: Path) -> list[str]:
     """What will be done, how long it takes, and where it goes."""
     found = plan.found

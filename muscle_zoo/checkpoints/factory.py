@@ -274,10 +274,11 @@ def _is_arch(name: str) -> bool:
 def _is_timms(name: str) -> bool:
     """Whether timm itself has weights of this name: it lists ours too, but does not check them."""
     arch = name.partition(".")[0]
-    return timm.is_model_pretrained(name) and not _is_our_arch(arch) and registry.find_card(name) is None
+    return timm.is_model_pretrained(name) and not is_own_architecture(arch) and registry.find_card(name) is None
 
 
-def _is_our_arch(arch: str) -> bool:
+def is_own_architecture(arch: str) -> bool:
+    """Whether an architecture is one of this package's, which plain timm does not know."""
     return timm.models.model_entrypoint(arch).__module__.startswith("muscle_zoo.backbones.")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig
+from ..data.hub_pictures import local_pictures
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV",
+        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV, or hf:ORG/NAME",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: up to 4)")
     parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")
@@ -65,7 +66,8 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
-    return DataConfig(args.data, True if args.stream else None, workers, progress=True, strict=args.strict)
+    root = None if args.data is None else local_pictures(args.data)
+    return DataConfig(root, True if args.stream else None, workers, progress=True, strict=args.strict)
 
 
 def run_options(args: argparse.Namespace, progress: bool = True) -> RunOptions:

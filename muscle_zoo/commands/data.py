@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..data import DataConfig, DataSet, load_dataset
+from ..data.hub_pictures import local_pictures
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, get_recipe
 from .arguments import add_source_arguments, parse_overrides, source_of
@@ -38,7 +39,7 @@ def _check(args: argparse.Namespace) -> int:
     if given:
         raise InputError(f"data check takes a folder or CSV alone; leave {given[0]} out")
     root = args.data if args.name == "folder" and args.data else Path(args.name)
-    root = root.expanduser()
+    root = local_pictures(root).expanduser()
     if not root.exists():
         raise InputError(f"{root} does not exist; give your folder or CSV of pictures")
     try:

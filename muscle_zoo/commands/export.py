@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", type=Path, help="hub_cards folder (default: the checkout's)")
     parser.add_argument("--card", action="store_true", help="also make the median seed's run the published checkpoint")
     parser.add_argument(
+        "--space",
+        type=Path,
+        metavar="DIR",
+        help="instead: one checkpoint with a page for it, as a Space of the Hub",
+    )
+    parser.add_argument(
         "--onnx",
         nargs="?",
         const="",
@@ -30,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adds runs to their ledger and, with --card, to hub_cards/; or writes an ONNX file."""
+    if args.space is not None:
+        return _space(args)
     if args.onnx is not None:
         return _onnx(args)
     from ..publishing.release import read_finished_backbone, read_finished_run, release, release_backbones
@@ -42,6 +50,15 @@ def run(args: argparse.Namespace) -> int:
     lines = release_backbones(backbones, to) if backbones else release([*map(read_finished_run, paths)], to, args.card)
     for line in lines:
         print(line)
+    return ExitCode.DONE
+
+
+def _space(args: argparse.Namespace) -> int:
+    from ..publishing.space import export_space
+
+    if len(args.targets) != 1 or args.card or args.to is not None or args.onnx is not None:
+        raise InputError("--space takes one checkpoint and no other option; write export RUN --space DIR")
+    print("\n".join(export_space(args.targets[0], args.space)))
     return ExitCode.DONE
 
 

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from ..auto.choices import BACKBONE, FOLDS, METHODS_COMPARED, Choices, is_own_pictures
+from ..data.hub_pictures import local_pictures
 from ..engine.processes import is_main_process
 from ..errors import ExitCode, InputError
 from ..recipes import get_recipe
@@ -85,6 +86,7 @@ def _train_pictures(pictures: Path, args: argparse.Namespace) -> int:
         backbone=args.backbone or BACKBONE,
         overrides=dict(parse_overrides(args.overrides)),
     )
+    pictures = local_pictures(pictures)
     out = args.out or Path("runs") / own_name(pictures)
     result = train_pictures(pictures, choices, run_options(args), out, began=_began(), say=say)
     if not result.finished:

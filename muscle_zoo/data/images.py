@@ -9,15 +9,16 @@ from __future__ import annotations
 import multiprocessing
 import re
 import signal
+import stat
 import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -256,14 +257,27 @@ def why_unreadable(path: Path, error: BaseException) -> str:
     return kind_of(path) or reason(error)
 
 
-def open_image(path: Path) -> Image.Image:
+# Pillow would start another program to draw these, whatever the file is called.
+_PROGRAMS = {"EPS", "WMF"}
+
+
+def open_image(file: Path | IO[bytes]) -> Image.Image:
     """Opens a picture as Pillow does, HEIC included where the package that reads it is installed.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or is no file: a pipe would wait for a writer for ever.
     """
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise OSError("a folder" if file.is_dir() else "no file, but a pipe, socket or device")
+    return Image.open(file, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The kinds of files that are read."""
     reads_heic()  # registers it, once in each process
-    return Image.open(path)
+    Image.init()
+    return tuple(kind for kind in Image.ID if kind not in _PROGRAMS)
 
 
 _UPRIGHT = {

@@ -6,7 +6,6 @@ What a model suggested (``predictions``) is no label.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,39 +17,43 @@ from ..errors import InputError, one_line
 SUFFIX = ".json"
 HEADER = ["path", "label", "adds_to"]
 LABEL_KEYS = ("label", "choice", "class", "category", "choices")  # what the control may be called, in JSON-MIN
-_REMEDY = "give Label Studio's export as JSON or JSON-MIN, of a project with one choice a picture"
+REMEDY = "give Label Studio's export as JSON or JSON-MIN, of a project with one choice a picture"
 
 Rows = list[tuple[int, list[str]]]
 
 
-def rows_of_tasks(path: Path, text: str) -> Rows:
+def is_export(value: Any) -> bool:
+    """Whether JSON is an export of Label Studio, rather than another list of pictures and labels."""
+    if not isinstance(value, list) or not value or not all(isinstance(task, dict) for task in value):
+        return False
+    own = {"data", "annotations", "predictions", "annotator", "annotation_id", "lead_time", "choice", "choices"}
+    return any(own & set(task) or re.match("/data/|[a-z0-9]+://", str(task.get("image"))) for task in value)
+
+
+def rows_of_tasks(path: Path, tasks: Any) -> Rows:
     """The rows of an export: the task's number from 1, and path, label and adds_to of the picture.
 
     A task without an annotation has an empty label, one that several people annotated a row for each of them.
 
     Args:
         path: The file, for the errors.
-        text: What it holds.
+        tasks: What it holds.
 
     Raises:
         InputError: It is no such export, or a picture has several choices.
 
     Example:
-        >>> rows_of_tasks(Path("a.json"), '[{"data": {"image": "/data/local-files/?d=a%20b.jpg"}}]')
+        >>> rows_of_tasks(Path("a.json"), [{"data": {"image": "/data/local-files/?d=a%20b.jpg"}}])
         [(1, ['a b.jpg', '', ''])]
     """
-    try:
-        tasks = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not JSON ({one_line(error)}); {_REMEDY}") from None
     if not isinstance(tasks, list) or not tasks or not all(isinstance(task, dict) for task in tasks):
-        raise InputError(f"{path} holds no list of tasks; {_REMEDY}")
+        raise InputError(f"{path} holds no list of tasks; {REMEDY}")
     rows: Rows = []
     for number, task in enumerate(tasks, start=1):
         data = task.get("data", task)
         picture = _picture(data) if isinstance(data, dict) else ""
         if not picture:
-            raise InputError(f"{path} task {number} names no picture; {_REMEDY}")
+            raise InputError(f"{path} task {number} names no picture; {REMEDY}")
         folder = str(data.get("adds_to") or "")
         labels = list(_labels(path, number, task)) or [""]
         rows += [(number, [picture, label, folder]) for label in dict.fromkeys(labels)]
@@ -94,5 +97,5 @@ def _choice(path: Path, number: int, value: Any) -> list[str]:
     """The one choice of an annotation."""
     choices = value.get("choices") if isinstance(value, dict) else [value]
     if not isinstance(choices, list) or not all(isinstance(choice, str) for choice in choices) or len(choices) > 1:
-        raise InputError(f"{path} task {number} has {one_line(repr(choices))} for a label; {_REMEDY}")
+        raise InputError(f"{path} task {number} has {one_line(repr(choices))} for a label; {REMEDY}")
     return [choice.strip() for choice in choices]

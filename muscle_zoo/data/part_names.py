@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 LABELED, UNLABELED, VALIDATION, TEST = "labeled", "unlabeled", "validation", "test"
 
 _WORDS = {
-    **dict.fromkeys(("labeled", "labelled", "train", "training", "trn", "trainset", "fit", "learn", "sup"), LABELED),
+    **dict.fromkeys(
+        (
+            *("labeled", "labelled", "train", "training", "trn", "tr", "trainset", "trainval", "fit", "learn", "sup"),
+            # In Spanish, French, Portuguese, Italian, German; without accents.
+            *("supervised", "entrenamiento", "entrainement", "apprentissage", "treino", "treinamento"),
+            *("addestramento", "trainingsdaten"),
+        ),
+        LABELED,
+    ),
     **dict.fromkeys(
         ("unlabeled", "unlabelled", "nolabel", "nolabels", "unannotated", "unsup", "unsupervised"), UNLABELED
     ),
     **dict.fromkeys(
-        ("val", "valid", "validation", "validate", "validating", "dev", "devel", "development", "valset", "devset"),
+        (
+            *("val", "valid", "validation", "validate", "validating", "dev", "devel", "development", "valset", "vl"),
+            *("devset", "validacion", "validacao", "validierung", "validazione"),
+        ),
         VALIDATION,
     ),
     **dict.fromkeys(
-        ("test", "testing", "tst", "tests", "testset", "eval", "evaluation", "holdout", "heldout"), TEST
+        (
+            *("test", "testing", "tst", "te", "tests", "testset", "eval", "evaluation", "holdout", "heldout"),
+            *("devtest", "testdev", "prueba", "pruebas", "teste", "testes", "testdaten"),
+        ),
+        TEST,
     ),
 }  # fmt: skip
 # Words beside them that say nothing: `training_set`, `test images`, `images_val`.
@@ -38,17 +54,23 @@ def part_of(name: str, among: Sequence[str] = ()) -> str | None:
         >>> [part_of(name) for name in ("Training_Set", "valid", "test2017", "contest")]
         ['labeled', 'validation', 'test', None]
     """
-    words = _words(name)
+    words = [word for word in _words(name) if not re.fullmatch(r"v\d+i?", word)]  # train.v1
     if words and (match := re.fullmatch(r"([a-z]+)(?:(?:19|20)\d\d|0?1)", words[-1])):  # train2017, test1
         words[-1] = match[1]
+    while len(words) > 1 and re.fullmatch(r"\d{1,2}", words[0]):  # 01_train
+        words = words[1:]
     shared = set.intersection(*(set(_words(other)) for other in among)) if len(among) > 1 else set()
     words = [word for word in words if word not in _EMPTY | shared and not re.fullmatch(r"(19|20)\d\d", word)]
+    parts = [_WORDS.get(word) for word in words]
+    if len(parts) > 1 and UNLABELED in parts and set(parts) <= {UNLABELED, LABELED}:  # train_unlabeled
+        return UNLABELED
     return _WORDS.get("".join(words))
 
 
 def _words(name: str) -> list[str]:
     """The words of a name, in small letters: ``trainImages``, ``train-images``, ``Train Images``."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)
     return [word for word in re.split(r"[\W_]+", spaced.casefold()) if word]
 
 

@@ -69,8 +69,8 @@ def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> 
 def _require_one_label(rows: Sequence[Cells]) -> None:
     """Refuses ``cat;dog`` in the place of a label: as a class of its own it would be learned apart from both.
 
-    A name with a separator in it is a class, unless its parts come in other labels, too: all of them for a comma, which
-    names have, any for a semicolon or a bar.
+    A name with a separator in it is a class, unless its parts come in other labels, too: all of them for a comma or
+    one of ``+ & /``, which names have, any for a semicolon or a bar.
     """
     first = {row.label: row for row in rows if row.label}
     having = Counter(part for label in first for part in set(_parts(label)))
@@ -85,8 +85,9 @@ def _require_one_label(rows: Sequence[Cells]) -> None:
 
 
 def _parts(label: str) -> list[str]:
-    """The classes that a cell may name: ``cat;dog``, ``cat|dog``, ``cat, dog`` or ``['cat', 'dog']``."""
-    parts = re.split(r"[;|]" if re.search(r"[;|]", label) else ",", label.strip("[]"))
+    """The classes that a cell may name: ``cat;dog``, ``cat|dog``, ``cat, dog``, ``cat+dog`` or ``['cat', 'dog']``."""
+    separator = next((sign for sign in ("[;|]", ",", r"\+", "&", "/") if re.search(sign, label)), ",")
+    parts = re.split(separator, label.strip("[]"))
     return list(dict.fromkeys(part for piece in parts if (part := piece.strip(" '\"")))) or [label]
 
 

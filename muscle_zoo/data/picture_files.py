@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,18 +22,28 @@ SUFFIXES = (
     ".avif",
 )
 HEIC = (".heic", ".heif")
-# Cameras' raw files among them, which begin as TIFF does: Pillow would read the small preview inside.
+# Pictures in them would be lost. Of cameras' raw files, which begin as TIFF does, Pillow would read the small preview.
 _NOT_READ = (
     *(*HEIC, ".jxl", ".svg", ".psd", ".xcf", ".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".pef"),
-    *(".raf", ".srw"),
+    *(".raf", ".srw", ".ico", ".tga", ".pcx", ".dds", ".exr", ".hdr", ".eps", ".ai", ".pdf", ".dcm", ".dicom", ".nii"),
+    *(".npy", ".npz", ".mat", ".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".zip", ".tar", ".gz", ".7z", ".rar"),
 )
 
 # Folders of file systems, network disks and tools, in small letters: copies and previews, no pictures of anybody's.
 JUNK_FOLDERS = {
     *("@eadir", "__macosx", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "$recycle.bin", "recycler"),
-    *("system volume information", "lost+found", "__pycache__", "found.000"),
+    *("system volume information", "lost+found", "__pycache__", "network trash folder", "temporary items"),
+    *("thevolumesettingsfolder", "@tmp", "@appstore", "@synoresource", "@synoeastream", "~snapshot", "node_modules"),
+    *("_thumbnails", "thumbnails", "__thumbs", "_thumbs", "thmbnl", "bridgecache", "adobe bridge cache", "captureone"),
 }
-_JUNK_FILES = {"thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r"}
+# Of catalogs, which photo programs keep copies and previews in; of disks that were mended; of Windows' sharing.
+_JUNK_PATTERN = re.compile(
+    r".*\.(lrdata|lrcat-data|photoslibrary|photolibrary|aplibrary|migratedphotolibrary|cocatalog)|found\.\d{3}|~\$.*"
+)
+_JUNK_FILES = {
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "icon\r", "picasa.ini", "zbthumbnail.info"),
+    *("folder.jpg", "albumartsmall.jpg", "pspbrwse.jbf", "synofile_thumb_s.jpg"),
+}
 
 # How pictures begin, of the kinds that are read.
 _BEGINNINGS = (
@@ -39,7 +51,19 @@ _BEGINNINGS = (
     *(b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xffO\xffQ"),
 )
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_TEXTS = {b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"<?xml": "an XML file", b"<svg": "an SVG file"}
+# How other files begin, in small letters.
+_TEXTS = {
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML file",
+    b"<svg": "an SVG file",
+    b"version https://git-lfs": "a pointer of Git LFS, not the picture: run git lfs pull",
+    b"%pdf": "a PDF",
+    b"%!ps": "PostScript",
+    b"pk\x03\x04": "a ZIP archive",
+    b'{"': "JSON",
+    b"\0" * 32: "zeros, so its content was lost",
+}
 
 
 @dataclass
@@ -52,6 +76,7 @@ class Found:
         not_read: Pictures of kinds that are not read.
         loops: Links that lead back, which are not followed.
         closed: Files without a picture's suffix that cannot be opened.
+        others: Files that are no pictures.
     """
 
     junk: list[str] = field(default_factory=list)
@@ -59,15 +84,19 @@ class Found:
     not_read: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
 
     def notes(self) -> list[Note]:
         """All of it in words, each once: a folder may have been looked into twice."""
-        for name in ("junk", "by_content", "not_read", "loops", "closed"):
-            setattr(self, name, list(dict.fromkeys(getattr(self, name))))
+        for name in ("junk", "by_content", "not_read", "loops", "closed", "others"):
+            setattr(self, name, sorted(set(getattr(self, name))))
         notes = []
         if self.junk:
             text = f"{len(self.junk)} files or folders of systems and tools are left out ({first_of(self.junk)})"
             notes.append(Note(text, tuple(self.junk)))
+        if self.others:
+            text = f"{len(self.others)} files that are no pictures are left out ({first_of(self.others)})"
+            notes.append(Note(text, tuple(self.others)))
         if self.by_content:
             text = f"{pictures_in_words(len(self.by_content))} without the suffix of one, told by the content"
             notes.append(Note(f"{text} ({first_of(self.by_content)})", tuple(self.by_content)))
@@ -103,7 +132,8 @@ def reads_heic() -> bool:
 
 def is_junk(name: str) -> bool:
     """Whether a file or folder of this name is one of a system or tool: hidden, a preview, a recycle bin."""
-    return name.startswith(".") or name.casefold() in JUNK_FOLDERS or name.casefold() in _JUNK_FILES
+    plain = name.casefold()
+    return name.startswith(".") or plain in JUNK_FOLDERS | _JUNK_FILES or bool(_JUNK_PATTERN.fullmatch(plain))
 
 
 def looks_like_heic(head: bytes) -> bool:
@@ -126,8 +156,10 @@ def looks_like_a_picture(head: bytes) -> bool:
 def kind_of(path: Path) -> str:
     """What a file that is no picture is, in words; empty where that is not known."""
     try:
-        head = _head(path)
-        if not path.stat().st_size:
+        head, status = _head(path), path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return ""
+        if not status.st_size:
             return "an empty file"
     except OSError:
         return ""
@@ -230,8 +262,7 @@ def _is_picture(path: Path, prefix: str, found: Found) -> bool:
     if looks_like_a_picture(head):
         found.by_content.append(name)
         return True
-    if suffix in HEIC or looks_like_heic(head):
-        found.not_read.append(name)
+    (found.not_read if suffix in HEIC or looks_like_heic(head) else found.others).append(name)
     return False
 
 

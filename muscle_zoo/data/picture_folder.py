@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError, suggest
-from . import csv_table, label_studio
+from . import csv_table, table_files
 from .added_labels import add_labels, base_of
+from .class_parts import (
+    have_parts_inside,
+    note_repeated_folders,
+    take_parts_inside,
+    unlabeled_of,
+)
 from .images import UNKNOWN
 from .listing import Labeled, Listing, first_of, pictures_in_words, say_notes
 from .part_names import LABELED, TEST, UNLABELED, VALIDATION, is_wrapper, part_of
 from .picture_csv import list_csv
 from .picture_files import SUFFIXES, Found, folders_in, loose_pictures, pictures
-from .tables_inside import tables_inside
+from .tables_inside import note_unread_tables, tables_inside
 from .twins import note_twins_of_the_test, settle_contradictions
 
 __all__ = ["LAYOUT", "class_folders", "find_pictures", "list_folder", "pictures_of_classes"]
@@ -71,7 +77,7 @@ def find_pictures(root: Path) -> Listing:
 def _list_any(root: Path, before: tuple[Path, ...]) -> Listing:
     """Lists a folder or a table, of which another one that adds labels to it may have told (``before``)."""
     suffix = root.suffix.lower()
-    if suffix in (*csv_table.SUFFIXES, label_studio.SUFFIX) and not (root.is_dir() and suffix != ".csv"):
+    if suffix in table_files.SUFFIXES and not (root.is_dir() and suffix != ".csv"):
         base = base_of(table := csv_table.read_table(root))
         if base is None:
             return list_csv(root)
@@ -79,9 +85,21 @@ def _list_any(root: Path, before: tuple[Path, ...]) -> Listing:
             raise InputError(f"{root}: by adds_to it adds labels to itself; write the folder of the pictures there")
         return add_labels(_list_any(base, (*before, root.resolve())), table)
     if not root.is_dir():
-        what = "is a file, not a folder" if root.exists() else "does not exist"
-        raise InputError(f"--data {root} {what}; it must hold {LAYOUT}")
+        raise InputError(f"--data {root} {_what_it_is(root)}")
     return _list_folders(root)
+
+
+def _what_it_is(root: Path) -> str:
+    """What a path is that is no folder, and what to give in its place."""
+    if not root.exists():
+        return f"does not exist; it must hold {LAYOUT}"
+    if root.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")):
+        return "is an archive; unpack it, and give the folder"
+    if root.suffix.lower() in (".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite", ".h5"):
+        return "is a table that is not read; save it as a CSV of path,label"
+    if root.suffix.lower() in SUFFIXES:
+        return "is one picture; give the folder"
+    return f"is a file, not a folder; it must hold {LAYOUT}"
 
 
 @dataclass(frozen=True)
@@ -92,11 +110,13 @@ class _Layout:
         parts: Folder of each part; labeled is the folder itself where its folders are classes.
         classes: Folders that are classes, if these are beside each other.
         unused: Folders that are neither.
+        inside: Whether the parts are folders of each class.
     """
 
     parts: dict[str, Path]
     classes: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    inside: bool = False
 
 
 def _list_folders(given: Path) -> Listing:
@@ -106,7 +126,10 @@ def _list_folders(given: Path) -> Listing:
         return listing
     try:
         layout = _layout(root, found)
-        class_names = layout.classes or tuple(_classes_of(layout.parts[LABELED], root, found)[0])
+        class_names = layout.classes
+        if not class_names:
+            names, folder = _classes_of(layout.parts[LABELED], root, found)
+            class_names = tuple(name for name in names if name not in unlabeled_of(folder))
     except InputError:
         if (listing := tables_inside(root, only_metadata=False)) is not None:
             return listing
@@ -116,6 +139,9 @@ def _list_folders(given: Path) -> Listing:
     listing = Listing(root, class_names)
     if inside:
         listing.add(f"{given} holds one folder with pictures, {inside}; what is in it is taken")
+    if layout.classes and not layout.inside:
+        note_repeated_folders(listing)
+        note_unread_tables(listing)
     if layout.unused:
         listing.add(
             f"--data {root}: folders {', '.join(layout.unused)} are not used; {LAYOUT}", layout.unused, decide=True
@@ -135,8 +161,13 @@ def _fill(listing: Listing, layout: _Layout, found: Found) -> None:
         labeled = _classes_of(labeled, root, found)[1]
     listing.train = pictures_of_classes(root, labeled, listing.class_names, found=found)
     _note_loose(listing, labeled)
-    if UNLABELED in layout.parts:
-        listing.train += [(name, UNKNOWN) for name in pictures(root, layout.parts[UNLABELED], found)]
+    if layout.inside:
+        take_parts_inside(listing)
+        return
+    unlabeled = [labeled / name for name in unlabeled_of(labeled)] if not layout.classes else []
+    unlabeled += [layout.parts[UNLABELED]] if UNLABELED in layout.parts else []
+    names = {name: UNKNOWN for folder in unlabeled for name in pictures(root, folder, found)}
+    listing.train += sorted(names.items())
     test = _tested(listing, layout.parts, TEST, found)
     validation = _tested(listing, layout.parts, VALIDATION, found)
     listing.test, listing.validation = (test, validation) if test else (validation, [])
@@ -222,7 +253,9 @@ def _layout(root: Path, found: Found) -> _Layout:
         if called[LABELED]:  # it holds no folders of classes: that is said as of any other folder
             return _Layout({LABELED: root / called[LABELED][0]})
         raise InputError(f"--data {root} has {first}/ and no labeled/; it must hold {LAYOUT}")
-    return _Layout({LABELED: root, **_one_each(root, {UNLABELED: unlabeled, **tests})}, tuple(classes))
+    beside = _one_each(root, {UNLABELED: unlabeled, **tests})
+    inside = not beside and have_parts_inside(root, classes)
+    return _Layout({LABELED: root, **beside}, tuple(classes), inside=inside)
 
 
 def _has_classes(folder: Path) -> bool:
@@ -307,6 +340,7 @@ def _in_words(layout: _Layout, validated: bool) -> str:
     """A layout as a person reads it; a validation part that has no test part beside it is what is tested on."""
     called = {part: folder.name for part, folder in layout.parts.items() if not (part == LABELED and layout.classes)}
     words = ["a folder for each class"] if layout.classes else []
+    words += ["the parts are folders of each class"] if layout.inside else []
     served = {VALIDATION: VALIDATION if validated else TEST}
     words += [f"{name}/ is the {served.get(part, part)} part" for part, name in called.items()]
     return ", ".join(words)
@@ -332,7 +366,8 @@ def _note_order(listing: Listing) -> None:
 def _note_spellings(listing: Listing) -> None:
     spellings: dict[str, list[str]] = defaultdict(list)
     for name in listing.class_names:
-        plain = unicodedata.normalize("NFC", re.sub(r"[\s_-]+", "", name)).casefold()
+        signs = r"[\s_]+|(?<!^)-+" if re.fullmatch(r"-\d+", name) else r"[\s_-]+"  # -1 is another class than 1
+        plain = unicodedata.normalize("NFC", re.sub(signs, "", name)).casefold()
         spellings[plain or name].append(name)
     for names in spellings.values():
         if len(names) > 1:

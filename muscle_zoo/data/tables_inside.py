@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from . import csv_table
+from . import text_list
+from .csv_paths import FileFinder
+from .csv_table import read_table
 from .listing import Listing
 from .part_names import part_of
 from .picture_csv import list_tables
 from .picture_files import folders_in
+from .table_files import SUFFIXES
 
+_SAMPLE = 20  # rows of which one must name a picture
 _METADATA = ("metadata.csv", "metadata.jsonl")  # as the Hugging Face Hub's folders of pictures have it
 
 
@@ -32,8 +36,8 @@ def tables_inside(root: Path, only_metadata: bool) -> Listing | None:
                 names = [name for name in _METADATA if _has_labels(root / folder / name)][:1]
                 tables += [(root / folder / name, folder) for name in names if part_of(folder)]
     else:
-        files = sorted(path for path in root.iterdir() if path.suffix.lower() in csv_table.SUFFIXES and path.is_file())
-        tables = [(path, "") for path in files if _has_labels(path)]
+        files = sorted(path for path in root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        tables = [(path, "") for path in files if _has_labels(path) and "submission" not in path.stem.lower()]
         if len(tables) > 1:
             if strange := [path.name for path, _ in tables if part_of(path.stem) is None]:
                 raise InputError(
@@ -49,12 +53,26 @@ def tables_inside(root: Path, only_metadata: bool) -> Listing | None:
     return listing
 
 
+def note_unread_tables(listing: Listing) -> None:
+    """Says which tables of pictures lie beside folders of classes, whose names are the labels then."""
+    files = sorted(path for path in listing.root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if tables := [path.name for path in files if _has_labels(path)]:
+        listing.add(
+            f"{', '.join(tables)} in {listing.root} is not read, for the folders are the classes; give it in place of "
+            "the folder if it has the labels",
+            tables,
+        )
+
+
 def _has_labels(path: Path) -> bool:
-    """Whether a table has columns that are called pictures and labels."""
+    """Whether a table has columns of pictures and labels, and the first pictures are there."""
     if not path.is_file():
         return False
     try:
-        table = csv_table.read_table(path, guess=False)
+        rows = read_table(path, guess=path.suffix.lower() in text_list.SUFFIXES).rows
     except InputError:
         return False
-    return not table.rows[0].adds_to  # one that `suggest` wrote adds labels to the folder that it lies in
+    if path.suffix.lower() in (".csv", ".tsv"):
+        return not rows[0].adds_to  # one that `suggest` wrote adds labels to the folder that it lies in
+    finder = FileFinder(path.parent)  # a list of words, or JSON of a program, may look like a table of pictures
+    return not rows[0].adds_to and any(finder.find(row) is not None for row in rows[:_SAMPLE])

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import InputError
-from ..files import read_json, write_json
+from ..files import cache_root, read_json, write_json
 
 FORMAT = 1  # goes up when a file of today's name would hold anything else
 TENSOR = "embeddings"
@@ -34,9 +34,8 @@ Key = Mapping[str, Any]
 
 
 def cache_folder() -> Path:
-    """Where embeddings are kept: in ``$MUSCLE_ZOO_CACHE``, by default ``~/.cache/muscle_zoo``."""
-    caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get("MUSCLE_ZOO_CACHE") or f"{caches}/muscle_zoo").expanduser() / "embeddings"
+    """Where embeddings are kept, in the cache."""
+    return cache_root() / "embeddings"
 
 
 @dataclass(frozen=True)
