@@ -30,6 +30,7 @@ from .commands import (
 )
 from .commands import eval as eval_command
 from .commands import list as list_command
+from .commands.terminal import printable
 from .engine.processes import is_main_process
 from .errors import ExitCode, InputError, MuscleZooError, Notice
 
@@ -121,7 +122,7 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
     """A warning in one line, without the place in the code that gave it."""
     if is_main_process():
         kind = "note" if isinstance(message, Notice) else "warning"
-        print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{kind}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _is_utf8(word: str) -> bool:
@@ -130,5 +131,5 @@ def _is_utf8(word: str) -> bool:
 
 def _fail(code: ExitCode, message: str) -> ExitCode:
     if is_main_process():
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

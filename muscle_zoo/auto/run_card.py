@@ -12,6 +12,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of
+from ..checkpoints.hub_names import canonical_name
 from ..checkpoints.registry import WEIGHTS_FILE
 from ..checkpoints.target import checkpoint_name
 from ..errors import InputError
@@ -100,6 +101,7 @@ def _check(name: str, recipe: Recipe, choices: CardChoices) -> None:
 
 
 def _is_path(value: str) -> bool:
+    value = canonical_name(value)
     return value.startswith(weights.LOCAL_DIR) or (not value.startswith(weights.HF_HUB) and "/" in value)
 
 
@@ -111,7 +113,7 @@ def base_model_of(recipe: Recipe) -> str:
         >>> base_model_of(get_recipe("resnet18.muscle_folder_all_finetuned", {"init": "resnet18.a1_in1k"}))
         'timm/resnet18.a1_in1k'
     """
-    init = recipe.init
+    init = canonical_name(recipe.init)
     if init.startswith(weights.HF_HUB):
         return init.removeprefix(weights.HF_HUB).partition("@")[0]
     if not init or init in EMBEDDED.values() or _is_path(init) or "." not in init or "_folder_" in init:

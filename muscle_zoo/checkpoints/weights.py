@@ -24,8 +24,8 @@ from ..files import file_sha256
 from ..recipes.names import recipe_names
 from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
+from .hub_names import HF_HUB, LOCAL_DIR, canonical_name
 
-HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")  # what weights are pickled into
 UNPICKLE = (
     "where you trust it, write it anew with safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
@@ -93,7 +93,8 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
     """Finds a checkpoint by its name, downloads it if need be, and checks its weights.
 
     Args:
-        name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``.
+        name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or another spelling of
+            :func:`muscle_zoo.checkpoints.hub_names.canonical_name`, or ``local-dir:PATH``.
         source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
 
     Returns:
@@ -136,6 +137,7 @@ def find_config(name: str) -> tuple[dict[str, Any], str] | None:
         WeightsError: It is damaged, or ``local-dir:``, ``hf-hub:`` or ``NAME@revision`` lead nowhere.
         DownloadError: The Hub could not be reached.
     """
+    name = canonical_name(name)
     if name.startswith((HF_HUB, LOCAL_DIR)) or "@" in name:
         checkpoint = resolve(name)
         return checkpoint.config, checkpoint.origin
@@ -155,6 +157,7 @@ def locate(name: str, source: str | None = None) -> Location:
     """
     if source not in (None, "hub"):
         raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
+    name = canonical_name(name)
     if name.startswith(LOCAL_DIR):
         return Location(Path(name.removeprefix(LOCAL_DIR)).expanduser())
     if name.startswith(HF_HUB):
@@ -166,7 +169,8 @@ def locate(name: str, source: str | None = None) -> Location:
     if folder is not None and folder.parent != registry.shipped_cards():
         return Location(folder)  # the user's own: registry.json says nothing about it
     pin = registry.pinned().get(plain)
-    if folder is not None:
+    is_only_a_card = folder is not None and not (folder / registry.WEIGHTS_FILE).exists()
+    if folder is not None and not (is_only_a_card and pin is not None and pin.get("repo")):
         return Location(folder, sha256=pin["sha256"] if pin else None)
     if pin is not None and pin.get("repo"):
         is_pinned = revision in ("", pin["revision"])  # of other revisions the pin says nothing
@@ -202,7 +206,9 @@ def _why_nowhere(name: str, plain: str) -> str:
             "`muscle-zoo list --pretrained`"
         )
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
-        return f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}"
+        return (
+            f"no weights for {name!r}, which this machine may have as a path; write hf-hub:{name} or local-dir:{name}"
+        )
     return f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import InputError
 from . import label_studio
+from .picture_files import is_file_or_missing
 
 SUFFIXES = (".csv", ".tsv", ".tab", ".jsonl")
 # What the columns may be called, without blanks, underscores and plurals; the first that is there is taken.
@@ -87,6 +88,8 @@ def read_table(path: Path, guess: bool = True) -> Table:
         InputError: It cannot be read, has no columns of pictures and labels, or no rows.
     """
     try:
+        if not is_file_or_missing(path):
+            raise OSError("not a file, but a folder, a pipe, a socket or a device")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"--data {path} cannot be read ({error}); give a CSV of path,label") from None

@@ -14,10 +14,10 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from ..errors import InputError, TrainingError
 from .listing import SHOWN
-from .picture_files import kind_of, reads_heic
+from .picture_files import is_file_or_missing, kind_of, reads_heic
 
 UNKNOWN = -1  # class of an image without a label
 OUTSIDE = -2  # class of an image that is of none of the task's classes
@@ -39,6 +39,9 @@ UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, ArithmeticError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
+LONGEST = 16  # times its short side: of a longer picture the middle is taken
+# What Pillow may take a file for, whatever its name: for PostScript it would start Ghostscript.
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
 _CHUNK = 64  # pictures decoded at a time when a set is loaded into memory
 
 
@@ -256,14 +259,23 @@ def why_unreadable(path: Path, error: BaseException) -> str:
     return kind_of(path) or reason(error)
 
 
-def open_image(path: Path) -> Image.Image:
-    """Opens a picture as Pillow does, HEIC included where the package that reads it is installed.
+def open_image(path: Path | IO[bytes]) -> Image.Image:
+    """Opens a picture as Pillow does, of the kinds in ``FORMATS``; HEIC where the package that reads it is installed.
 
     Raises:
-        OSError: It cannot be opened.
+        OSError: It cannot be opened, or is no file: reading a pipe or a device may never end.
     """
+    if isinstance(path, Path) and not is_file_or_missing(path):
+        raise OSError("not a file, but a folder, a pipe, a socket or a device")
+    return Image.open(path, formats=_formats())
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow reads."""
     reads_heic()  # registers it, once in each process
-    return Image.open(path)
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
 
 
 _UPRIGHT = {
@@ -303,6 +315,7 @@ def open_picture(path: Path, channels: int) -> Image.Image:
 def upright(picture: Image.Image, channels: int) -> Image.Image:
     """Turns a picture of any mode upright and makes it gray (1 channel) or RGB (3), see :func:`open_picture`."""
     method = _UPRIGHT.get(orientation(picture))
+    picture = _center(picture)
     if method is not None:
         picture = picture.transpose(method)
     if picture.mode.startswith(("I", "F")):  # convert() would clip, not scale
@@ -314,6 +327,16 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
             raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")
         picture = Image.fromarray((values / 256).astype(np.uint8))
     return _over_white(picture).convert("L" if channels == 1 else "RGB")
+
+
+def _center(picture: Image.Image) -> Image.Image:
+    """The middle of a very long picture: all of it would be enlarged before its middle is cut out, by gigabytes."""
+    width, height = picture.size
+    most = LONGEST * min(width, height)
+    left, top = (max(0, side - most) // 2 for side in (width, height))
+    if not (left or top):
+        return picture
+    return picture.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
 def _over_white(picture: Image.Image) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Found:
         not_read: Pictures of kinds that are not read.
         loops: Links that lead back, which are not followed.
         closed: Files without a picture's suffix that cannot be opened.
+        no_files: Pipes, sockets and devices.
     """
 
     junk: list[str] = field(default_factory=list)
@@ -59,10 +61,11 @@ class Found:
     not_read: list[str] = field(default_factory=list)
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    no_files: list[str] = field(default_factory=list)
 
     def notes(self) -> list[Note]:
         """All of it in words, each once: a folder may have been looked into twice."""
-        for name in ("junk", "by_content", "not_read", "loops", "closed"):
+        for name in ("junk", "by_content", "not_read", "loops", "closed", "no_files"):
             setattr(self, name, list(dict.fromkeys(getattr(self, name))))
         notes = []
         if self.junk:
@@ -74,6 +77,9 @@ class Found:
         if self.loops:
             text = f"{len(self.loops)} links lead back to folders that are listed anyway, and are not followed"
             notes.append(Note(f"{text} ({first_of(self.loops)})", tuple(self.loops)))
+        if self.no_files:
+            text = f"{len(self.no_files)} pipes, sockets or devices are left out ({first_of(self.no_files)})"
+            notes.append(Note(text, tuple(self.no_files)))
         if self.not_read:
             suffixes = [Path(name).suffix.lower() for name in self.not_read]
             kinds = Counter(suffix if suffix in _NOT_READ else HEIC[0] for suffix in suffixes)
@@ -212,6 +218,9 @@ def pictures(root: Path, folder: Path, found: Found | None = None) -> list[str]:
 
 def _is_picture(path: Path, prefix: str, found: Found) -> bool:
     suffix, name = path.suffix.lower(), f"{prefix}/{path.name}"
+    if not is_file_or_missing(path):
+        found.no_files.append(name)
+        return False
     if is_junk(path.name):
         found.junk.append(name)
         return False
@@ -233,6 +242,14 @@ def _is_picture(path: Path, prefix: str, found: Found) -> bool:
     if suffix in HEIC or looks_like_heic(head):
         found.not_read.append(name)
     return False
+
+
+def is_file_or_missing(path: Path) -> bool:
+    """Whether a path is a file, or leads nowhere: false for what may never end, such as a pipe or a device."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return True
 
 
 def _head(path: Path) -> bytes:

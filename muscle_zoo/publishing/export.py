@@ -30,7 +30,7 @@ from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
 from ..errors import TrainingError
-from ..files import file_sha256, write_json
+from ..files import file_sha256, read_json, write_json
 from ..methods import takes_steps
 from ..recipes import Recipe
 from ..results.ledger import Row
@@ -270,3 +270,7 @@ def save_config(model: nn.Module, recipe: Recipe, cfg: dict[str, Any], root: dic
     ours["license"] = model_card.license_of(recipe)
     config = {**root, "pretrained_cfg": {**ours, **cfg}}
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config)
+    written = read_json(folder / CONFIG_FILE)
+    # It stands at the root already, and transformers would give it to the network a second time.
+    written.get("model_args", {}).pop("num_classes", None)
+    write_json(folder / CONFIG_FILE, written)

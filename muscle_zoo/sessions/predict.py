@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -113,6 +114,9 @@ def predict_files(
                 yield Prediction(file, error=image)
                 continue
             values, labels = next(rows)
+            if not math.isfinite(values[0]):
+                yield Prediction(file, error="the network's logits of it are not finite")
+                continue
             named = (str(names[label]) if label < len(names) else str(label) for label in labels)
             yield Prediction(file, tuple(zip(named, values, strict=True)), unsure=values[0] < threshold)
 
