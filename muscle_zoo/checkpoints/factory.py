@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from timm.data import create_transform as timm_transform
 from timm.data import resolve_data_config
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.datasets import DataSetInfo, dataset_info, resized
 from ..data.images import upright

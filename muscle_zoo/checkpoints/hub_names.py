@@ -14,6 +14,7 @@ _SOURCES = {"hf-hub": HF_HUB, "hf_hub": HF_HUB, "local-dir": LOCAL_DIR}  # in an
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPO = re.compile(rf"{_PART}/{_PART}(@\S+)?", flags=re.ASCII)
+_RUNS = "runs"  # where `train` writes: runs/NAME is one that is not there
 _PAGES = ("tree", "blob", "resolve", "commit", "raw")  # what stands before a revision in an address
 
 
@@ -49,7 +50,8 @@ def canonical_name(name: str) -> str:
     if path is not None:
         return _of_address(name, path)
     bare = name.rstrip("/")
-    if _REPO.fullmatch(bare) and not Path(name).exists() and not Path(bare.partition("/")[0]).exists():
+    folder = bare.partition("/")[0]
+    if _REPO.fullmatch(bare) and folder != _RUNS and not Path(name).exists() and not Path(folder).exists():
         return f"{HF_HUB}{bare}"
     return name
 

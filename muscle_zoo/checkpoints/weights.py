@@ -206,9 +206,7 @@ def _why_nowhere(name: str, plain: str) -> str:
             "`muscle-zoo list --pretrained`"
         )
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
-        return (
-            f"no weights for {name!r}, which this machine may have as a path; write hf-hub:{name} or local-dir:{name}"
-        )
+        return f"no weights for {name!r}; write hf-hub:{name} for a repo on the Hub, local-dir:{name} for a folder"
     return f"no weights for {name!r}; {suggest(name, registry.checkpoint_names())} (or hf-hub:REPO, local-dir:PATH)"
 
 
@@ -225,7 +223,7 @@ def _open(location: Location, files: Sequence[str], force: bool = False) -> Chec
         CONFIG_FILE: _own_sha256(config),
     }
     try:
-        tensors, sha256 = check(weights, promises)
+        tensors, sha256 = check(weights, promises, _is_resaved(config))
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}: muscle-zoo download {where} --force") from None
     return Checkpoint(config, weights, tensors, sha256, where)
@@ -255,7 +253,9 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
         )
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")
-    tensors, actual = check(weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)})
+    tensors, actual = check(
+        weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)}, _is_resaved(config)
+    )
     return Checkpoint(config, weights, tensors, actual, str(folder))
 
 
@@ -263,12 +263,20 @@ def _own_sha256(config: dict[str, Any]) -> str | None:
     return config.get(BLOCK, {}).get("weights_sha256")
 
 
-def check(weights: Path, promises: Mapping[str, str | None]) -> tuple[dict[str, TensorInfo], str]:
+def _is_resaved(config: dict[str, Any]) -> bool:
+    """Whether transformers wrote a config.json."""
+    return "transformers_version" in config
+
+
+def check(
+    weights: Path, promises: Mapping[str, str | None], resaved: bool = False
+) -> tuple[dict[str, TensorInfo], str]:
     """Makes sure that a weights file is whole, and the one that was promised.
 
     Args:
         weights: A safetensors file.
         promises: The hashes it must have, by who promised them; None where that one did not.
+        resaved: Whether transformers wrote it: it keeps what config.json said of the old weights.
 
     Returns:
         What it holds, by name, and its sha256.
@@ -284,9 +292,11 @@ def check(weights: Path, promises: Mapping[str, str | None]) -> tuple[dict[str, 
         raise WeightsError(f"{weights} is truncated or damaged ({reason}); download or export it again") from None
     for who, promised in promises.items():
         if promised is not None and promised != sha256:
+            remedy = "download or export it again"
+            if resaved:
+                remedy = f"transformers saved it again: take the block {BLOCK} out of {CONFIG_FILE}, which is of others"
             raise WeightsError(
-                f"{weights} has sha256 {sha256[:12]}..., {promised[:12]}... was promised by {who}; download or export "
-                "it again"
+                f"{weights} has sha256 {sha256[:12]}..., {promised[:12]}... was promised by {who}; {remedy}"
             )
     return tensors, sha256
 

@@ -49,9 +49,7 @@ def run(args: argparse.Namespace) -> int:
     _require_that_go_together(args)
     cards = [_card_of_run(args)] if _is_run(args) else [_card(name) for name in args.names or _all_names()]
     if not cards:
-        raise InputError(
-            f"--all: there is no checkpoint in {registry.card_folders()[0]}; give NAME, or export one first"
-        )
+        raise InputError(f"--all: {registry.card_folders()[0]} holds no checkpoint; give NAME, or export one")
     pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
     if pins is not None:
         registry.read_pins(pins)  # a damaged one is said before anything is published

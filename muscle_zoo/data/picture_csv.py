@@ -62,12 +62,9 @@ def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> 
     pictures = [(row, name) for (row, _), name in zip(found, names, strict=True)]
     listing = Listing(base, (), layout=f"a table of {pictures_in_words(len(pictures))}")
     if base != root:
-        outside = [
-            name for (_, file), name in zip(found, names, strict=True) if file.is_absolute() or ".." in file.parts
-        ]
-        listing.add(
-            f"{pictures_in_words(len(outside))} outside {root}, by paths of the table ({first_of(outside)})", outside
-        )
+        above = [name for (_, file), name in zip(found, names, strict=True) if file.is_absolute() or ".." in file.parts]
+        shown = first_of(above)
+        listing.add(f"{pictures_in_words(len(above))} outside {root}, by paths of the table ({shown})", above)
     _note_reading(listing, [table for table, _ in read], missing, [*finders.values()])
     _fill(listing, _each_once(listing, pictures))
     return listing

@@ -121,9 +121,7 @@ def evaluate_checkpoint(
         )
     model = load_model(checkpoint)
     if fault := preprocessing_fault(model, as_trained(info, checkpoint.config)):
-        warnings.warn(
-            f"{target}: {fault}; so these are not the figures of what `predict` makes of pictures", stacklevel=2
-        )
+        warnings.warn(f"{target}: {fault}; so `predict` does not reach these figures", stacklevel=2)
     model = model.to(device_for(cpu))
     try:
         metrics = evaluate(model, prepared.evaluation, info)
