@@ -19,6 +19,7 @@ from .commands import (
     embed,
     export,
     info,
+    ledger,
     predict,
     publish,
     report,
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "embed": ("embed pictures by a pretrained network, with names and labels", embed.add_arguments, embed.run),
     "data": ("show a data set's split and its views, or check your own pictures", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
+    "ledger": ("merge the ledgers of several machines", ledger.add_arguments, ledger.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),
     "calibrate": (

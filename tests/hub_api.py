@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote
 
-from tests.hub_repo import ATTRIBUTES, Commit, Entry, Hub, Repo, User, belongs_in_lfs, git_sha1
+from tests.hub_repo import ATTRIBUTES, Collection, Commit, Entry, Hub, Repo, User, belongs_in_lfs, git_sha1
 
 _XET_READ, _XET_WRITE = "xet_read", "xet_write"
 
@@ -219,6 +219,39 @@ class Api:
         repo = self.repo(name, True, pull=True)
         return Reply.json({"num": repo.open_pull(self.request.json()["title"], self.revision(repo, "main"))})
 
+    def _owner(self, namespace: str) -> None:
+        user = self.user()
+        if user is None:
+            raise Refusal(401, "Invalid username or password.")
+        if not (user.can_write and user.owns(f"{namespace}/")):
+            raise Refusal(403, f"You don't have the rights to create a collection under {namespace}")
+
+    def create_collection(self) -> Reply:
+        wanted = self.request.json()
+        title, owner = wanted["title"], wanted["namespace"]
+        self._owner(owner)
+        words = "-".join(re.findall(r"[a-z0-9]+", title.lower()))
+        slug = f"{owner}/{words}-{git_sha1(f'{owner}/{title}'.encode())[:24]}"
+        if slug in self.hub.collections:
+            return Reply.json({"error": "This collection already exists", "slug": slug}, 409)
+        made = self.hub.collections[slug] = Collection(slug, title, owner, bool(wanted.get("private")))
+        return Reply.json(made.described())
+
+    def collection(self, slug: str) -> Reply:
+        if slug not in self.hub.collections:
+            raise Refusal(404, "Collection not found")
+        return Reply.json(self.hub.collections[slug].described())
+
+    def add_to_collection(self, slug: str) -> Reply:
+        self.collection(slug)
+        collection, item = self.hub.collections[slug], self.request.json()["item"]
+        self._owner(collection.owner)
+        self.repo(item["id"])
+        if item["id"] in collection.models:
+            return Reply.json({"error": "This item is already in the collection"}, 409)
+        collection.models.append(item["id"])
+        return Reply.json(collection.described())
+
     # Reading
 
     def pull(self, name: str, number: str) -> Reply:
@@ -369,6 +402,9 @@ Api.ROUTES = [
     ("POST", f"/api/models/{_REPO}/paths-info/{_ONE}", Api.paths_info),
     ("GET", f"/api/models/{_REPO}/refs", Api.refs),
     ("GET", f"/api/models/{_REPO}/commits/{_ONE}", Api.commits),
+    ("POST", "/api/collections", Api.create_collection),
+    ("GET", f"/api/collections/{_REPO}", Api.collection),
+    ("POST", f"/api/collections/{_REPO}/items", Api.add_to_collection),
     ("GET", "/api/whoami-v2", Api.whoami),
     ("GET", f"/{_REPO}/resolve/{_ONE}/(.+)", Api.resolve),
     ("GET", f"/storage/{_ONE}/(.+)", Api.get_object),

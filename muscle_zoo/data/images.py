@@ -215,6 +215,8 @@ def _context() -> BaseContext | None:
 def _begin_worker(worker: int) -> None:
     """Ignores Ctrl-C: it reaches all processes of a group, and the main one needs pictures until it stops."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGUSR1"):  # a batch system sends it to all processes
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in __getitem__
 
 

@@ -1,4 +1,4 @@
-"""What the Hub reads of a card: its YAML, by which models are found, loaded, compared and traced to what they came of."""
+"""What the Hub reads of a card: its YAML, by which models are found, loaded, compared and traced back."""
 
 from __future__ import annotations
 
