@@ -9,56 +9,17 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote
 
-from tests.hub_repo import ATTRIBUTES, Collection, Commit, Entry, Hub, Repo, User, belongs_in_lfs, git_sha1
+from tests.hub_collections import CollectionsApi
+from tests.hub_messages import Refusal, Reply, Request
+from tests.hub_repo import ATTRIBUTES, Commit, Entry, Hub, Repo, User, belongs_in_lfs, git_sha1
 
 _XET_READ, _XET_WRITE = "xet_read", "xet_write"
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: dict[str, list[str]]
-    headers: Any
-    body: bytes
-
-    @property
-    def token(self) -> str | None:
-        return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-
-    def json(self) -> Any:
-        return json.loads(self.body or b"{}")
-
-
-@dataclass
-class Reply:
-    """An answer; ``start`` says where in the whole content the body begins."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    start: int = 0
-
-    @classmethod
-    def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
-        names = {name.replace("_", "-"): text for name, text in headers.items()}
-        return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **names})
-
-
-class Refusal(Exception):
-    """An error that the client is told of; the code selects its exception."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        codes = {"X_Error_Code": code} if code else {}
-        self.reply = Reply.json({"error": message}, status, X_Error_Message=message, **codes, **headers)
-
-
-class Api:
+class Api(CollectionsApi):
     """What each route does with one request."""
 
     ROUTES: ClassVar[list[tuple[str, str, Callable[..., Reply]]]]
@@ -218,39 +179,6 @@ class Api:
     def open_pull(self, name: str) -> Reply:
         repo = self.repo(name, True, pull=True)
         return Reply.json({"num": repo.open_pull(self.request.json()["title"], self.revision(repo, "main"))})
-
-    def _owner(self, namespace: str) -> None:
-        user = self.user()
-        if user is None:
-            raise Refusal(401, "Invalid username or password.")
-        if not (user.can_write and user.owns(f"{namespace}/")):
-            raise Refusal(403, f"You don't have the rights to create a collection under {namespace}")
-
-    def create_collection(self) -> Reply:
-        wanted = self.request.json()
-        title, owner = wanted["title"], wanted["namespace"]
-        self._owner(owner)
-        words = "-".join(re.findall(r"[a-z0-9]+", title.lower()))
-        slug = f"{owner}/{words}-{git_sha1(f'{owner}/{title}'.encode())[:24]}"
-        if slug in self.hub.collections:
-            return Reply.json({"error": "This collection already exists", "slug": slug}, 409)
-        made = self.hub.collections[slug] = Collection(slug, title, owner, bool(wanted.get("private")))
-        return Reply.json(made.described())
-
-    def collection(self, slug: str) -> Reply:
-        if slug not in self.hub.collections:
-            raise Refusal(404, "Collection not found")
-        return Reply.json(self.hub.collections[slug].described())
-
-    def add_to_collection(self, slug: str) -> Reply:
-        self.collection(slug)
-        collection, item = self.hub.collections[slug], self.request.json()["item"]
-        self._owner(collection.owner)
-        self.repo(item["id"])
-        if item["id"] in collection.models:
-            return Reply.json({"error": "This item is already in the collection"}, 409)
-        collection.models.append(item["id"])
-        return Reply.json(collection.described())
 
     # Reading
 

@@ -15,6 +15,7 @@ _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _PART = r"[A-Za-z0-9][\w.-]{0,95}"
 _REPO = re.compile(rf"{_PART}/{_PART}(@\S+)?", flags=re.ASCII)
 _RUNS = "runs"  # where `train` writes: runs/NAME is one that is not there
+_FILES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar", ".safetensors", ".onnx", ".json")  # no repo is called so
 _PAGES = ("tree", "blob", "resolve", "commit", "raw")  # what stands before a revision in an address
 
 
@@ -51,14 +52,18 @@ def canonical_name(name: str) -> str:
         return _of_address(name, path)
     bare = name.rstrip("/")
     folder = bare.partition("/")[0]
-    if _REPO.fullmatch(bare) and folder != _RUNS and not Path(name).exists() and not Path(folder).exists():
+    could_be = _REPO.fullmatch(bare) and folder != _RUNS and Path(bare).suffix not in _FILES
+    if could_be and not Path(name).exists() and not Path(folder).exists():
         return f"{HF_HUB}{bare}"
     return name
 
 
 def _path_of_address(name: str) -> str | None:
     """The path of an address on the Hub, or on the one that HF_ENDPOINT names; None where it is no such address."""
-    parts = urlsplit(name if "://" in name else f"https://{name}")
+    try:
+        parts = urlsplit(name if "://" in name else f"https://{name}")
+    except ValueError:  # brackets that are no address
+        return None
     own = urlsplit(os.environ.get("HF_ENDPOINT", "")).netloc
     if parts.scheme not in ("http", "https") or parts.netloc.lower() not in (*_HOSTS, *([own.lower()] if own else [])):
         return None

@@ -34,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--with-names", action="store_true", help="publish the names of the labeled pictures, too")
     parser.add_argument("--private", action="store_true", help="make new repos private")
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
-    parser.add_argument(
-        "--collection", default="", metavar="TITLE", help="add them to this Collection of the namespace"
-    )
+    parser.add_argument("--collection", default="", metavar="TITLE", help="put them into this Collection of ORG")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     parser.add_argument("--verify", action="store_true", help="check each before, and again as it is downloaded")

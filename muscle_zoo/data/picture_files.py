@@ -133,7 +133,7 @@ def kind_of(path: Path) -> str:
     """What a file that is no picture is, in words; empty where that is not known."""
     try:
         head = _head(path)
-        if not path.stat().st_size:
+        if path.is_file() and not path.stat().st_size:
             return "an empty file"
     except OSError:
         return ""

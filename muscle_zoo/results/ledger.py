@@ -177,8 +177,8 @@ def combine(ledgers: Mapping[str, Sequence[Row]]) -> list[Row]:
             theirs, ours = asdict(known), asdict(row)
             if differ := next((key for key in ours if key != "hours" and ours[key] != theirs[key]), None):
                 raise InputError(
-                    f"{row.name}, seed {row.seed}, recipe {row.recipe_sha256[:16]}: {differ}={theirs[differ]} in {other}, "
-                    f"{ours[differ]} in {ledger}; take the row out of one of them"
+                    f"{row.name}, seed {row.seed}, recipe {row.recipe_sha256[:16]}: {differ}={theirs[differ]} in "
+                    f"{other}, {ours[differ]} in {ledger}; take the row out of one of them"
                 )
     return [row for _, row in first.values()]
 
