@@ -15,9 +15,14 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo import InputError
+from muscle_zoo.cli import main
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.stop import StopSignal
+from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.ledger import Row, combine, read_ledger, write_ledger
 from muscle_zoo.results.study import plan, shard
+from muscle_zoo.sessions import study as study_session
+from muscle_zoo.sessions.train import train_run
 from tests.conftest import run
 from tests.test_study import ROW, row
 
@@ -37,7 +42,7 @@ def test_parts_have_every_run_once_and_pairs_together(count: int) -> None:
         if ".supervised" in name:
             assert place[name.replace(".supervised", ".muscle"), seed, bias] == index
     sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 4 and parts == [shard(recipes, i, count) for i in range(1, count + 1)]
+    assert max(sizes) - min(sizes) <= 2 and parts == [shard(recipes, i, count) for i in range(1, count + 1)]
     for index in (0, count + 1):
         with pytest.raises(InputError, match=f"--shard {index}/{count}: give I/N"):
             shard(recipes, index, count)
@@ -47,7 +52,24 @@ def without_time(rows: Sequence[Row]) -> list[Row]:
     return [dataclasses.replace(one, hours=0.0) for one in rows]
 
 
-def test_a_study_of_two_parts_equals_the_plain_one(tmp_path: Path, capsys: Capture) -> None:
+class Here:
+    """In the place of a study's worker processes, each of which would import torch."""
+
+    def __init__(self, todo: Sequence[tuple[Recipe, Path]], options: RunOptions, jobs: int) -> None:
+        self.todo, self.options = todo, options
+
+    def run(self) -> study_session.StudyResult:
+        for recipe, folder in self.todo:
+            train_run(recipe, folder, self.options)
+        return study_session.StudyResult()
+
+
+def test_a_study_of_two_parts_equals_the_plain_one(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_session, "_Pool", Here)
+    monkeypatch.setattr("muscle_zoo.commands.study.plot_study", lambda *_: None)
+
     def study(out: str, *more: str) -> None:
         assert run(["study", *STUDY, *STEPS, "--cpu", "--out", str(tmp_path / out), *more], capsys)[0] == 0
 
@@ -143,29 +165,54 @@ def test_an_array_of_a_study_is_its_parts_and_several_tasks_are_processes(tmp_pa
     assert shown == ["-m muscle_zoo study --labels 4 --shard 3/8 / localhost", "-m muscle_zoo train NAME 2/4 localhost"]
 
 
+# What srun starts in the next test is forked from this process: importing torch four times would take half a minute.
+FORKED = """while [ "$1" != muscle_zoo ]; do shift; done
+echo "${*:2}" >"$STATE/words"
+exit "$(cat "$STATE/code")"
+"""
+
+
 @pytest.mark.slow
 def test_a_run_that_was_put_back_three_times_equals_an_undisturbed_one(tmp_path: Path, capsys: Capture) -> None:
-    recipe = ["train", "cnn4.muscle_fixmatch_digits_10", "steps=400", "eval_every=100", "batch_size=8", "mu=2", "--cpu"]
+    recipe = ["train", "cnn4.muscle_fixmatch_digits_10", "steps=60", "eval_every=20", "batch_size=8", "mu=2", "--cpu"]
     out = tmp_path / "run"
-    cluster = Cluster(tmp_path / "slurm")
-    for time_to_stop in (40, 120, 230, None):
+    cluster = Cluster(tmp_path / "slurm", srun=FORKED)
+    for pipe in ("words", "code"):
+        os.mkfifo(cluster.state / pipe)
+    for step in (1, 21, 41, None):
         job = cluster.start(*recipe, "--out", str(out))
-        if time_to_stop is not None:
-            _wait_for_step(out, time_to_stop, job)
+        child = _fork((cluster.state / "words").read_text().split())
+        (cluster.state / "step").write_text(str(child))
+        if step is not None:
+            _wait_for_step(out, step)
             job.send_signal(signal.SIGUSR1)
-        assert job.wait(100) == 0, (cluster.state / "output").read_text()[-2000:]
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert code == (0 if step is None else 75)
+        (cluster.state / "code").write_text(str(code))
+        assert job.wait(60) == 0, (cluster.state / "output").read_text()[-2000:]
     assert cluster.asked == ["requeue 7"] * 3
     assert run([*recipe, "--out", str(tmp_path / "plain")], capsys)[0] == 0
-    status, plain = (json.loads((folder / "status.json").read_text()) for folder in (out, tmp_path / "plain"))
-    assert status["state"] == plain["state"] == "finished"
-    assert {**status["row"], "hours": 0} == {**plain["row"], "hours": 0}
+    disturbed, plain = (json.loads((folder / "status.json").read_text()) for folder in (out, tmp_path / "plain"))
+    assert {**disturbed["row"], "hours": 0} == {**plain["row"], "hours": 0}
 
 
-def _wait_for_step(out: Path, step: int, job: subprocess.Popen[bytes]) -> None:
+def _fork(words: list[str]) -> int:
+    """Runs a command in a copy of this process; returns its number."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = main(words)
+        finally:
+            os._exit(code)
+    return child
+
+
+def _wait_for_step(out: Path, step: int) -> None:
     """Until a run's log has an entry of this step or a later one."""
-    while job.poll() is None:
+    while True:
         log = out / "log.jsonl"
         lines = log.read_text().splitlines() if log.exists() else []
-        if lines and json.loads(lines[-1]).get("step", 0) >= step:
+        if any(json.loads(line).get("step", 0) >= step for line in lines if line.endswith("}")):
             return
-        time.sleep(0.02)
+        time.sleep(0.01)

@@ -48,6 +48,8 @@ SAME = [
     f"{NAME}@v1",
     "cnn4",
     "local-dir:a/b",
+    "a[/b",
+    "http://[x/y",
     "runs/nope",
     "../a/b",
     "./a/b",

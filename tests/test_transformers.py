@@ -1,4 +1,4 @@
-"""Releases as others load them: plain transformers and plain timm, without our package where the architecture is timm's."""
+"""Releases as others load them: plain transformers and timm, without our package where the architecture is timm's."""
 
 from __future__ import annotations
 

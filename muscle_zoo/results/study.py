@@ -78,7 +78,10 @@ def shard(recipes: Sequence[Recipe], index: int, count: int) -> list[Recipe]:
     for recipe in recipes:
         key = (recipe.seed, recipe.dataset, recipe.bias, recipe.labels, base_of(recipe.method))
         pairs.setdefault(key, []).append(recipe)
-    return [recipe for pair in list(pairs.values())[index - 1 :: count] for recipe in pair]
+    parts: list[list[Recipe]] = [[] for _ in range(count)]
+    for pair in pairs.values():
+        min(parts, key=len).extend(pair)  # the first of the shortest
+    return parts[index - 1]
 
 
 def select(
