@@ -85,7 +85,8 @@ import subprocess, tempfile
 import onnxruntime
 def look(kind, target):
     file = tempfile.mkdtemp() + "/model.onnx"
-    subprocess.run([sys.executable, "-m", "muscle_zoo", "export", target, "--onnx", file], check=True, capture_output=True)
+    words = [sys.executable, "-m", "muscle_zoo", "export", target, "--onnx", file]
+    subprocess.run(words, check=True, capture_output=True)
     session = onnxruntime.InferenceSession(file)
     facts = session.get_modelmeta().custom_metadata_map
     channels, height, width = json.loads(facts["input_size"])
@@ -93,7 +94,8 @@ def look(kind, target):
     scale = max(height, width) / min(image.size)  # torchvision's resize and center crop, by hand
     image = image.resize([int(scale * side) for side in image.size], Image.Resampling.BICUBIC)
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    values = np.asarray(image.crop((left, top, left + width, top + height)), np.float32).reshape(height, width, channels)
+    image = image.crop((left, top, left + width, top + height))
+    values = np.asarray(image, np.float32).reshape(height, width, channels)
     mean, std = (np.array(json.loads(facts[key]), np.float32) for key in ("mean", "std"))
     logits = session.run(["logits"], {"images": ((values / 255 - mean) / std).transpose(2, 0, 1)[None]})[0][0]
     powers = np.exp(logits - logits.max())
@@ -155,7 +157,8 @@ def _prepare(work: Path, env: dict[str, str]) -> dict[str, Path]:
 def _publish(folders: dict[str, Path], env: dict[str, str]) -> None:
     code = "import sys\nfrom huggingface_hub import HfApi\napi = HfApi()\n"
     code += "for folder in sys.argv[1:]:\n    repo = 'muscle-zoo/' + folder.rpartition('/')[2]\n"
-    code += f"    api.create_repo(repo)\n    api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns={CARD_FILES!r})"
+    code += "    api.create_repo(repo)\n"
+    code += f"    api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns={CARD_FILES!r})"
     words = [sys.executable, "-c", code, *map(str, folders.values())]
     subprocess.run(words, check=True, env={**env, "HF_TOKEN": OWNER}, capture_output=True)
 
