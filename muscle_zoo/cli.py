@@ -19,6 +19,7 @@ from .commands import (
     embed,
     export,
     info,
+    ledger,
     predict,
     publish,
     report,
@@ -30,6 +31,7 @@ from .commands import (
 )
 from .commands import eval as eval_command
 from .commands import list as list_command
+from .commands.terminal import printable
 from .engine.processes import is_main_process
 from .errors import ExitCode, InputError, MuscleZooError, Notice
 
@@ -51,6 +53,7 @@ COMMANDS: dict[str, Command] = {
     "embed": ("embed pictures by a pretrained network, with names and labels", embed.add_arguments, embed.run),
     "data": ("show a data set's split and its views, or check your own pictures", data.add_arguments, data.run),
     "study": ("compare methods, each with and without MUSCLE", study.add_arguments, study.run),
+    "ledger": ("merge the ledgers of several machines", ledger.add_arguments, ledger.run),
     "bench": ("measure the speed of steps, evaluations and data", bench.add_arguments, bench.run),
     "export": ("add finished runs to the ledger and hub_cards/; or write ONNX", export.add_arguments, export.run),
     "calibrate": (
@@ -121,7 +124,7 @@ def _show_warning(message: Warning | str, *where: object, **more: object) -> Non
     """A warning in one line, without the place in the code that gave it."""
     if is_main_process():
         kind = "note" if isinstance(message, Notice) else "warning"
-        print(f"{kind}: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"{kind}: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _is_utf8(word: str) -> bool:
@@ -130,5 +133,5 @@ def _is_utf8(word: str) -> bool:
 
 def _fail(code: ExitCode, message: str) -> ExitCode:
     if is_main_process():
-        print(f"error: {' '.join(message.split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(message.split()))}", file=sys.stderr)
     return code

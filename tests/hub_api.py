@@ -9,56 +9,17 @@ import math
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, quote, unquote
 
+from tests.hub_collections import CollectionsApi
+from tests.hub_messages import Refusal, Reply, Request
 from tests.hub_repo import ATTRIBUTES, Commit, Entry, Hub, Repo, User, belongs_in_lfs, git_sha1
 
 _XET_READ, _XET_WRITE = "xet_read", "xet_write"
 
 
-@dataclass(frozen=True)
-class Request:
-    method: str
-    path: str
-    query: dict[str, list[str]]
-    headers: Any
-    body: bytes
-
-    @property
-    def token(self) -> str | None:
-        return self.headers.get("Authorization", "").removeprefix("Bearer ") or None
-
-    def json(self) -> Any:
-        return json.loads(self.body or b"{}")
-
-
-@dataclass
-class Reply:
-    """An answer; ``start`` says where in the whole content the body begins."""
-
-    status: int = 200
-    body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict)
-    start: int = 0
-
-    @classmethod
-    def json(cls, value: Any, status: int = 200, **headers: str) -> Reply:
-        names = {name.replace("_", "-"): text for name, text in headers.items()}
-        return cls(status, json.dumps(value).encode(), {"Content-Type": "application/json", **names})
-
-
-class Refusal(Exception):
-    """An error that the client is told of; the code selects its exception."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        codes = {"X_Error_Code": code} if code else {}
-        self.reply = Reply.json({"error": message}, status, X_Error_Message=message, **codes, **headers)
-
-
-class Api:
+class Api(CollectionsApi):
     """What each route does with one request."""
 
     ROUTES: ClassVar[list[tuple[str, str, Callable[..., Reply]]]]
@@ -369,6 +330,9 @@ Api.ROUTES = [
     ("POST", f"/api/models/{_REPO}/paths-info/{_ONE}", Api.paths_info),
     ("GET", f"/api/models/{_REPO}/refs", Api.refs),
     ("GET", f"/api/models/{_REPO}/commits/{_ONE}", Api.commits),
+    ("POST", "/api/collections", Api.create_collection),
+    ("GET", f"/api/collections/{_REPO}", Api.collection),
+    ("POST", f"/api/collections/{_REPO}/items", Api.add_to_collection),
     ("GET", "/api/whoami-v2", Api.whoami),
     ("GET", f"/{_REPO}/resolve/{_ONE}/(.+)", Api.resolve),
     ("GET", f"/storage/{_ONE}/(.+)", Api.get_object),

@@ -135,6 +135,26 @@ class Repo:
         ]
 
 
+@dataclass
+class Collection:
+    """A Collection, by its slug ``OWNER/TITLE-HASH``; its items are models."""
+
+    slug: str
+    title: str
+    owner: str
+    private: bool
+    models: list[str] = field(default_factory=list)
+
+    def described(self) -> dict[str, Any]:
+        items = [
+            {"_id": git_sha1(name.encode())[:24], "id": name, "type": "model", "position": place}
+            for place, name in enumerate(self.models)
+        ]
+        about = {"slug": self.slug, "title": self.title, "owner": {"name": self.owner}, "private": self.private}
+        rest = {"lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0, "theme": "green", "upvotes": 0}
+        return {**about, **rest, "items": items}
+
+
 @dataclass(frozen=True)
 class User:
     """Who a token belongs to, and whether it may write."""
@@ -161,6 +181,7 @@ class Hub:
         self.storage_url = storage_url
         self.users = users
         self.repos: dict[str, Repo] = {}
+        self.collections: dict[str, Collection] = {}
         self.xet = XetStore()
         self.objects = root / "objects"
         self.objects.mkdir(parents=True, exist_ok=True)

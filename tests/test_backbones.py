@@ -85,7 +85,7 @@ def test_rows_with_weights_replace_the_base_row(monkeypatch):
     assert list(merged) == ["one.a", "one.b", "two", "two.planned"]
     out = generate_default_cfgs(merged)
     (tag, a), b = out["one"].default_with_tag, out["one"].cfgs["b"]
-    assert (tag, a.mean, a.pool_size, a.first_conv, a.num_classes) == ("a", (0.1,), None, "c", 10)
+    assert (tag, a.mean, a.pool_size, a.first_conv, a.num_classes) == ("a", (0.1,), (14, 14), "c", 10)
     assert (b.mean, b.pool_size, b.crop_pct, b.num_classes) == ((0.5,), (4, 4), 1.0, 5)
     assert out["two"].default_with_tag[0] == "" and not out["two"].is_pretrained
     assert (a.paper_ids, out["two"].default.paper_ids) == ("arXiv:2012.00150", None)

@@ -19,7 +19,8 @@ from PIL import Image
 from timm.data import create_transform
 
 from muscle_zoo.data import DataConfig, DataSet, ImageFiles, LabeledImages, load_dataset, restrict
-from muscle_zoo.data.images import UNKNOWN, to_image
+from muscle_zoo.data.decoding import to_image
+from muscle_zoo.data.images import UNKNOWN
 from muscle_zoo.data.picture_survey import Survey, survey
 
 Array = NDArray[Any]

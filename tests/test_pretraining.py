@@ -229,7 +229,7 @@ def test_commands_say_that_there_is_no_classifier(
 def test_its_card_is_that_of_its_config(pretrained: Path, tmp_path: Path) -> None:
     card = Path(shutil.copytree(pretrained / "export", tmp_path / "card"))
     checks = verify(f"local-dir:{card}", [])
-    assert [check.what for check in checks] == ["files", "hash", "model", "probe", "split", "card"]
+    assert [check.what for check in checks] == ["files", "hash", "model", "preprocessing", "probe", "split", "card"]
     assert all(check.passed for check in checks)
     (card / "README.md").write_text("# mine\n")
     assert [check.passed for check in verify(f"local-dir:{card}", [])][-1] is False

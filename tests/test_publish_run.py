@@ -102,7 +102,7 @@ def test_a_base_model_is_what_the_hub_calls_it() -> None:
     for init, base in (
         ("resnet18.a1_in1k", "timm/resnet18.a1_in1k"),
         ("hf-hub:ORG/net@v1", "ORG/net"),
-        ("tf_efficientnet_lite0.pypi", ""),
+        ("tf_efficientnet_lite0.pypi", "timm/tf_efficientnet_lite0.in1k"),
         ("local-dir:runs/a/export", ""),
         ("", ""),
     ):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, DataConfig, ImageFiles, images
-from muscle_zoo.data.images import upright
+from muscle_zoo.data.decoding import upright
 from muscle_zoo.data.picture_folder import list_folder
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.methods import create_method

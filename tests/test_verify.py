@@ -19,7 +19,7 @@ from muscle_zoo.results.ledger import Row, read_ledger, write_ledger
 from tests.conftest import run, truncated
 
 NAME = "cnn4.muscle_digits_10"
-EVERYTHING = ["files", "hash", "model", "probe", "split", "ledger", "card"]
+EVERYTHING = ["files", "hash", "model", "preprocessing", "probe", "split", "ledger", "card"]
 LEDGER = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
 BLOCK = json.loads((registry.shipped_cards() / NAME / "config.json").read_text(encoding="utf-8"))["muscle_zoo"]
 SEED, TOP1 = BLOCK["seed"], f"{100 * BLOCK['metrics']['top1']:.2f} %"

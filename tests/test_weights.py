@@ -258,7 +258,6 @@ def test_an_own_hub_folder_comes_first(card: Path, monkeypatch: pytest.MonkeyPat
         ("cnn4", "cnn4.muscle_digits_10"),
         ("cnn4.muscle_digits_10@v1", "names no repo of it .* write hf-hub:ORG/cnn4.muscle_digits_10"),
         ("resnet50.fixmatch_imagenet_1pct", "is a recipe without weights; train it"),
-        ("owner/cnn4.muscle_digits_10", "for a repo on the Hub, write hf-hub:owner/cnn4.muscle_digits_10"),
         ("hf-hub:cnn4.muscle_digits_10", "not a repo.s name; write hf-hub:ORG/NAME"),
         ("local-dir:/nowhere", "not a folder"),
         ("../cnn4.muscle_digits_10", "no weights"),

@@ -12,12 +12,13 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of
+from ..checkpoints.hub_names import canonical_name
 from ..checkpoints.registry import WEIGHTS_FILE
 from ..checkpoints.target import checkpoint_name
 from ..errors import InputError
 from ..files import read_json, write_json, write_text
+from ..publishing.card_metadata import base_model_of, library_of, lineage
 from ..recipes import Recipe
-from ..recipes.defaults import EMBEDDED
 from .findings import COMPARISON, Comparison, MethodScore
 from .run_pictures import read_run
 from .words import headline, percent
@@ -100,23 +101,8 @@ def _check(name: str, recipe: Recipe, choices: CardChoices) -> None:
 
 
 def _is_path(value: str) -> bool:
+    value = canonical_name(value)
     return value.startswith(weights.LOCAL_DIR) or (not value.startswith(weights.HF_HUB) and "/" in value)
-
-
-def base_model_of(recipe: Recipe) -> str:
-    """The repo on the Hub that a recipe's ``init`` names; empty where it names none.
-
-    Example:
-        >>> from muscle_zoo import get_recipe
-        >>> base_model_of(get_recipe("resnet18.muscle_folder_all_finetuned", {"init": "resnet18.a1_in1k"}))
-        'timm/resnet18.a1_in1k'
-    """
-    init = recipe.init
-    if init.startswith(weights.HF_HUB):
-        return init.removeprefix(weights.HF_HUB).partition("@")[0]
-    if not init or init in EMBEDDED.values() or _is_path(init) or "." not in init or "_folder_" in init:
-        return ""
-    return f"timm/{init}"
 
 
 def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, comparison: Comparison | None) -> str:
@@ -202,13 +188,12 @@ def _metadata(name: str, config: dict[str, Any], choices: CardChoices, base: str
         metric_value=round(metrics["top1"], 6),
     )
     data = ModelCardData(
-        license=choices.license,
-        library_name="timm",
-        tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
+        **lineage(base, choices.license),
+        **library_of(config["architecture"]),
         pipeline_tag="image-classification",
         model_name=name,
+        metrics=["accuracy"],
         eval_results=[result],
-        base_model=base or None,
     )
     return str(data.to_yaml())
 

@@ -17,7 +17,7 @@ from ..checkpoints.factory import create_model
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, DataSet, load_dataset
 from ..data.catalog import FOLDER
-from ..data.images import open_picture
+from ..data.decoding import open_picture
 from ..data.picture_folder import find_pictures
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, Pictures, embed_pictures

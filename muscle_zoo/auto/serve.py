@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.transforms import create_transform
-from ..data.images import reason
+from ..data.decoding import open_image, reason
 from ..errors import InputError, one_line
 
 MOST_BYTES = 32 << 20  # of a picture
@@ -60,7 +59,7 @@ class Classifier:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                picture = Image.open(io.BytesIO(content))
+                picture = open_image(io.BytesIO(content))
                 if picture.width * picture.height > MOST_PIXELS:
                     raise ValueError(f"it has more than {MOST_PIXELS // 1_000_000} million pixels")
                 picture.load()
@@ -72,6 +71,8 @@ class Classifier:
             raise ValueError(f"it cannot be read as a picture ({why})") from None
         device = next(self.model.parameters()).device
         probabilities = self.model(image[None].to(device)).float().softmax(dim=1)[0].cpu()
+        if not probabilities.isfinite().all():
+            raise ValueError("the network's logits of it are not finite")
         names = pretrained_cfg_of(self.model).get("label_names") or ()
         order = probabilities.argsort(descending=True, stable=True).tolist()
         return [(str(names[i]) if i < len(names) else str(i), float(probabilities[i])) for i in order]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,6 +106,16 @@ class Backbone(nn.Module):
         self.fc.apply(_init_weights)
         self.global_pool.train(self.training)
         self.fc.train(self.training)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What ``torch.jit.script`` compiles: the modules in their order, with the same names of the weights.
+
+        It knows no loop over modules by name, which all else here is written as.
+        """
+        stages = {info["module"]: getattr(self, info["module"]) for info in self.feature_info}
+        dropout = nn.Dropout(float(self.drop_rate))
+        parts = {**stages, "norm": self.norm, "global_pool": self.global_pool, "drop": dropout, "fc": self.fc}
+        return nn.Sequential(OrderedDict(parts)).train(self.training)
 
     def _level_indices(self, indices: int | Sequence[int] | None) -> list[int]:
         """Which feature levels are meant, counted from the input, as everywhere in timm: the last n, or those named."""

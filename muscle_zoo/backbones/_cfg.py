@@ -61,8 +61,9 @@ def with_pretrained(base: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str
             rows[arch] = dict(fields)
         for tag, row in tagged.items():
             merged = {**fields, "paper_ids": PAPER, **row}
-            if "pool_size" not in row and tuple(merged["input_size"]) != fields["input_size"]:
-                merged["pool_size"] = None  # the base's holds for the base's image size only
+            if "pool_size" not in row:  # the base's is of the base's image size
+                sides = zip(merged["input_size"][1:], fields["pool_size"], fields["input_size"][1:], strict=True)
+                merged["pool_size"] = tuple(max(1, side * pool // base_side) for side, pool, base_side in sides)
             rows[f"{arch}.{tag}"] = merged
     return rows
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from reprlib import repr as shown  # short, and one line, whatever the value
 from typing import Any
@@ -225,6 +226,7 @@ def _check_model(config: dict[str, Any]) -> None:
     for key in ("num_classes", "input_size"):
         if key not in cfg:
             raise ValueError(f"pretrained_cfg.{key} is missing")
+    _check_resize(cfg)
     channels, classes, names = cfg["input_size"][0], cfg["num_classes"], cfg.get("label_names")
     if names is not None and len(names) != classes:
         raise ValueError(f"label_names are {len(names)}, num_classes={classes}")
@@ -234,6 +236,14 @@ def _check_model(config: dict[str, Any]) -> None:
     for key, value in (("num_classes", classes), ("in_chans", channels)):
         if arguments.get(key) not in (None, value):
             raise ValueError(f"model_args.{key}={arguments[key]} disagrees with {value} of the images and classes")
+
+
+def _check_resize(cfg: Mapping[str, Any]) -> None:
+    """Raises ValueError where two fields that may both be would make a picture huge before its middle is cut out."""
+    for size, share in product(("input_size", "test_input_size"), ("crop_pct", "test_crop_pct")):
+        if size in cfg and (resized := max(cfg[size][1:]) / cfg.get(share, 1.0)) > 2 * _SIDE:
+            what = f"pretrained_cfg.{size}={cfg[size]} with {share}={cfg[share]}"
+            raise ValueError(f"{what} resizes pictures to {resized:.0f} pixels, more than {2 * _SIDE}")
 
 
 def _check_block(block: dict[str, Any]) -> None:

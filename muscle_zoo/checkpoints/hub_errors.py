@@ -18,6 +18,9 @@ _BY_STATUS = {
     413: "a file is larger than the Hub takes",
     429: "the Hub asks for a pause (too many requests); wait some minutes and run the same command again",
 }
+_READING_403 = (
+    "the Hub does not let this token read it; ask for access on the repo's page, or give HF_TOKEN one that may read it"
+)
 
 
 @contextmanager
@@ -41,7 +44,7 @@ def hub_errors(what: str, kind: type[MuscleZooError] = DownloadError) -> Iterato
     except Exception as error:  # the client's errors have no common base, so they are told apart below
         if not _is_from_outside(error):
             raise
-        wrong_name, text = explain(error)
+        wrong_name, text = explain(error, reading=kind is DownloadError)
         raise (WeightsError if wrong_name else kind)(f"{what}: {text}") from error
 
 
@@ -67,8 +70,12 @@ def _is_refused_card(error: Exception) -> bool:
     return isinstance(error, ValueError) and "README.md" in str(error)
 
 
-def explain(error: Exception) -> tuple[bool, str]:
+def explain(error: Exception, reading: bool = False) -> tuple[bool, str]:
     """Why a call to the Hub failed, and the remedy.
+
+    Args:
+        error: What was raised.
+        reading: Whether something was read from the Hub, rather than written to it.
 
     Returns:
         Whether the name was wrong (rather than the network, the token or the disk), and one line.
@@ -98,7 +105,7 @@ def explain(error: Exception) -> tuple[bool, str]:
     if isinstance(error, errors.OfflineModeIsEnabled):
         return False, _unreachable(error)
     if status is not None:
-        return False, _of_status(status, error)
+        return False, _READING_403 if reading and status == 403 else _of_status(status, error)
     if _is_refused_card(error):
         return True, f"the Hub refuses the card ({one_line(error)}); run `muscle-zoo cards render`"
     return False, _of_disk(error) or (

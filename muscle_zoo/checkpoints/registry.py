@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..data.catalog import dataset_info
 from ..errors import InputError, WeightsError
 from ..files import read_untrusted_json, write_json
+from ..recipes.names import parse_name
 from .card import CONFIG_FILE, NAME, OBJECT, SHA256, Field, check_fields, matching, read_config, timm_cfg, validate
 
 WEIGHTS_FILE = "model.safetensors"
@@ -118,15 +120,18 @@ def read_pins(path: Path) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def locked(cards: Path) -> Iterator[None]:
-    """Holds the lock of a hub_cards folder: of two that change its ledger or registry.json at once, one waits."""
+    """Holds the lock of a hub_cards folder: of two that change its ledger or registry.json at once, one waits.
+
+    Who holds it may take it again.
+    """
     from filelock import FileLock
 
-    with FileLock(cards / _LOCK_FILE):
+    with FileLock(cards.resolve() / _LOCK_FILE, is_singleton=True):
         yield
 
 
 def register(path: Path, name: str, sha256: str, repo: str | None = None, revision: str | None = None) -> None:
-    """Writes a checkpoint into a registry.json; the caller holds the lock of its folder.
+    """Writes a checkpoint into a registry.json, under the lock of its folder.
 
     Args:
         path: The file; it is made where there is none.
@@ -138,16 +143,17 @@ def register(path: Path, name: str, sha256: str, repo: str | None = None, revisi
     Raises:
         InputError: The file is damaged.
     """
-    pins = read_pins(path)
-    before = pins.get(name, {})
-    if repo is None and before.get("sha256") == sha256:
-        repo, revision = before.get("repo"), before.get("revision")
-    pins[name] = {"repo": repo, "revision": revision, "sha256": sha256}
-    write_json(path, {"checkpoints": dict(sorted(pins.items()))})
+    with locked(path.parent):
+        pins = read_pins(path)
+        before = pins.get(name, {})
+        if repo is None and before.get("sha256") == sha256:
+            repo, revision = before.get("repo"), before.get("revision")
+        pins[name] = {"repo": repo, "revision": revision, "sha256": sha256}
+        write_json(path, {"checkpoints": dict(sorted(pins.items()))})
 
 
 def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
-    """Tag to timm cfg, for every checkpoint of an architecture that is on disk.
+    """Tag to timm cfg, for every checkpoint of an architecture that is on disk or pinned on the Hub.
 
     The backbones ask for it once, while they register themselves: timm's registry wants the whole cfg of every tag, so
     ``import muscle_zoo`` reads each config.json, a quarter of a millisecond apiece. A damaged card must not break the
@@ -161,9 +167,30 @@ def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
             if tag in cfgs or tag in damaged:
                 continue
             try:
-                cfg = {**timm_cfg(read_config(card)), "tag": tag, "file": str(card / WEIGHTS_FILE)}
+                cfg = {**timm_cfg(read_config(card)), "tag": tag, **_source(card.name, card / WEIGHTS_FILE)}
             except WeightsError:
                 damaged.add(tag)
             else:
                 cfgs[tag] = cfg
+    for name in _pins_or_none():
+        name_arch, _, tag = name.partition(".")
+        if name_arch == arch and tag not in cfgs and tag not in damaged and (source := _source(name)):
+            # There is no config.json here: what the name says of the images.
+            cfgs[tag] = {**dataset_info(parse_name(name)["dataset"]).timm_cfg(), "tag": tag, **source}
     return cfgs
+
+
+def _pins_or_none() -> dict[str, dict[str, Any]]:
+    """The pins, for what must not fail: a damaged registry.json is said by whoever asks for a name."""
+    try:
+        return pinned()
+    except InputError:
+        return {}
+
+
+def _source(name: str, weights: Path | None = None) -> dict[str, str]:
+    """Timm's field of where a checkpoint's weights are: on disk, else where they are pinned on the Hub."""
+    pin = _pins_or_none().get(name, {})
+    if pin.get("repo") and (weights is None or not weights.is_file()):
+        return {"hf_hub_id": f"{pin['repo']}@{pin['revision']}"}
+    return {"file": str(weights)} if weights is not None else {}

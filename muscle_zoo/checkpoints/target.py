@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import InputError
-from . import registry, weights
+from . import weights
+from .hub_names import canonical_name
 from .weights import PICKLES, UNPICKLE
 
 
@@ -13,7 +14,8 @@ def checkpoint_name(target: str) -> str:
     """The name by which a model is created, of whatever a user may type for it: a run's or a card's folder too.
 
     Args:
-        target: What was typed: a name, a run folder, a card folder, ``local-dir:PATH`` or ``hf-hub:REPO``.
+        target: What was typed: a name, a run folder, a card folder, ``local-dir:PATH``, or a repo on the Hub in any
+            spelling of :func:`muscle_zoo.checkpoints.hub_names.canonical_name`.
 
     Returns:
         What :func:`muscle_zoo.create_model` takes.
@@ -21,6 +23,7 @@ def checkpoint_name(target: str) -> str:
     Raises:
         InputError: It is a path that holds no finished run and no card, or a pickle.
     """
+    target = canonical_name(target)
     if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
         return target
     folder = Path(target)
@@ -34,12 +37,6 @@ def checkpoint_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder}"
     if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
         raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
-    if (
-        target.count("/") == 1
-        and not folder.exists()
-        and registry.find_card(target.partition("/")[2].partition("@")[0])
-    ):
-        raise InputError(f"{target} is not a folder; for a repo on the Hub, write hf-hub:{target}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")

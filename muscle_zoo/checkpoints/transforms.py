@@ -12,7 +12,7 @@ from timm.data import create_transform as timm_transform
 from timm.data import resolve_data_config
 from torch import nn
 
-from ..data.images import upright
+from ..data.decoding import upright
 from ..errors import InputError
 from .card import pretrained_cfg_of
 from .factory import pretrained_cfg_by_name

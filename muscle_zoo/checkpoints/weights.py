@@ -25,8 +25,8 @@ from ..recipes.names import is_name, suggest_names
 from ..results.ledger import read_ledger
 from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
+from .hub_names import HF_HUB, LOCAL_DIR, canonical_name
 
-HF_HUB, LOCAL_DIR = "hf-hub:", "local-dir:"
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")  # what weights are pickled into
 UNPICKLE = (
     "where you trust it, write it anew with safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
@@ -94,7 +94,8 @@ def resolve(name: str, source: str | None = None) -> Checkpoint:
     """Finds a checkpoint by its name, downloads it if need be, and checks its weights.
 
     Args:
-        name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or ``local-dir:PATH``.
+        name: A checkpoint's name, ``NAME@revision``, ``hf-hub:REPO[@revision]`` or another spelling of
+            :func:`muscle_zoo.checkpoints.hub_names.canonical_name`, or ``local-dir:PATH``.
         source: ``hub`` to go to the Hugging Face Hub although the weights are on disk.
 
     Returns:
@@ -137,6 +138,7 @@ def find_config(name: str) -> tuple[dict[str, Any], str] | None:
         WeightsError: It is damaged, or ``local-dir:``, ``hf-hub:`` or ``NAME@revision`` lead nowhere.
         DownloadError: The Hub could not be reached.
     """
+    name = canonical_name(name)
     if name.startswith((HF_HUB, LOCAL_DIR)) or "@" in name:
         checkpoint = resolve(name)
         return checkpoint.config, checkpoint.origin
@@ -156,6 +158,7 @@ def locate(name: str, source: str | None = None) -> Location:
     """
     if source not in (None, "hub"):
         raise WeightsError(f"source={source!r} is unknown; give 'hub' or leave it out")
+    name = canonical_name(name)
     if name.startswith(LOCAL_DIR):
         return Location(Path(name.removeprefix(LOCAL_DIR)).expanduser())
     if name.startswith(HF_HUB):
@@ -167,7 +170,8 @@ def locate(name: str, source: str | None = None) -> Location:
     if folder is not None and folder.parent != registry.shipped_cards():
         return Location(folder)  # the user's own: registry.json says nothing about it
     pin = registry.pinned().get(plain)
-    if folder is not None:
+    is_only_a_card = folder is not None and not (folder / registry.WEIGHTS_FILE).exists()
+    if folder is not None and not (is_only_a_card and pin is not None and pin.get("repo")):
         return Location(folder, sha256=pin["sha256"] if pin else None)
     if pin is not None and pin.get("repo"):
         is_pinned = revision in ("", pin["revision"])  # of other revisions the pin says nothing
@@ -204,7 +208,7 @@ def _why_nowhere(name: str, plain: str) -> str:
         why = "is in the ledger, but its weights are not published" if runs else "is a recipe without weights"
         return f"{plain} {why}; train it (python train.py {plain}), or take others: {near}"
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
-        return f"no weights for {name!r}; for a repo on the Hub, write hf-hub:{name}"
+        return f"no weights for {name!r}; write hf-hub:{name} for a repo on the Hub, local-dir:{name} for a folder"
     return f"no weights for {name!r}; {near} (or hf-hub:REPO, local-dir:PATH)"
 
 
@@ -221,7 +225,7 @@ def _open(location: Location, files: Sequence[str], force: bool = False) -> Chec
         CONFIG_FILE: _own_sha256(config),
     }
     try:
-        tensors, sha256 = check(weights, promises)
+        tensors, sha256 = check(weights, promises, _is_resaved(config))
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}: muscle-zoo download {where} --force") from None
     return Checkpoint(config, weights, tensors, sha256, where)
@@ -251,7 +255,9 @@ def from_folder(folder: Path, sha256: str | None = None) -> Checkpoint:
         )
     if not weights.is_file():
         raise WeightsError(f"{weights} is missing, or no file; download or export it again")
-    tensors, actual = check(weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)})
+    tensors, actual = check(
+        weights, {registry.REGISTRY_FILE: sha256, CONFIG_FILE: _own_sha256(config)}, _is_resaved(config)
+    )
     return Checkpoint(config, weights, tensors, actual, str(folder))
 
 
@@ -259,12 +265,20 @@ def _own_sha256(config: dict[str, Any]) -> str | None:
     return config.get(BLOCK, {}).get("weights_sha256")
 
 
-def check(weights: Path, promises: Mapping[str, str | None]) -> tuple[dict[str, TensorInfo], str]:
+def _is_resaved(config: dict[str, Any]) -> bool:
+    """Whether transformers wrote a config.json."""
+    return "transformers_version" in config
+
+
+def check(
+    weights: Path, promises: Mapping[str, str | None], resaved: bool = False
+) -> tuple[dict[str, TensorInfo], str]:
     """Makes sure that a weights file is whole, and the one that was promised.
 
     Args:
         weights: A safetensors file.
         promises: The hashes it must have, by who promised them; None where that one did not.
+        resaved: Whether transformers wrote it: it keeps what config.json said of the old weights.
 
     Returns:
         What it holds, by name, and its sha256.
@@ -280,9 +294,11 @@ def check(weights: Path, promises: Mapping[str, str | None]) -> tuple[dict[str, 
         raise WeightsError(f"{weights} is truncated or damaged ({reason}); download or export it again") from None
     for who, promised in promises.items():
         if promised is not None and promised != sha256:
+            remedy = "download or export it again"
+            if resaved:
+                remedy = f"transformers saved it again: take the block {BLOCK} out of {CONFIG_FILE}, which is of others"
             raise WeightsError(
-                f"{weights} has sha256 {sha256[:12]}..., {promised[:12]}... was promised by {who}; download or export "
-                "it again"
+                f"{weights} has sha256 {sha256[:12]}..., {promised[:12]}... was promised by {who}; {remedy}"
             )
     return tensors, sha256
 

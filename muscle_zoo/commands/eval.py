@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import ExitCode
 from .arguments import add_source_arguments, source_of
+from .terminal import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +52,7 @@ def render(report: dict[str, Any]) -> str:
         lines.append(f"  temperature          {report['temperature']:6.3f} (in the weights)")
     lines.append("  accuracy per class")
     for label, accuracy in report["per_class"].items():
-        lines.append(f"    {label:<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
+        lines.append(f"    {printable(label):<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
     figure = report["published"]
     verdict = {True: "reproduced", False: "NOT reproduced", None: f"of {figure['n']} other images: not compared"}
     lines.append(f"figure in config.json: {100 * figure['top1']:.2f} %, {verdict[figure['reproduced']]}")

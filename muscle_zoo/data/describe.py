@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from ..errors import one_line
 from ..recipes import Recipe
 from .datasets import DataSet
 from .images import OUTSIDE, UNKNOWN
@@ -46,6 +47,7 @@ def _class_table(dataset: DataSet, split: Split) -> list[str]:
     labeled = Counter(labels[list(split.labeled)].tolist())
     unlabeled = Counter(labels[list(split.unlabeled)].tolist())
     classes_are_known = any(label >= 0 for label in unlabeled)
+    names = tuple(one_line(name) for name in names)
     width = max(len(name) for name in names)
     lines = [f"  {'class':<{width}}  labeled" + ("  unlabeled" if classes_are_known else "")]
     shown = len(names) if len(names) <= 2 * SHOWN_CLASSES else SHOWN_CLASSES

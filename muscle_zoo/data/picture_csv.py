@@ -61,6 +61,10 @@ def list_tables(named: Path, root: Path, tables: Sequence[tuple[Path, str]]) -> 
     base, names = name_pictures(named, root, [file for _, file in found])
     pictures = [(row, name) for (row, _), name in zip(found, names, strict=True)]
     listing = Listing(base, (), layout=f"a table of {pictures_in_words(len(pictures))}")
+    if base != root:
+        above = [name for (_, file), name in zip(found, names, strict=True) if file.is_absolute() or ".." in file.parts]
+        shown = first_of(above)
+        listing.add(f"{pictures_in_words(len(above))} outside {root}, by paths of the table ({shown})", above)
     _note_reading(listing, [table for table, _ in read], missing, [*finders.values()])
     _fill(listing, _each_once(listing, pictures))
     return listing

@@ -77,6 +77,7 @@ class Found:
         loops: Links that lead back, which are not followed.
         closed: Files without a picture's suffix that cannot be opened.
         others: Files that are no pictures.
+        no_files: Pipes, sockets and devices.
     """
 
     junk: list[str] = field(default_factory=list)
@@ -85,10 +86,11 @@ class Found:
     loops: list[str] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    no_files: list[str] = field(default_factory=list)
 
     def notes(self) -> list[Note]:
         """All of it in words, each once: a folder may have been looked into twice."""
-        for name in ("junk", "by_content", "not_read", "loops", "closed", "others"):
+        for name in ("junk", "by_content", "not_read", "loops", "closed", "others", "no_files"):
             setattr(self, name, sorted(set(getattr(self, name))))
         notes = []
         if self.junk:
@@ -103,6 +105,9 @@ class Found:
         if self.loops:
             text = f"{len(self.loops)} links lead back to folders that are listed anyway, and are not followed"
             notes.append(Note(f"{text} ({first_of(self.loops)})", tuple(self.loops)))
+        if self.no_files:
+            text = f"{len(self.no_files)} pipes, sockets or devices are left out ({first_of(self.no_files)})"
+            notes.append(Note(text, tuple(self.no_files)))
         if self.not_read:
             suffixes = [Path(name).suffix.lower() for name in self.not_read]
             kinds = Counter(suffix if suffix in _NOT_READ else HEIC[0] for suffix in suffixes)
@@ -247,6 +252,9 @@ def _is_picture(path: Path, prefix: str, found: Found) -> bool:
     if is_junk(path.name):
         found.junk.append(name)
         return False
+    if not is_file_or_missing(path):
+        found.no_files.append(name)
+        return False
     if suffix in SUFFIXES or (suffix in HEIC and reads_heic()):
         return True
     if suffix in _NOT_READ and suffix not in HEIC:
@@ -264,6 +272,14 @@ def _is_picture(path: Path, prefix: str, found: Found) -> bool:
         return True
     (found.not_read if suffix in HEIC or looks_like_heic(head) else found.others).append(name)
     return False
+
+
+def is_file_or_missing(path: Path) -> bool:
+    """Whether a path is a file, or leads nowhere: false for what may never end, such as a pipe or a device."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (OSError, ValueError):
+        return True
 
 
 def _head(path: Path) -> bytes:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from .images import UNREADABLE, open_image, orientation, why_unreadable
+from .decoding import open_image, orientation, why_unreadable
+from .images import UNREADABLE
 
 # What a whole file of these kinds ends with; any other kind is decoded, for only that tells.
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}

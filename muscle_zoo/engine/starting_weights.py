@@ -10,6 +10,7 @@ from torch import nn
 
 from ..checkpoints import weights
 from ..checkpoints.factory import create_model
+from ..checkpoints.hub_names import canonical_name
 from ..errors import InputError, MuscleZooError, one_line
 from ..recipes import Recipe
 from ..recipes.defaults import EMBEDDED, PRETRAINED
@@ -92,6 +93,7 @@ def _pooling_of(model: nn.Module) -> str | None:
 
 def arch_of(init: str) -> str:
     """The architecture that weights are of; nothing is downloaded where the name tells."""
+    init = canonical_name(init)
     if init.startswith((weights.HF_HUB, weights.LOCAL_DIR)):
         found = weights.find_config(init)
         return str(found[0]["architecture"]) if found is not None else ""

@@ -9,9 +9,12 @@ import time
 from types import FrameType
 from typing import Any
 
+# SIGUSR1 is what batch systems send before the time is up; Windows has none.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
 
 class StopSignal:
-    """Turns SIGTERM, the first SIGINT and a time limit into ``requested``, while it is entered.
+    """Turns SIGTERM, SIGUSR1, the first SIGINT and a time limit into ``requested``, while it is entered.
 
     A second SIGINT interrupts at once. Outside the main thread only the time limit works.
 
@@ -47,7 +50,7 @@ class StopSignal:
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 self._old[number] = signal.signal(number, self._receive)
         return self
 

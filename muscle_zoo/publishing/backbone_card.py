@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 from ..checkpoints.card import BLOCK
 from ..data import DataSetInfo
 from ..recipes import Recipe, changes
-from .model_card import license_of
+from .card_metadata import base_model_of, library_of, license_of, lineage
 
 
 def render_backbone_card(config: dict[str, Any], info: DataSetInfo) -> str:
@@ -25,8 +25,12 @@ def render_backbone_card(config: dict[str, Any], info: DataSetInfo) -> str:
     """
     block, arch = config[BLOCK], config["architecture"]
     recipe = Recipe.from_dict(block["recipe"])
-    tags = ["image-feature-extraction", "timm", "muscle_zoo", "self-supervised-learning"]
-    data = ModelCardData(license=license_of(recipe), library_name="timm", tags=tags, model_name=block["name"])
+    library = library_of(arch)
+    tags = ["image-feature-extraction", *library["tags"][1:-1], "self-supervised-learning"]
+    fields: dict[str, Any] = {**lineage(base_model_of(recipe), license_of(recipe)), **library, "tags": tags}
+    if info.hub_id:
+        fields["datasets"] = [info.hub_id]
+    data = ModelCardData(**fields, pipeline_tag="image-feature-extraction", model_name=block["name"])
     measured = block["neighbors"]
     fold = "test images" if recipe.fold == "test" else f"images of the {recipe.fold} fold"
     began = f" Training began with `{recipe.init}`, whose licence, data and limits hold too." if recipe.init else ""

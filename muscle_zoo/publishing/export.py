@@ -30,12 +30,13 @@ from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
 from ..engine.state import load_state
 from ..errors import TrainingError
-from ..files import file_sha256, write_json
+from ..files import file_sha256, read_json, write_json
 from ..methods import takes_steps
 from ..recipes import Recipe
 from ..results.ledger import Row
 from . import model_card
 from .calibrated import Written, by_embeddings, with_temperature
+from .card_metadata import license_of
 from .ledger_row import make_row
 
 SCHEMA = 1
@@ -267,6 +268,11 @@ def _write_config(model: nn.Module, recipe: Recipe, info: DataSetInfo, block: di
 def save_config(model: nn.Module, recipe: Recipe, cfg: dict[str, Any], root: dict[str, Any], folder: Path) -> None:
     """Writes config.json: what timm says of a model, ``cfg`` on top of its pretrained_cfg, and ``root`` beside it."""
     ours = {"paper_ids": "arXiv:2012.00150", "tag": recipe.name.partition(".")[2]}
-    ours["license"] = model_card.license_of(recipe)
+    ours["license"] = license_of(recipe)
     config = {**root, "pretrained_cfg": {**ours, **cfg}}
     save_config_for_hf(model, str(folder / CONFIG_FILE), model_config=config)
+    written = read_json(folder / CONFIG_FILE)
+    # It stands at the root already, and transformers would give it to the network a second time.
+    written.get("model_args", {}).pop("num_classes", None)
+    written["dtype"] = "float32"  # else it would compute in float16, as the parameters are stored
+    write_json(folder / CONFIG_FILE, written)

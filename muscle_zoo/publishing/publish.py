@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,3 +153,28 @@ def give_tag(change: Change, api: HfApi, tag: str) -> None:
     """
     with hub_errors(change.repo, HubError):
         api.create_tag(change.repo, tag=tag, revision=change.revision, exist_ok=True)
+
+
+def add_to_collection(changes: Sequence[Change], title: str, api: HfApi, private: bool = False) -> str:
+    """Puts repos into a Collection of their namespace, which is made if there is none of this title.
+
+    Args:
+        changes: What was published, of one namespace.
+        title: Of the Collection.
+        api: The Hub.
+        private: Make a new one private.
+
+    Returns:
+        Its address. What is in it already stays as it is.
+
+    Raises:
+        HubError: The Hub refused or cannot be reached.
+    """
+    namespace = changes[0].repo.partition("/")[0]
+    with hub_errors(f"collection {title}", HubError):
+        collection = api.create_collection(title, namespace=namespace, private=private, exists_ok=True)
+        present = {(item.item_type, item.item_id) for item in collection.items}
+        for change in changes:
+            if ("model", change.repo) not in present:
+                api.add_collection_item(collection.slug, change.repo, "model", exists_ok=True)
+    return collection.url

@@ -92,7 +92,7 @@ def release_backbones(runs: Sequence[FinishedBackbone], to: Path) -> list[str]:
             ranked = sorted(seeds, key=lambda run: (run.knn, run.recipe.seed))
             run = ranked[(len(ranked) - 1) // 2]
             checkpoint = from_folder(run.path / "export")
-            _replace_card(run.path / "export", to / name)
+            _put_card(_stage_card(run.path / "export", to / name), to / name)
             registry.register(to / registry.REGISTRY_FILE, name, checkpoint.sha256)
             shown = f"{100 * run.knn:.2f} % by nearest neighbors"
             lines.append(f"{to / name}: seed {run.recipe.seed} of {len(seeds)}, without a classifier; {shown}")
@@ -139,13 +139,14 @@ def _release(runs: Sequence[FinishedRun], to: Path, card: bool) -> list[str]:
     # A damaged registry.json is said before anything is written.
     pins = registry.read_pins(to / registry.REGISTRY_FILE) if card else {}
     published = _median_runs(runs, ledgers.get(registry.LEDGER_FILE, [])) if card else []
+    parts = {run.row.name: _stage_card(run.path / "export", to / run.row.name) for run in published}
     lines = []
     for file, all_rows in ledgers.items():
         write_ledger(to / file, all_rows)
         lines.append(f"{to / file}: {len(new[file])} runs added or updated, {len(all_rows)} in total")
     for run in published:
         name = run.row.name
-        _replace_card(run.path / "export", to / name)
+        _put_card(parts[name], to / name)
         registry.register(to / registry.REGISTRY_FILE, name, run.row.weights_sha256)
         lines.append(f"{to / name}: seed {run.row.seed}, {100 * run.row.top1_ema:.2f} %")
         lines += _warnings(name, run.row.git_sha, run.row.weights_sha256, pins.get(name, {}))
@@ -170,8 +171,10 @@ def replace_card(new: Path, row: Row, to: Path, ledger: str) -> list[str]:
     to.mkdir(parents=True, exist_ok=True)
     with registry.locked(to):
         pin = registry.read_pins(to / registry.REGISTRY_FILE).get(row.name, {})
-        write_ledger(to / ledger, merge(read_ledger(to / ledger), [row]))
-        _replace_card(new, to / row.name)
+        rows = merge(read_ledger(to / ledger), [row])
+        part = _stage_card(new, to / row.name)
+        write_ledger(to / ledger, rows)
+        _put_card(part, to / row.name)
         registry.register(to / registry.REGISTRY_FILE, row.name, row.weights_sha256)
     return [f"{to / row.name} and its row of {ledger}", *_warnings(row.name, row.git_sha, row.weights_sha256, pin)]
 
@@ -208,9 +211,20 @@ def _median_runs(runs: Sequence[FinishedRun], rows: Sequence[Row]) -> list[Finis
     return chosen
 
 
-def _replace_card(export: Path, card: Path) -> None:
+def _stage_card(export: Path, card: Path) -> Path:
+    """Copies an export beside the card that it is to become: what may fail for want of space comes before all else."""
     part = card.with_name(card.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(export, part)
+    try:
+        part.mkdir()
+        for file in sorted(export.iterdir()):
+            shutil.copyfile(file, part / file.name)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return part
+
+
+def _put_card(part: Path, card: Path) -> None:
     shutil.rmtree(card, ignore_errors=True)
     part.rename(card)

@@ -9,6 +9,7 @@ from typing import Any
 from ..checkpoints import weights
 from ..checkpoints.card import BLOCK, CONFIG_FILE, as_trained
 from ..checkpoints.factory import load_model
+from ..checkpoints.preprocessing import preprocessing_fault
 from ..checkpoints.registry import CARD_FILES
 from ..data import dataset_info
 from ..errors import MuscleZooError
@@ -26,7 +27,7 @@ class Check:
     """One thing that was looked at.
 
     Attributes:
-        what: files, hash, model, probe, split, ledger, card or accuracy.
+        what: files, hash, model, preprocessing, probe, split, ledger, card or accuracy.
         passed: Whether it is as promised; None where that could not be looked at.
         text: What it is like, or what is wrong with it.
     """
@@ -49,7 +50,7 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
 
     Example:
         >>> [check.what for check in verify("cnn4.muscle_digits_10", []) if check.passed]
-        ['files', 'hash', 'model', 'probe', 'split']
+        ['files', 'hash', 'model', 'preprocessing', 'probe', 'split']
     """
     checks: list[Check] = []
     try:
@@ -64,6 +65,8 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
         model = load_model(checkpoint).eval()
         checks.append(Check("model", True, config["architecture"]))
         info = as_trained(dataset_info(block["dataset"]), config)
+        fault = preprocessing_fault(model, info)
+        checks.append(Check("preprocessing", not fault, fault or "as in training"))
         checks.append(_probe(probe(model, info), block["probe"]))
         split = read_untrusted_json(folder / "split.json")
         checks.append(_same("split", split["sha256"], block["split_sha256"]))
@@ -88,7 +91,7 @@ def verify(name: str, rows: Sequence[Row], source: str | None = None) -> list[Ch
 
 
 def _next(checks: Sequence[Check]) -> str:
-    order = ("files", "hash", "model", "probe", "split", "ledger", "card")
+    order = ("files", "hash", "model", "preprocessing", "probe", "split", "ledger", "card")
     return order[len(checks)]
 
 

@@ -167,6 +167,28 @@ def merge(rows: Iterable[Row], new: Iterable[Row]) -> list[Row]:
     return list({row.key: row for row in [*rows, *new]}.values())
 
 
+def combine(ledgers: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """The rows of several ledgers, each run once; the hours of a run that is in several may differ.
+
+    Args:
+        ledgers: Rows by the name of their ledger.
+
+    Raises:
+        InputError: Two have the same run with different values.
+    """
+    first: dict[tuple[str, str, int], tuple[str, Row]] = {}
+    for ledger, rows in ledgers.items():
+        for row in rows:
+            other, known = first.setdefault(row.key, (ledger, row))
+            theirs, ours = asdict(known), asdict(row)
+            if differ := next((key for key in ours if key != "hours" and ours[key] != theirs[key]), None):
+                raise InputError(
+                    f"{row.name}, seed {row.seed}, recipe {row.recipe_sha256[:16]}: {differ}={theirs[differ]} in "
+                    f"{other}, {ours[differ]} in {ledger}; take the row out of one of them"
+                )
+    return [row for _, row in first.values()]
+
+
 def runs_of(rows: Iterable[Row], name: str, recipe_sha256: str) -> list[Row]:
     """The runs of one recipe, by seed: the rows a card may quote."""
     return sorted((r for r in rows if r.name == name and r.recipe_sha256 == recipe_sha256), key=lambda row: row.seed)

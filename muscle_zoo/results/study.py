@@ -54,6 +54,36 @@ def plan(
     return recipes
 
 
+def shard(recipes: Sequence[Recipe], index: int, count: int) -> list[Recipe]:
+    """One machine's part of a study's runs; the parts of all have each run once.
+
+    A method alone and the same with MUSCLE stay together, so that a part has paired gains of its own.
+
+    Args:
+        recipes: The runs, as :func:`plan` makes them.
+        index: Which part, from 1 on.
+        count: How many parts there are.
+
+    Raises:
+        InputError: There is no such part.
+
+    Example:
+        >>> runs = plan("cnn4", ["supervised", "vat"], ["digits"], ["10"], [0])
+        >>> [recipe.method for recipe in shard(runs, 2, 2)]
+        ['vat', 'muscle_vat']
+    """
+    if not 1 <= index <= count:
+        raise InputError(f"--shard {index}/{count}: give I/N with I from 1 to N, such as 1/{max(count, 1)}")
+    pairs: dict[tuple[Any, ...], list[Recipe]] = {}
+    for recipe in recipes:
+        key = (recipe.seed, recipe.dataset, recipe.bias, recipe.labels, base_of(recipe.method))
+        pairs.setdefault(key, []).append(recipe)
+    parts: list[list[Recipe]] = [[] for _ in range(count)]
+    for pair in pairs.values():
+        min(parts, key=len).extend(pair)  # the first of the shortest
+    return parts[index - 1]
+
+
 def select(
     rows: Iterable[Row],
     arch: str,

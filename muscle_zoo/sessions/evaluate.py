@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints import weights
-from ..checkpoints.card import BLOCK, calibration_of, normalization_said, shown
+from ..checkpoints.card import BLOCK, as_trained, calibration_of, normalization_said, shown
 from ..checkpoints.factory import load_model
+from ..checkpoints.preprocessing import preprocessing_fault
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, dataset_info
 from ..data.catalog import FOLDER
@@ -126,7 +127,10 @@ def evaluate_checkpoint(
         raise InputError(
             f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
         )
-    model = load_model(checkpoint).to(device_for(cpu))
+    model = load_model(checkpoint)
+    if fault := preprocessing_fault(model, as_trained(info, checkpoint.config)):
+        warnings.warn(f"{target}: {fault}; so `predict` does not reach these figures", stacklevel=2)
+    model = model.to(device_for(cpu))
     try:
         metrics = evaluate(model, prepared.evaluation, info)
         attacked_top1 = None if attacked is None else attacked_accuracy(model, prepared.evaluation, info, attacked)
@@ -136,6 +140,8 @@ def evaluate_checkpoint(
         raise WeightsError(
             f"{target} cannot be evaluated on {info.name} ({one_line(error)}); give other data"
         ) from error
+    if not math.isfinite(metrics.nll):
+        raise WeightsError(f"{target}: its logits are not finite on {info.name}; download or export it again")
     return Evaluation(
         target,
         recipe.name,

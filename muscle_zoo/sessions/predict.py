@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.transforms import create_transform
-from ..data.images import open_image, why_unreadable
+from ..data.decoding import open_image, why_unreadable
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line
 
@@ -113,6 +114,9 @@ def predict_files(
                 yield Prediction(file, error=image)
                 continue
             values, labels = next(rows)
+            if not math.isfinite(values[0]):
+                yield Prediction(file, error="the network's logits of it are not finite")
+                continue
             named = (str(names[label]) if label < len(names) else str(label) for label in labels)
             yield Prediction(file, tuple(zip(named, values, strict=True)), unsure=values[0] < threshold)
 
