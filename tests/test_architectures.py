@@ -213,7 +213,7 @@ def test_weights_that_pool_otherwise_are_told(folder: Path, tmp_path: Path) -> N
     ("name", "side"),
     [
         ("vit_small_patch14_dinov2.muscle_cifar10_jpeg_40_frozen", 196),  # the multiple of 14 next to 192
-        ("vit_small_patch14_dinov2.simclr_digits_10_frozen", 70),
+        ("vit_small_patch14_dinov2.simclr_digits_10_finetuned", 70),
         ("vit_tiny_patch16_224.muscle_cifar10_40", 32),
         ("vit_tiny_patch16_224.muscle_cifar10_40_finetuned", 192),
     ],
