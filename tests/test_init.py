@@ -63,8 +63,8 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
     ("init", "says"),
     [
         ("test_resnet.muscle_fashion_mnist_40", "is weights of test_resnet, not cnn4; .* arch=test_resnet"),
-        ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11: .*did you mean 'cnn4.muscle_digits_10'"),
-        ("cnn4.muscle_digits_3000", "init=.*no weights"),
+        ("cnn4.muscle_digits_11", "init=cnn4.muscle_digits_11 is .*did you mean 'cnn4.muscle_digits_10'"),
+        ("cnn4.muscle_digits_3000", "init=.*a recipe without weights"),
         ("cnn4", "init=cnn4: .*is an architecture; name a checkpoint of it: cnn4.muscle_digits_10"),
         (
             "resnet18.a1_in1k",
@@ -77,7 +77,7 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
         ),
         ("local-dir:weights.bin", "weights.bin is a pickle, .*; where you trust it, .*safetensors"),
         ("", "init= is empty"),
-        ("no/run", "no/run does not exist; give a run folder"),
+        ("no/run/seed0", "no/run/seed0 does not exist; give a run folder"),
     ],
 )
 def test_what_is_wrong_with_init_is_told(

@@ -235,7 +235,7 @@ def test_wrong_overrides_are_named(overrides: dict[str, str], says: str) -> None
         ("a b", "cnn4.muscle_digits_10"),
         ("cnn4.muscle_digits", "the label budget is missing"),
         ("cnn4.muscle_digitz_10", "data set 'digitz'; did you mean 'digits'"),
-        ("cnn9.muscle_digits_10", "arch 'cnn9'; did you mean 'cnn4'"),
+        ("cnn44.muscle_digits_10", "arch 'cnn44'; did you mean 'cnn4'"),
         ("wrn16_2.muscle_folder_40", "arch 'wrn16_2'; did you mean 'wrn_16_2'"),
         ("cnn4.musle_digits_10", "method 'musle'; did you mean 'muscle'"),
         ("cnn4.muscle_cifar-10_40", "data set 'cifar-10'; did you mean 'cifar10"),

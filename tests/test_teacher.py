@@ -105,7 +105,7 @@ def test_it_gets_images_normalized_as_it_was_trained() -> None:
         ("distillation", "test_resnet.muscle_fashion_mnist_40", "knows the classes T-shirt/top, .*the data have 0, 1"),
         ("distillation", "cnn4", "teacher=cnn4: .*is an architecture"),
         ("distillation", "local-dir:/nowhere", "teacher=local-dir:/nowhere: "),
-        ("distillation", "no/run", "no/run does not exist; give a run folder"),
+        ("distillation", "no/run/seed0", "no/run/seed0 does not exist; give a run folder"),
     ],
 )
 def test_what_is_wrong_with_a_teacher_is_told(

@@ -133,9 +133,11 @@ def test_a_finished_run_is_not_taken_for_one_on_other_pictures(
     out = tmp_path / "run"
     assert run(train(folder, out), capsys)[0] == 0
     assert run(train(folder, out), capsys)[0] == 0
-    for other in (make_folder(tmp_path / "other"), tmp_path / "gone"):
-        code, _, err = run(train(other, out), capsys)
-        assert code == 2 and f"is a finished run on {folder.resolve()}, not on {other.resolve()}" in err
+    other = make_folder(tmp_path / "other")
+    code, _, err = run(train(other, out), capsys)
+    assert code == 2 and f"is a finished run on {folder.resolve()}, not on {other.resolve()}" in err
+    code, _, err = run(train(tmp_path / "gone", out), capsys)
+    assert code == 2 and "gone does not exist" in err
 
 
 def test_a_corrupt_picture_among_many_is_left_out_with_a_warning(

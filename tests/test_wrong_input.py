@@ -58,7 +58,7 @@ def lost_recipe(folder: Path, finished: Path) -> None:
 
 def unknown_architecture(card: Path) -> None:
     config = json.loads((card / "config.json").read_text())
-    (card / "config.json").write_text(json.dumps({**config, "architecture": "cnn5"}))
+    (card / "config.json").write_text(json.dumps({**config, "architecture": "cnn44"}))
 
 
 def damaged_block(card: Path) -> None:
@@ -213,7 +213,7 @@ WRONG_INPUT = {
     "truncated": (cards(truncated), ["eval", "card"], "model.safetensors is truncated or damaged"),
     "wrong hash": (cards(wrong_hash), ["eval", "local-dir:card"], "was promised"),
     "not JSON": (cards(lambda c: (c / "config.json").write_text("{")), ["eval", "card"], "config.json is not JSON"),
-    "unknown architecture": (cards(unknown_architecture), ["eval", "card"], "'cnn5' is unknown; did you mean 'cnn4'"),
+    "unknown architecture": (cards(unknown_architecture), ["eval", "card"], "'cnn44' is unknown; did you mean 'cnn4'"),
     "foreign": (cards(foreign_config), ["eval", "card"], "no muscle_zoo block"),
     "no repo": (nothing, ["eval", "hf-hub:no/such/repo"], "is not a repo's name; write hf-hub:ORG/NAME"),
     "cwd": (nothing, ["train", NAME, "--out", ".", "--fresh"], "run folder . is the working directory"),

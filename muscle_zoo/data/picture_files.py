@@ -97,7 +97,8 @@ class Found:
             text = f"{len(self.junk)} files or folders of systems and tools are left out ({first_of(self.junk)})"
             notes.append(Note(text, tuple(self.junk)))
         if self.others:
-            text = f"{len(self.others)} files that are no pictures are left out ({first_of(self.others)})"
+            what = "file that is no picture is" if len(self.others) == 1 else "files that are no pictures are"
+            text = f"{len(self.others)} {what} left out ({first_of(self.others)})"
             notes.append(Note(text, tuple(self.others)))
         if self.by_content:
             text = f"{pictures_in_words(len(self.by_content))} without the suffix of one, told by the content"
@@ -106,7 +107,8 @@ class Found:
             text = f"{len(self.loops)} links lead back to folders that are listed anyway, and are not followed"
             notes.append(Note(f"{text} ({first_of(self.loops)})", tuple(self.loops)))
         if self.no_files:
-            text = f"{len(self.no_files)} pipes, sockets or devices are left out ({first_of(self.no_files)})"
+            what = "pipe, socket or device is" if len(self.no_files) == 1 else "pipes, sockets or devices are"
+            text = f"{len(self.no_files)} {what} left out ({first_of(self.no_files)})"
             notes.append(Note(text, tuple(self.no_files)))
         if self.not_read:
             suffixes = [Path(name).suffix.lower() for name in self.not_read]
