@@ -241,7 +241,7 @@ def test_predictions_are_the_models(colors: str, tmp_path: Path, capsys: OUTPUT)
     for batch_size in ("1", "4", "64"):
         code, out, err = run([*words, "--json", "--batch-size", batch_size], capsys)
         found = json.loads(out)
-        assert (code, err) == (0, "")
+        assert code == 0 and "1 files that are no pictures are left out (./notes.txt)" in err and err.count("\n") == 1
         paths = [str(p) for p in (tmp_path / "in").rglob("*") if p.is_file() and p.suffix != ".txt"]
         assert sorted(entry["file"] for entry in found) == sorted([*paths, str(extra)]) and len(found) == 11
         assert found[-1]["file"] == str(extra)
@@ -291,7 +291,7 @@ def test_pictures_are_read_a_batch_ahead_and_no_further(tmp_path: Path, monkeypa
     files = [str(gray(tmp_path / f"{i:02}.png", i)) for i in range(40)]
     opened: list[str] = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(str(file)) or real(file))
+    monkeypatch.setattr(Image, "open", lambda file, **how: opened.append(str(file)) or real(file, **how))
     found = predict_session.predict_files(muscle_zoo.create_model(NAME, pretrained=True).eval(), files, batch_size=4)
     for i, prediction in enumerate(found):
         assert prediction.file == files[i] and len(opened) <= 4 * (i // 4 + 2)

@@ -19,12 +19,11 @@ from typing import Any
 
 import torch
 from jinja2 import Environment, StrictUndefined
-from PIL import Image
 from torch import Tensor, nn
 
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_transform
-from ..data.images import reason
+from ..data.images import open_image, reason
 from ..errors import InputError, one_line
 
 MOST_BYTES = 32 << 20  # of a picture
@@ -60,7 +59,7 @@ class Classifier:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                picture = Image.open(io.BytesIO(content))
+                picture = open_image(io.BytesIO(content))
                 if picture.width * picture.height > MOST_PIXELS:
                     raise ValueError(f"it has more than {MOST_PIXELS // 1_000_000} million pixels")
                 picture.load()

@@ -7,6 +7,7 @@ import json
 import shlex
 import textwrap
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -16,7 +17,9 @@ from ..checkpoints.card import BLOCK, timm_cfg
 from ..checkpoints.factory import input_of_recipe
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
-from ..data import dataset_info
+from ..data import DataSetInfo, dataset_info
+from ..data.datasets import own_info
+from ..data.hub_pictures import local_pictures
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import merge, read_ledger, runs_of
@@ -25,6 +28,7 @@ from ..sessions.evaluate import read_recipe
 from .terminal import printable, say
 
 WIDTH = 100
+SIDE = 64  # in pixels, where a recipe leaves pictures as they are: these may have many sizes
 _INDENT = 2
 
 
@@ -32,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `info`."""
     parser.add_argument("name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="your folder or CSV, for a recipe on folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,16 +44,26 @@ def run(args: argparse.Namespace) -> int:
     name = checkpoint_name(args.name)
     card = weights.find_config(name)
     config = card[0] if card is not None else None
-    info = info_of_card(*card, name) if card is not None else model_info(name)
     recipe = read_recipe(name, config) if config is not None else get_recipe(name)
+    own = _own_pictures(args, recipe) if card is None else None
+    info = info_of_card(*card, name) if card is not None else model_info(name, own)
     if args.json:
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
-        say(render(name, info, recipe, config))
+        say(render(name, info, recipe, config, own))
     return ExitCode.DONE
 
 
-def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> str:
+def _own_pictures(args: argparse.Namespace, recipe: Recipe) -> DataSetInfo | None:
+    """What is known of one's own pictures: their headers are read; None for another data set."""
+    if recipe.dataset != "folder" or args.data is None:
+        return None
+    return own_info(local_pictures(args.data), recipe.image_size or SIDE)
+
+
+def render(
+    name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None, own: DataSetInfo | None = None
+) -> str:
     """What is known as a person reads it, in a hundred columns.
 
     Args:
@@ -56,12 +71,13 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
         info: Its facts.
         recipe: By which it is trained.
         config: Its config.json; None when there are no weights here.
+        own: What is known of the user's own pictures, for a recipe on these.
     """
     parts = [
         ("What it is", _what(info)),
         ("Accuracy", _accuracy(info, recipe, config)),
         ("Load", _load(name, info)),
-        ("Preprocess", _preprocess(info, config)),
+        ("Preprocess", _preprocess(info, config, own)),
         ("Reproduce", _reproduce(name, info, recipe)),
     ]
     lines = [info.name]
@@ -123,8 +139,8 @@ def _load(name: str, info: ModelInfo) -> list[str]:
     ]
 
 
-def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
-    pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name).timm_cfg()
+def _preprocess(info: ModelInfo, config: dict[str, Any] | None, own: DataSetInfo | None) -> list[str]:
+    pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name, own).timm_cfg()
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
