@@ -138,7 +138,7 @@ def in_time(action: Callable[[], object]) -> object:
 def test_a_pipe_among_pictures_is_left_out_and_never_opened(pipe: Path, capsys: Capture) -> None:
     found = Found()
     assert in_time(lambda: pictures(pipe.parent, pipe.parent, found)) == ["./good.png"]
-    assert "1 pipes, sockets or devices are left out (./pipe.png)" in next(note.text for note in found.notes())
+    assert "1 pipe, socket or device is left out (./pipe.png)" in next(note.text for note in found.notes())
     assert "a pipe" in str(in_time(lambda: open_image(pipe)))
     assert "pipe" in str(in_time(lambda: read_table(pipe)))
     code, out, err = in_time(lambda: run(["predict", NAME, str(pipe), str(pipe.parent), "--cpu"], capsys))

@@ -10,9 +10,9 @@ import pytest
 import muscle_zoo
 from muscle_zoo import InputError, WeightsError
 from muscle_zoo.checkpoints import hub, registry, weights
-from muscle_zoo.checkpoints.transforms import create_transform, pretrained_cfg_by_name
 from muscle_zoo.checkpoints.hub_names import canonical_name
 from muscle_zoo.checkpoints.target import checkpoint_name
+from muscle_zoo.checkpoints.transforms import create_transform, pretrained_cfg_by_name
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.engine.starting_weights import arch_of
 from muscle_zoo.publishing.verify import verify

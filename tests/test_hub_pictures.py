@@ -71,6 +71,7 @@ def look(client: Client, *texts: str, **env: str) -> list[dict]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_splits_and_labels_become_parts_and_what_is_wrong_is_named(tmp_path: Path) -> None:
     """One Hub, and as few processes as may be: each imports torch and datasets."""
     classes = datasets.ClassLabel(names=["owl", "cat"])

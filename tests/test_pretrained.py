@@ -125,7 +125,12 @@ def test_what_is_tuned_has_three_forms(tune: str) -> None:
 def test_without_a_network_the_embedded_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "resnet18.supervised_digits_10_finetuned", "--cpu", "--out", str(tmp_path / "run")]
     code, _, err = run(words, capsys)
-    assert code == 1 and err.count("\n") == 1 and "init=resnet18.a1_in1k cannot be had" in err and err.endswith(f"{LITE0}\n"), err
+    assert (
+        code == 1
+        and err.count("\n") == 1
+        and "init=resnet18.a1_in1k cannot be had" in err
+        and err.endswith(f"{LITE0}\n")
+    ), err
     assert not (tmp_path / "run").exists()
 
 

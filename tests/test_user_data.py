@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from muscle_zoo.data import Batches, DataConfig, ImageFiles, images
 from muscle_zoo.data.decoding import upright
 from muscle_zoo.data.picture_folder import list_folder
 from muscle_zoo.engine.build import Data, prepare_data
+from muscle_zoo.engine.fit import _note_few_passes
 from muscle_zoo.methods import create_method
 from muscle_zoo.recipes import get_recipe
 from tests.conftest import listing, run
@@ -301,3 +303,21 @@ def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[s
     assert code == 0 and "outside the task" in out
     code, out, _ = run(["data", "show", "cnn4.muscle_digits_20", "bias=imbalance:4"], capsys)
     assert code == 0 and "bias imbalance:4" in out
+
+
+def test_few_passes_over_many_labels_are_said(tmp_path: Path) -> None:
+    """3,000 steps would be many for a hundred labels."""
+    recipe = get_recipe("cnn4.supervised_folder_all", {"steps": 250, "batch_size": 16})
+    with pytest.warns(UserWarning, match=r"steps=250 are 4 passes over 1,000 labels.*steps=1250 would be 20"):
+        _note_few_passes(recipe, 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _note_few_passes(recipe, 999)
+        _note_few_passes(get_recipe("cnn4.supervised_digits_all", {"steps": 250}), 1000)
+
+
+def test_info_takes_own_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "mine", labeled=2, unlabeled=1, test=1)
+    assert run(["info", "cnn4.supervised_folder_4"], capsys)[0] == 2
+    code, out, _ = run(["info", "cnn4.supervised_folder_4", "--data", str(folder)], capsys)
+    assert code == 0 and "2 classes: cat, dog" in out and "64x64" in out

@@ -42,9 +42,9 @@ def choose_side(speed: Speed, seconds: float | None) -> Side:
     small, large = SIDES
     slower = replace(speed, embedding=COST * speed.embedding)
     most = MOST if seconds is None else SHARE * seconds
-    gain = f"{large} pixels gave pictures of 32 about 3 points more than {small}, at {COST:.2g} times the cost"
+    gain = f"{large} gave pictures of 32 pixels about 3 points more than {small}, at {COST:.3g} times the cost"
     if slower.total <= most:
-        return Side(large, slower, f"{large} pixels: {gain}, and there is time for it")
+        return Side(large, slower, f"{large} pixels, for there is time: {gain}")
     there = f"{in_words(most)} without a time limit" if seconds is None else f"{SHARE:.0%} of the time there is"
     return Side(
         small,

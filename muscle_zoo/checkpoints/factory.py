@@ -253,8 +253,10 @@ def recipe_args(recipe: Recipe, info: DataSetInfo) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key not in ("num_classes", "in_chans", "drop_rate")}
 
 
-def input_of_recipe(name: str) -> DataSetInfo:
+def input_of_recipe(name: str, own: DataSetInfo | None = None) -> DataSetInfo:
     """The data set of a named recipe as its network gets it: at its ``image_size``, normalized as its ``init`` was.
+
+    What is known of a user's own pictures is given (``own``), for a recipe on these.
 
     Raises:
         InputError: There is no such recipe, or only its pictures tell what they are (``folder``).
@@ -265,7 +267,7 @@ def input_of_recipe(name: str) -> DataSetInfo:
         ((3, 192, 192), (0.5, 0.5, 0.5))
     """
     recipe = get_recipe(name)
-    info = resized(dataset_info(recipe.dataset), recipe.image_size)
+    info = own or resized(dataset_info(recipe.dataset), recipe.image_size)
     mean, std = normalization_of(recipe.init, info) if recipe.init else (info.mean, info.std)
     return replace(info, mean=mean, std=std)
 

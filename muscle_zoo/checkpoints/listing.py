@@ -13,6 +13,7 @@ from typing import Any
 import timm
 import torch
 
+from ..data import DataSetInfo
 from ..errors import InputError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
 from ..recipes import get_recipe
@@ -127,11 +128,12 @@ def _natural(name: str) -> list[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
-def model_info(name: str) -> ModelInfo:
+def model_info(name: str, own: DataSetInfo | None = None) -> ModelInfo:
     """Facts about a model, without creating it.
 
     Args:
         name: A name of :func:`list_models`, or a recipe's; ``local-dir:PATH`` and ``hf-hub:REPO`` too.
+        own: What is known of the user's own pictures, for a recipe on these.
 
     Returns:
         The facts.
@@ -145,13 +147,13 @@ def model_info(name: str) -> ModelInfo:
         ('cnn4', 10, (1, 8, 8), 65834)
     """
     card = weights.find_config(name)
-    return info_of_card(*card, name) if card is not None else _info_of_recipe(name)
+    return info_of_card(*card, name) if card is not None else _info_of_recipe(name, own)
 
 
-def _info_of_recipe(name: str) -> ModelInfo:
+def _info_of_recipe(name: str, own: DataSetInfo | None) -> ModelInfo:
     """Facts about a model that has no card here; its weights may be on the Hub."""
     parts = parse_name(name)
-    info = input_of_recipe(name)
+    info = input_of_recipe(name, own)
     arguments = recipe_args(get_recipe(name), info)
     pin = registry.pinned().get(name) or {}
     is_on_hub = bool(pin.get("repo"))

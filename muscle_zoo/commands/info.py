@@ -8,6 +8,7 @@ import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from timm.data import resolve_data_config
@@ -17,7 +18,9 @@ from ..checkpoints.card import BLOCK, calibration_of, timm_cfg
 from ..checkpoints.factory import input_of_recipe
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
-from ..data import dataset_info
+from ..data import DataSetInfo, dataset_info
+from ..data.datasets import own_info
+from ..data.hub_pictures import local_pictures
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import Row, merge, read_ledger, runs_of
@@ -26,6 +29,7 @@ from ..sessions.evaluate import read_recipe
 from .terminal import printable, say
 
 WIDTH = 100
+SIDE = 64  # in pixels, where a recipe leaves pictures as they are: these may have many sizes
 _INDENT = 2
 
 
@@ -33,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `info`."""
     parser.add_argument("name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="your folder or CSV, for a recipe on folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,16 +45,26 @@ def run(args: argparse.Namespace) -> int:
     name = checkpoint_name(args.name)
     card = weights.find_config(name)
     config = card[0] if card is not None else None
-    info = info_of_card(*card, name) if card is not None else model_info(name)
     recipe = read_recipe(name, config) if config is not None else get_recipe(name)
+    own = _own_pictures(args, recipe) if card is None else None
+    info = info_of_card(*card, name) if card is not None else model_info(name, own)
     if args.json:
         print(json.dumps({**asdict(info), "recipe": recipe.to_dict()}, indent=2))
     else:
-        say(render(name, info, recipe, config))
+        say(render(name, info, recipe, config, own))
     return ExitCode.DONE
 
 
-def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None) -> str:
+def _own_pictures(args: argparse.Namespace, recipe: Recipe) -> DataSetInfo | None:
+    """What is known of one's own pictures: their headers are read; None for another data set."""
+    if recipe.dataset != "folder" or args.data is None:
+        return None
+    return own_info(local_pictures(args.data), recipe.image_size or SIDE)
+
+
+def render(
+    name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | None, own: DataSetInfo | None = None
+) -> str:
     """What is known as a person reads it, in a hundred columns.
 
     Args:
@@ -57,6 +72,7 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
         info: Its facts.
         recipe: By which it is trained.
         config: Its config.json; None when there are no weights here.
+        own: What is known of the user's own pictures, for a recipe on these.
     """
     rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
     runs = runs_of(merge(rows, ()), recipe.name, recipe.sha256)
@@ -64,7 +80,7 @@ def render(name: str, info: ModelInfo, recipe: Recipe, config: dict[str, Any] | 
         ("What it is", _what(info, runs)),
         ("Accuracy", _accuracy(info, recipe, config, runs)),
         ("Load", _load(name, info)),
-        ("Preprocess", _preprocess(info, config)),
+        ("Preprocess", _preprocess(info, config, own)),
         ("Reproduce", _reproduce(name, info, recipe, _dtype(recipe, config, runs))),
     ]
     lines = [info.name]
@@ -149,8 +165,8 @@ def _load(name: str, info: ModelInfo) -> list[str]:
     ]
 
 
-def _preprocess(info: ModelInfo, config: dict[str, Any] | None) -> list[str]:
-    pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name).timm_cfg()
+def _preprocess(info: ModelInfo, config: dict[str, Any] | None, own: DataSetInfo | None) -> list[str]:
+    pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name, own).timm_cfg()
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))

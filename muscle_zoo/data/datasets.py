@@ -186,6 +186,23 @@ def _load_mini_imagenet(name: str, root: Path, config: DataConfig, image_size: i
     return _from_files(resized(info, image_size), place, train, test, config)
 
 
+def own_info(root: Path, image_size: int) -> DataSetInfo:
+    """What is known of a user's pictures once their headers were read.
+
+    Args:
+        root: Their folder or CSV.
+        image_size: Side in pixels of the squares they become; 0 where they all have one size.
+
+    Raises:
+        InputError: They cannot be understood, or none can be read.
+    """
+    listing = list_folder(root.expanduser())
+    headers = survey(listing.root, listing.names)
+    if not headers.sizes:
+        raise InputError(f"--data {root}: none of {len(headers.bad)} pictures can be read; give others")
+    return _folder_info(root if root.is_dir() else root.parent, listing, headers, image_size)
+
+
 def _load_folder(name: str, root: Path, config: DataConfig, image_size: int) -> DataSet:
     listing = list_folder(root, config.strict)
     headers = survey(listing.root, listing.names)

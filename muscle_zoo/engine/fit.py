@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import sys
+import warnings
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from accelerate.utils import reduce as reduce_over_processes
 from tqdm import tqdm
 
 from ..data import DataSet
+from ..data.catalog import FOLDER
 from ..errors import StoppedError
+from ..methods import takes_steps
 from ..recipes import Recipe
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
@@ -30,6 +33,7 @@ from .stop import StopSignal
 __all__ = ["data_of_run", "fit"]
 
 LOG_ROWS = 200  # the log has about this many rows of training terms, whatever the number of steps
+MANY_LABELS, FEW_PASSES = 1000, 20  # of a user's own: from so many on, fewer passes over them are said
 AGREE_EVERY = 10  # steps after which several processes compare whether one of them is to stop
 
 
@@ -84,7 +88,21 @@ def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions, loaded: 
     require_init(recipe)
     known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
     with shared_errors():
-        return prepare_data(recipe, options.data, loaded, known)
+        data = prepare_data(recipe, options.data, loaded, known)
+    _note_few_passes(recipe, len(data.split.labeled))
+    return data
+
+
+def _note_few_passes(recipe: Recipe, labels: int) -> None:
+    """Says that a run sees each of a user's many labels a few times only: its steps are those for few."""
+    passes = recipe.steps * recipe.batch_size / labels
+    if recipe.dataset == FOLDER and takes_steps(recipe.method) and labels >= MANY_LABELS and passes < FEW_PASSES:
+        enough = math.ceil(FEW_PASSES * labels / recipe.batch_size)
+        warnings.warn(
+            f"steps={recipe.steps} are {passes:.2g} passes over {labels:,} labels, few for so many; steps={enough} "
+            f"would be {FEW_PASSES}",
+            stacklevel=3,
+        )
 
 
 def _fit(run: Run, stop: StopSignal) -> TrainResult:
