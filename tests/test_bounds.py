@@ -142,7 +142,7 @@ def test_a_pipe_among_pictures_is_left_out_and_never_opened(pipe: Path, capsys: 
     assert "a pipe" in str(in_time(lambda: open_image(pipe)))
     assert "pipe" in str(in_time(lambda: read_table(pipe)))
     code, out, err = in_time(lambda: run(["predict", NAME, str(pipe), str(pipe.parent), "--cpu"], capsys))
-    assert code == 1 and "good.png" in out and "pipe.png cannot be read (not a file" in err
+    assert code == 1 and "good.png" in out and "pipe.png cannot be read (no file" in err
 
 
 def test_postscript_by_another_name_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

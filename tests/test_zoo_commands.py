@@ -240,7 +240,7 @@ def test_predictions_are_the_models(colors: str, tmp_path: Path, capsys: OUTPUT)
     for batch_size in ("1", "4", "64"):
         code, out, err = run([*words, "--json", "--batch-size", batch_size], capsys)
         found = json.loads(out)
-        assert code == 0 and "1 files that are no pictures are left out (./notes.txt)" in err and err.count("\n") == 1
+        assert code == 0 and "1 file that is no picture is left out (./notes.txt)" in err and err.count("\n") == 1
         paths = [str(p) for p in (tmp_path / "in").rglob("*") if p.is_file() and p.suffix != ".txt"]
         assert sorted(entry["file"] for entry in found) == sorted([*paths, str(extra)]) and len(found) == 11
         assert found[-1]["file"] == str(extra)
