@@ -97,7 +97,7 @@ def test_a_published_checkpoint(cards: Path, capsys: OUTPUT) -> None:
     assert pin == {"repo": None, "revision": None, "sha256": new.weights_sha256}
     assert f"temperature {new.temperature:g}" in out and "no longer pinned" in out and "cards render" in out
     checks = verify(f"local-dir:{cards / NAME}", rows)
-    assert len(checks) == 7 and all(check.passed for check in checks)
+    assert len(checks) == 8 and all(check.passed for check in checks)
     assert run(["eval", NAME, "--cpu"], capsys)[0] == 0
     code, out, err = run(["calibrate", NAME, "--cpu"], capsys)
     assert (code, out) == (2, "") and f"calibrated already (temperature {new.temperature:g})" in err
@@ -146,7 +146,7 @@ def test_a_run_folder(old_run: Path, capsys: OUTPUT) -> None:
     assert not (old_run / "export.part").exists()
     assert run(["eval", str(old_run), "--cpu"], capsys)[0] == 0
     checks = verify(f"local-dir:{old_run / 'export'}", [new])
-    assert len(checks) == 7 and all(check.passed for check in checks)
+    assert len(checks) == 8 and all(check.passed for check in checks)
 
 
 def test_one_image_that_another_device_rounded_otherwise_is_no_obstacle(cards: Path, capsys: OUTPUT) -> None:
