@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +175,15 @@ def pretrained_cfgs(arch: str) -> dict[str, dict[str, Any]]:
     for name in _pins_or_none():
         name_arch, _, tag = name.partition(".")
         if name_arch == arch and tag not in cfgs and tag not in damaged and (source := _source(name)):
-            # There is no config.json here: what the name says of the images.
-            cfgs[tag] = {**dataset_info(parse_name(name)["dataset"]).timm_cfg(), "tag": tag, **source}
+            with suppress(InputError):  # a name that says nothing of its images
+                cfgs[tag] = {**_cfg_of_tag(tag), "tag": tag, **source}
     return cfgs
+
+
+def _cfg_of_tag(tag: str) -> dict[str, Any]:
+    """What a name says of its images, where there is no config.json."""
+    parts = parse_name(f"resnet18.{tag}")  # the architecture itself is only being registered
+    return dataset_info(parts["dataset"]).timm_cfg()
 
 
 def _pins_or_none() -> dict[str, dict[str, Any]]:
