@@ -242,13 +242,13 @@ def test_writes_of_a_registry_in_a_race_all_arrive(tmp_path: Path) -> None:
 
 
 def test_names_are_printed_without_a_terminals_commands(tmp_path: Path, capsys: Capture) -> None:
-    for name in ("a\x1b[31mred", "b"):
+    for place, name in enumerate(("a\x1b[31mred", "b")):
         (tmp_path / "mine" / name).mkdir(parents=True)
         for i in range(4):
-            Image.new("L", (8, 8), i).save(tmp_path / "mine" / name / f"{i}.png")
+            Image.new("L", (8, 8), 9 * i + place).save(tmp_path / "mine" / name / f"{i}.png")
     words = ["data", "show", "folder", "fold=dev", "--data", str(tmp_path / "mine")]
     outputs = [run(words, capsys), run(["eval", "no\x1b[31mname"], capsys)]
-    assert [code for code, _, _ in outputs] == [2, 2]  # of such a name there is no class
+    assert [code for code, _, _ in outputs] == [0, 2] and "a?[31mred" in outputs[0][1]
     assert not any("\x1b" in out + err for _, out, err in outputs)
 
 
