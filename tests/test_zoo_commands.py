@@ -291,7 +291,7 @@ def test_pictures_are_read_a_batch_ahead_and_no_further(tmp_path: Path, monkeypa
     files = [str(gray(tmp_path / f"{i:02}.png", i)) for i in range(40)]
     opened: list[str] = []
     real = Image.open
-    monkeypatch.setattr(Image, "open", lambda file: opened.append(str(file)) or real(file))
+    monkeypatch.setattr(Image, "open", lambda file, **how: opened.append(str(file)) or real(file, **how))
     found = predict_session.predict_files(muscle_zoo.create_model(NAME, pretrained=True).eval(), files, batch_size=4)
     for i, prediction in enumerate(found):
         assert prediction.file == files[i] and len(opened) <= 4 * (i // 4 + 2)
