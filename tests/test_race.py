@@ -83,7 +83,7 @@ def test_a_frozen_backbone_is_run_on_the_clock(monkeypatch, tmp_path: Path) -> N
 
 def test_the_command(capsys, tmp_path: Path) -> None:
     words = ["cnn4.supervised_digits_20", *(f"{k}={v}" for k, v in STEPS.items()), "--cpu", "--seeds", "1"]
-    code, out, err = run(["bench", "race", *words, "--target", "1", "--json"], capsys)
+    code, out, err = run(["bench", "race", *words, "--target", "2", "--json"], capsys)
     result = json.loads(out)
     assert (code, result["recipe"], result["seeds"], len(result["races"][0]["laps"])) == (0, words[0], 1, 1)
     assert result["changed"] == ["steps=7", "batch_size=4", "mu=2", "eval_every=3"] and "dev fold" in err
@@ -98,7 +98,7 @@ def test_the_command(capsys, tmp_path: Path) -> None:
     ("words", "line"),
     [
         (["race", "cnn4.supervised_digits_20"], "--target is missing"),
-        (["race", "cnn4.supervised_digits_20", "--target", "0"], "--target 0 is out of range"),
+        (["race", "cnn4.supervised_digits_20", "--target", "0.8"], "--target 0.8 is out of range; give per cent"),
         (["race", "cnn4.supervised_digits_20", "--target", "9", "--seeds", "0"], "--seeds 0 is out of range"),
         (["race", "cnn4.simclr_digits_20", "--target", "9"], "simclr takes no steps to an accuracy"),
         (["race", "cnn4.supervised_digits_20", "--target", "9", "--beside", "a.json"], "give --figure FILE"),

@@ -80,7 +80,7 @@ def bench_race(
 
     Args:
         recipe: What is trained; its fold becomes ``dev``, for a target is a choice that test images must not see.
-        target: Accuracy of the averaged weights, above 0 and at most 1.
+        target: Accuracy of the averaged weights, above 0.01 and at most 1.
         seeds: How many: 0, 1, ...
         options: Precision, device, compilation.
         config: Where the images are.
@@ -94,8 +94,8 @@ def bench_race(
     Raises:
         InputError: The target or the number of seeds is out of range, or the method trains no classifier.
     """
-    if not 0 < target <= 1:
-        raise InputError(f"--target {100 * target:g} is out of range; give per cent, above 0 and at most 100")
+    if not 0.01 < target <= 1:  # 0.8 is meant as a share, and any network would have 0.8 per cent
+        raise InputError(f"--target {100 * target:g} is out of range; give per cent, above 1 and at most 100")
     if seeds < 1:
         raise InputError(f"--seeds {seeds} is out of range; give 1 or more")
     if not trains_classifier(recipe.method) or recipe.steps < 1:

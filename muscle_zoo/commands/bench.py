@@ -76,6 +76,8 @@ def _race(args: argparse.Namespace, recipe: Recipe, options: RunOptions) -> int:
         raise InputError("bench race: --target is missing; give an accuracy in per cent, such as --target 60")
     if args.beside and args.figure is None:
         raise InputError("--beside is for a figure; give --figure FILE, or leave it out")
+    if not 1 < args.target <= 100:
+        raise InputError(f"--target {args.target:g} is out of range; give per cent, above 1 and at most 100")
     before = [read_json(path) for path in args.beside or ()]
     seeds = 3 if args.seeds is None else args.seeds
     print(
@@ -99,7 +101,7 @@ def _without_laps(result: dict[str, Any]) -> dict[str, Any]:
         | {"operations": f"{race['operations']:.1e}", "reached": race["reached"]}
         for race in result["races"]
     ]
-    return {**result, "races": rows}
+    return {**result, "target": f"{100 * result['target']:g} %", "races": rows}
 
 
 def render(result: dict[str, Any], indent: str = "") -> str:

@@ -177,7 +177,7 @@ class Recipe:
         _require(self.lr > 0, "lr", self.lr, "give a number above 0")
         _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give more than 0 and at most 1")
         fits = not self.probe_steps or self.probe_steps < self.steps
-        _require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}")
+        _require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}, or 0")
         for name in ("ema_decay", "drop_rate", "validation"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
         _require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
