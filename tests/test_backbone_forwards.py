@@ -98,8 +98,8 @@ def naive_cnn7(p: dict[str, Tensor], x: Tensor, train: bool) -> Tensor:
     x = torch.cat([gelu(h), gelu(-h)], dim=1)
     for stage in ("stage1", "stage2", "stage3"):
         x = F.max_pool2d(F.conv2d(x, p[f"{stage}.conv1.conv.weight"], padding=1), 2)
-        x = gelu(normed(x, f"{stage}.conv1.bn"))
-        x = gelu(normed(F.conv2d(x, p[f"{stage}.conv2.conv.weight"], padding=1), f"{stage}.conv2.bn"))
+        x = gelu(normed(x, f"{stage}.conv1.norm"))
+        x = gelu(normed(F.conv2d(x, p[f"{stage}.conv2.conv.weight"], padding=1), f"{stage}.conv2.norm"))
     return x.mean((2, 3)) @ p["fc.weight"].T + p["fc.bias"]
 
 

@@ -196,6 +196,13 @@ def test_a_run_that_was_put_back_three_times_equals_an_undisturbed_one(tmp_path:
     assert {**disturbed["row"], "hours": 0} == {**plain["row"], "hours": 0}
 
 
+@pytest.mark.parametrize("other", [["--vary", "lr", "0.1", "0.2"], ["--active", "random"]])
+def test_only_a_plain_study_is_divided(other: list[str], capsys, tmp_path: Path) -> None:
+    words = ["--methods", "supervised", "--datasets", "digits", "--labels", "10", "--out", str(tmp_path / "study")]
+    code, _, err = run(["study", *words, *other, "--shard", "1/2"], capsys)
+    assert code == 2 and "--shard divides a plain study" in err and not (tmp_path / "study").exists()
+
+
 def _fork(words: list[str]) -> int:
     """Runs a command in a copy of this process; returns its number."""
     child = os.fork()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import datasets
 import pytest
 from PIL import Image
 
+from muscle_zoo.commands.arguments import add_source_arguments, source_of
+from muscle_zoo.data.catalog import CATALOG
 from muscle_zoo.data.hub_columns import columns_of
 from muscle_zoo.data.hub_pictures import Address
 from muscle_zoo.errors import InputError
@@ -116,6 +119,20 @@ def test_splits_and_labels_become_parts_and_what_is_wrong_is_named(tmp_path: Pat
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="write hf:ORG/NAME"):
         Address.parse(text)
+
+
+def test_a_command_takes_an_address_for_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is looked at as a path, which is not there."""
+    monkeypatch.setattr("muscle_zoo.commands.arguments.local_pictures", lambda path: tmp_path)
+    parser = argparse.ArgumentParser()
+    add_source_arguments(parser)
+    assert source_of(parser.parse_args(["--data", "hf:org/birds"])).root == tmp_path
+
+
+def test_no_two_data_sets_are_one_on_the_hub() -> None:
+    """But for the two that are another's pictures."""
+    ids = [info.hub_id for name, info in CATALOG.items() if name not in ("cifar10_jpeg", "svhn_extra") and info.hub_id]
+    assert len(ids) >= 4 and len(set(ids)) == len(ids)
 
 
 def feature(kind: str, dtype: str = "", names: list[str] | None = None) -> object:

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from timm.layers import BatchNormAct2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,38 +88,6 @@ def whitening_filters(in_chans: int) -> Tensor:
     return filters[torch.arange(FILTERS) % len(filters)]
 
 
-class ConvPoolNormAct(nn.Module):
-    """A 3x3 convolution without bias, perhaps 2x2 max-pooling, BatchNorm, GELU.
-
-    Args:
-        in_chs: Channels of the input.
-        out_chs: Channels of the output.
-        shrink: Whether to pool: before the norm, which then sees a quarter of the pixels.
-        bn_momentum: BatchNorm's momentum, in PyTorch's sense.
-        device: Where the weights are made.
-        dtype: Their type.
-    """
-
-    def __init__(
-        self,
-        in_chs: int,
-        out_chs: int,
-        shrink: bool,
-        bn_momentum: float,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, 3, padding=1, bias=False, device=device, dtype=dtype)
-        self.pool = nn.MaxPool2d(2) if shrink else nn.Identity()
-        self.bn = nn.BatchNorm2d(out_chs, momentum=bn_momentum, device=device, dtype=dtype)
-        self.act = nn.GELU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (N, in_chs, H, W) to (N, out_chs, H, W), or to half of H and W, rounded down."""
-        return self.act(self.bn(self.pool(self.conv(x))))
-
-
 class CNN7(Backbone):
     """A whitening layer and three stages of two convolutions, for images of 9x9 and more.
 
@@ -154,11 +123,7 @@ class CNN7(Backbone):
         ]
         for number, width in enumerate(widths, start=1):
             before = stages[-1][2]
-            convs: OrderedDict[str, nn.Module] = OrderedDict(
-                conv1=ConvPoolNormAct(before, width, True, bn_momentum, **dd),
-                conv2=ConvPoolNormAct(width, width, False, bn_momentum, **dd),
-            )
-            stages.append((f"stage{number}", nn.Sequential(convs), width, 2**number))
+            stages.append((f"stage{number}", _stage(before, width, bn_momentum, dd), width, 2**number))
         super().__init__(
             stages, num_classes=num_classes, in_chans=in_chans, global_pool=global_pool, drop_rate=drop_rate, **dd
         )
@@ -175,6 +140,17 @@ class CNN7(Backbone):
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Says which parameters form a layer, for layer-wise learning rates: stages if coarse, else convolutions."""
         return {"stem": r"^stem", "blocks": r"^stage(\d+)" if coarse else r"^stage(\d+)\.conv(\d+)"}
+
+
+def _stage(in_chs: int, out_chs: int, bn_momentum: float, dd: dict[str, Any]) -> nn.Sequential:
+    """Two convolutions; the first is pooled before its norm, which then sees a quarter of the pixels."""
+
+    def block(in_chs: int, pool: nn.Module) -> nn.Sequential:
+        conv = nn.Conv2d(in_chs, out_chs, 3, padding=1, bias=False, **dd)
+        norm = BatchNormAct2d(out_chs, momentum=bn_momentum, act_layer=nn.GELU, **dd)
+        return nn.Sequential(OrderedDict(conv=conv, pool=pool, norm=norm))
+
+    return nn.Sequential(OrderedDict(conv1=block(in_chs, nn.MaxPool2d(2)), conv2=block(out_chs, nn.Identity())))
 
 
 BASE = cfg(first_conv="stem.whiten.conv", pool_size=(3, 3), min_input_size=(3, MIN_SIZE, MIN_SIZE))

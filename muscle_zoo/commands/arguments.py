@@ -57,7 +57,8 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     Raises:
         InputError: The folder of ``--data`` is not there, or the number of workers is negative.
     """
-    if args.data is not None and not args.data.exists():
+    root = None if args.data is None else local_pictures(args.data)
+    if root is not None and not root.exists():
         raise InputError(
             f"--data {args.data} does not exist; give your folder or CSV of pictures, or the folder that data sets are "
             "in (make it for those that are to be downloaded)"
@@ -66,7 +67,6 @@ def source_of(args: argparse.Namespace) -> DataConfig:
     workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
-    root = None if args.data is None else local_pictures(args.data)
     return DataConfig(root, True if args.stream else None, workers, progress=True, strict=args.strict)
 
 

@@ -66,6 +66,8 @@ def run(args: argparse.Namespace) -> int:
     overrides = parse_overrides(_overrides(args))
     if "seed" in overrides or "bias" in overrides:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
+    if args.shard is not None and (args.active or args.vary):
+        raise InputError("--shard divides a plain study; leave out --vary and --active, or say one value as key=value")
     out, options = args.out or Path("runs") / "study", run_options(args)
     if args.active:
         return _run_active(args, overrides, out, options)

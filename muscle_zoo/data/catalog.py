@@ -203,7 +203,6 @@ CATALOG: dict[str, DataSetInfo] = {
             test_size=8000,
             license="not stated by its authors",
             homepage="Coates, Ng, Lee 2011: https://cs.stanford.edu/~acoates/stl10",
-            hub_id="ufldl-stanford/svhn",
         ),
         DataSetInfo(
             name="mini_imagenet",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from itertools import accumulate
@@ -140,15 +139,7 @@ class Trainer:
         with shared_errors():  # before DistributedDataParallel, which would wait for a process that is gone
             _require_this_version(recipe)
             model = build_model(recipe, dataset) if data.head is None else data.head
-            context = RunContext(
-                steps=recipe.steps,
-                images=len(dataset.train),
-                num_classes=dataset.info.num_classes,
-                labeled=len(data.split.labeled),
-                unlabeled=len(data.split.unlabeled),
-                mean=dataset.info.mean,
-                std=dataset.info.std,
-            )
+            context = _context(recipe, data)
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             _require_whole_steps(recipe, self.method)
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
@@ -235,17 +226,11 @@ class Trainer:
     def _update(self) -> None:
         """Moves the weights, after the last part of a step.
 
-        Accelerate's wrapper, which fp16 needs, looks for packages on the disk at every step; torch's own calls its
-        profiler and its compiler. Of a classifier's step that is a fifth.
+        Accelerate's wrapper, which fp16 needs, looks for packages on the disk at every step: a tenth of a classifier's.
         """
         if self.accelerator.scaler is not None:
             self.optimizer.step()
             self.optimizer.zero_grad()
-        elif self._is_head and self._undivided:
-            with torch.no_grad():
-                inspect.unwrap(type(self.optimizer.optimizer).step)(self.optimizer.optimizer)
-            for _, trained in self._averages:
-                trained.grad = None
         elif self._undivided or self.accelerator.sync_gradients:
             self.optimizer.optimizer.step()
             self.optimizer.optimizer.zero_grad()
@@ -287,6 +272,20 @@ class Trainer:
         classes = self._true_classes[batch.indices]
         counted = pseudo_labels.mask & (classes >= 0)
         return torch.stack([(counted & (pseudo_labels.classes == classes)).sum(), counted.sum()]).float()
+
+
+def _context(recipe: Recipe, data: Data) -> RunContext:
+    """What a method may know of a run."""
+    info = data.dataset.info
+    return RunContext(
+        steps=recipe.steps,
+        images=len(data.dataset.train),
+        num_classes=info.num_classes,
+        labeled=len(data.split.labeled),
+        unlabeled=len(data.split.unlabeled),
+        mean=info.mean,
+        std=info.std,
+    )
 
 
 def _require_this_version(recipe: Recipe) -> None:

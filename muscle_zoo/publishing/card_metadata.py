@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import timm
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints import weights
+from ..checkpoints.factory import is_own_architecture
 from ..checkpoints.hub_names import canonical_name
 from ..data import DataSetInfo
 from ..recipes import Recipe
@@ -17,11 +17,6 @@ from ..results.ledger import Row
 from ..results.stats import mean_std
 
 _CATS = "http://images.cocodataset.org/val2017/000000039769.jpg"  # a picture that the Hub's own pages show
-
-
-def is_stock(arch: str) -> bool:
-    """Whether an architecture is timm's own: then timm, transformers and the Hub's page need no package of ours."""
-    return timm.model_entrypoint(arch).__module__.startswith("timm.")
 
 
 def license_of(recipe: Recipe) -> str:
@@ -71,7 +66,7 @@ def lineage(base: str, license_name: str) -> dict[str, Any]:
 
 def library_of(arch: str) -> dict[str, Any]:
     """The library that the Hub's page loads a network with, and the tags of it."""
-    stock = is_stock(arch)
+    stock = not is_own_architecture(arch)
     tags = ["image-classification", *(["timm", "transformers"] if stock else ["muscle_zoo"])]
     tags += ["muscle_zoo"] if stock else ["timm"]
     return {"library_name": "timm" if stock else "muscle_zoo", "tags": [*tags, "semi-supervised-learning"]}
@@ -97,7 +92,7 @@ def render_metadata(config: dict[str, Any], info: DataSetInfo, block: dict[str, 
     }
     if info.hub_id:
         fields["datasets"] = [info.hub_id]
-    if is_stock(arch) and info.input_size[0] == 3 and "cat" in info.class_names:
+    if not is_own_architecture(arch) and info.input_size[0] == 3 and "cat" in info.class_names:
         fields["widget"] = [{"src": _CATS, "example_title": "two cats"}]
     # Images that it was trained on are no evaluation: a leaderboard would take it for one.
     if block["recipe"]["fold"] != "labeled":

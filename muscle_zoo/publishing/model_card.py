@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoints.card import BLOCK, as_trained
+from ..checkpoints.factory import is_own_architecture
 from ..data import DataSetInfo
 from ..errors import InputError
 from ..methods import base_of
@@ -17,7 +18,7 @@ from ..results.ledger import Row, runs_of
 from ..results.stats import cells, gain_text, mean_std, percent
 from ..results.tables import zoo_rows
 from .card_calibration import calibration_text
-from .card_metadata import is_stock, render_metadata
+from .card_metadata import render_metadata
 
 CHOSEN = "Test images had no part in choosing the recipe."
 NOT_CHOSEN = "This is a recipe of the user's own, not the one that is published under this name."
@@ -196,7 +197,7 @@ def _limits(info: DataSetInfo, block: dict[str, Any]) -> list[str]:
 
 def _in_timm(arch: str, name: str, source: str) -> str:
     """How plain timm loads it."""
-    if is_stock(arch):
+    if not is_own_architecture(arch):
         return (
             "Plain timm loads it from the Hub or from a folder, without muscle_zoo: "
             f'`timm.create_model("hf-hub:ORG/{name}", pretrained=True)`, '
@@ -212,7 +213,7 @@ def _in_transformers(arch: str, name: str, info: DataSetInfo) -> list[str]:
     """How transformers loads it: as a pipeline, or as a model and its processor."""
     gray = info.input_size[0] == 1
     lines = ["from transformers import pipeline", ""]
-    if not is_stock(arch):
+    if is_own_architecture(arch):
         lines.insert(0, "import muscle_zoo  # registers the backbone")
     lines.append(f'classify = pipeline("image-classification", "ORG/{name}")')
     if gray:

@@ -147,15 +147,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.method in method_names():  # one of a card may be of a later version
-            least = 1 if takes_steps(self.method) else 0
-            fits = self.steps >= 1 if least else self.steps == 0
-            _require(fits, "steps", self.steps, "give 1 or more" if least else f"{self.method} takes none: give 0")
-            fits = least == 1 or self.sampling == "oversampled"
-            _require(fits, "sampling", self.sampling, f"{self.method} takes no steps: leave it out")
-            fits = self.sampling != "uniform" or takes_partly_labeled(self.method)
-            _require(
-                fits, "sampling", self.sampling, f"{self.method} needs the label of every labeled image: leave it out"
-            )
+            _check_method(self)
         for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
@@ -361,6 +353,18 @@ def _convert(key: str, value: Any, old: Any) -> Any:
     except (ValueError, KeyError):
         pass
     raise InputError(f"override {key}={value}: {str(value)!r} is not {_IN_WORDS[kind.__name__]} (it is {old!r} now)")
+
+
+def _check_method(recipe: Recipe) -> None:
+    """Refuses steps and a sampling that do not go with the method."""
+    method, steps, sampling = recipe.method, recipe.steps, recipe.sampling
+    if takes_steps(method):
+        _require(steps >= 1, "steps", steps, "give 1 or more")
+        fits = sampling != "uniform" or takes_partly_labeled(method)
+        _require(fits, "sampling", sampling, f"{method} needs the label of every labeled image: leave it out")
+    else:
+        _require(steps == 0, "steps", steps, f"{method} takes none: give 0")
+        _require(sampling == "oversampled", "sampling", sampling, f"{method} takes no steps: leave it out")
 
 
 def _check_head(recipe: Recipe) -> None:

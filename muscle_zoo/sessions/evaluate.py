@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ class Evaluation:
         }
 
 
+def _require_same_classes(target: str, trained_on: Sequence[str], there: Sequence[str]) -> None:
+    if list(there) != list(trained_on):
+        theirs, ours = (one_line(", ".join(names)) for names in (trained_on, there))
+        raise InputError(
+            f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
+        )
+
+
 def evaluate_checkpoint(
     target: str, data: DataConfig | None = None, source: str | None = None, cpu: bool = False, attack: str = ""
 ) -> Evaluation:
@@ -121,12 +130,7 @@ def evaluate_checkpoint(
     recipe_of_images = replace(evaluated_recipe(target, recipe), init="")  # config.json says what init's weights said
     prepared = prepare_data(recipe_of_images, data, normalization=normalization_said(checkpoint.config))
     info = prepared.dataset.info
-    if list(info.class_names) != list(checkpoint.config.get("label_names", [])):
-        theirs = one_line(", ".join(checkpoint.config.get("label_names", [])))
-        ours = one_line(", ".join(info.class_names))
-        raise InputError(
-            f"{target} was trained on the classes {theirs}, but the data have {ours}; give data with the same classes"
-        )
+    _require_same_classes(target, checkpoint.config.get("label_names", []), info.class_names)
     model = load_model(checkpoint)
     if fault := preprocessing_fault(model, as_trained(info, checkpoint.config)):
         warnings.warn(f"{target}: {fault}; so `predict` does not reach these figures", stacklevel=2)
