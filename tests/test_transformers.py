@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo.checkpoints import registry
-from muscle_zoo.publishing.card_metadata import is_stock
+from muscle_zoo.checkpoints.factory import is_own_architecture
 
 CARDS = registry.shipped_cards()
 STOCK = ("tf_efficientnet_lite0.muscle_cifar10_jpeg_250_frozen", "test_resnet.muscle_fashion_mnist_40")
@@ -67,7 +67,7 @@ def test_a_config_has_what_transformers_needs(card: Path) -> None:
     assert "num_classes" not in config["model_args"]  # it would be given twice
     assert config["dtype"] == "float32" and config["num_classes"] == len(config["label_names"])
     text = (card / "README.md").read_text(encoding="utf-8")
-    assert ("import muscle_zoo  # registers" in text) != is_stock(config["architecture"])
+    assert ("import muscle_zoo  # registers" in text) == is_own_architecture(config["architecture"])
     assert ("Grayscale())" in text) == (config["pretrained_cfg"]["input_size"][0] == 1)
 
 
