@@ -12,7 +12,7 @@ from PIL import Image
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.data import Batches, Budget, dataset_names, load_dataset, make_split, normalize
-from muscle_zoo.data.batches import draw_random_numbers, stream_positions
+from muscle_zoo.data.batches import MOST_AHEAD, draw_random_numbers, stream_positions
 from muscle_zoo.data.datasets import LOADERS
 from muscle_zoo.data.held_out import dev_fold
 from muscle_zoo.data.memory import free_memory
@@ -100,6 +100,33 @@ def test_a_batch_is_a_function_of_seed_and_step() -> None:
     assert first.at(3).inputs["u_strong"].equal(again.at(3).inputs["u_strong"])
     assert not first.at(3).inputs["u_strong"].equal(first.at(4).inputs["u_strong"])
     assert not first.at(3).inputs["u_strong"].equal(batches("fixmatch", seed=1).at(3).inputs["u_strong"])
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides"),
+    [
+        ("muscle_fixmatch", {}),
+        ("mixmatch", {"mu": 1}),
+        ("fixmatch", {"weak": "shift(0.2)+flip", "strong": "crop(0.3)+randaugment(2)+cutout(0.5)", "mu": 7}),
+        ("supervised", {"sampling": "uniform"}),
+    ],
+)
+@pytest.mark.parametrize("world", [1, 2])
+def test_views_that_are_made_together_are_those_of_each_step(method: str, overrides: dict, world: int) -> None:
+    made = batches(method, world - 1, world, **overrides)
+    assert made.ahead == MOST_AHEAD
+    for step, batch in enumerate(made.steps(3, 3 + MOST_AHEAD + 2), 3):
+        alone = made.at(step)
+        assert all(batch.inputs[name].equal(alone.inputs[name]) for name in alone.inputs)
+        assert batch.labels.equal(alone.labels) and batch.indices.equal(alone.indices)
+        assert batch.labeled_rows.equal(alone.labeled_rows)
+    assert step == 3 + MOST_AHEAD + 1
+
+
+def test_views_of_large_images_are_made_step_by_step() -> None:
+    made = batches("fixmatch")
+    made.info = replace(made.info, input_size=(3, 224, 224))
+    assert made.ahead == 1
 
 
 def test_a_batch_holds_labeled_images_with_their_labels_and_pairs_of_views() -> None:

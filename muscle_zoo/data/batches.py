@@ -8,10 +8,12 @@ resumed one see the same images with the same views.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import tee
+from itertools import islice, tee
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +26,10 @@ from .catalog import DataSetInfo
 from .images import ImageSource
 from .normalization import normalize
 from .splits import Split
+
+MOST_AHEAD = 16  # steps whose views are made together
+# Numbers in the views that are made together, at most: of more a processor is slower, for its cache holds few.
+_NUMBERS = {"cpu": 6_000_000, "cuda": 30_000_000}
 
 # These words are hashed into the seeds of the generators. The published runs were drawn with the British spelling: with
 # the American one every run would see other batches and views, and no published hash could be reproduced.
@@ -130,6 +136,25 @@ def draw_random_numbers(seed: int, step: int, view: View, size: int, count: int)
     return torch.rand(size, count, generator=seeded_generator(seed, "view", *words, step))
 
 
+class Stored(NamedTuple):
+    """The images of a step as they are stored.
+
+    Attributes:
+        step: Counted from 0.
+        positions: Which training images they are, by source.
+        images: ``(n, C, H, W)``: those of each source, one after the other.
+    """
+
+    step: int
+    positions: dict[str, Tensor]
+    images: Tensor
+
+    def part(self, source: str) -> Tensor:
+        """The images of one source."""
+        sizes = [len(rows) for rows in self.positions.values()]
+        return self.images.split(sizes)[list(self.positions).index(source)]
+
+
 @dataclass
 class Batches:
     """Makes the batch of any step, for one process of many.
@@ -194,8 +219,19 @@ class Batches:
         # Worker processes read ahead: what they were told to read waits in the second iterator until its turn.
         to_read, to_use = tee(map(self.positions, range(start, stop)))
         decoded = self.images.batches(torch.cat(list(positions.values())) for positions in to_read)
-        for step, positions, images in zip(range(start, stop), to_use, decoded, strict=True):
-            yield self._batch(step, positions, images.to(self.device, non_blocking=True))
+        stored = zip(range(start, stop), to_use, decoded, strict=True)
+        while several := [Stored(*one) for one in islice(stored, self.ahead)]:
+            yield from self._batches(several)
+
+    @property
+    def ahead(self) -> int:
+        """Of how many steps the views are made together: of small images a call costs more than what it does.
+
+        On a GPU the views of a step of CIFAR-10 took as long as the whole rest, for it waited for the next call.
+        """
+        images = sum(self.sizes[view.source] for view in self.views.values()) // self.world_size
+        numbers = max(1, images * math.prod(self.info.input_size))
+        return max(1, min(MOST_AHEAD, _NUMBERS.get(torch.device(self.device).type, _NUMBERS["cpu"]) // numbers))
 
     def positions(self, step: int) -> dict[str, Tensor]:
         """Which training images this process sees at a step: ``labeled`` and ``unlabeled``, where a view needs them."""
@@ -216,16 +252,28 @@ class Batches:
         labels = self.images.labels.cpu()[self.pools["labeled"]]
         return [torch.nonzero(labels == label).flatten().tolist() for label in labels.unique()]
 
-    def _batch(self, step: int, positions: dict[str, Tensor], images: Tensor) -> Batch:
-        by_source = dict(zip(positions, images.split([len(rows) for rows in positions.values()]), strict=True))
-        inputs = {}
+    def _batches(self, several: Sequence[Stored]) -> Iterator[Batch]:
+        """The batches of some steps in a row, whose views are made together."""
+        by_source = {
+            source: [one.part(source).to(self.device, non_blocking=True) for one in several] for source in self.pools
+        }
+        together = {source: torch.cat(parts) if len(parts) > 1 else parts[0] for source, parts in by_source.items()}
+        views = {}
         for name, view in self.views.items():
-            policy = self.policies[view.policy]
-            # Drawn for the whole global batch, then cut: see the top of this file.
-            random_numbers = self._local_rows(
-                draw_random_numbers(self.recipe.seed, step, view, self.sizes[view.source], policy.num_random)
+            policy, size = self.policies[view.policy], self.sizes[view.source]
+            # Drawn for the whole global batch of each step, then cut: see the top of this file.
+            random_numbers = torch.cat(
+                [
+                    self._local_rows(draw_random_numbers(self.recipe.seed, one.step, view, size, policy.num_random))
+                    for one in several
+                ]
             )
-            inputs[name] = normalize(policy(by_source[view.source], random_numbers), self.info)
+            images = normalize(policy(together[view.source], random_numbers), self.info)
+            views[name] = images.split(size // self.world_size)
+        for place, one in enumerate(several):
+            yield self._batch({name: parts[place] for name, parts in views.items()}, one.positions)
+
+    def _batch(self, inputs: dict[str, Tensor], positions: dict[str, Tensor]) -> Batch:
         labels, indices, labeled_rows = (part.to(self.device, non_blocking=True) for part in self._numbers(positions))
         groups = {name: Group(view.group, view.still) for name, view in self.views.items() if view.group or view.still}
         return Batch(inputs, labels, indices, groups=groups, labeled_rows=labeled_rows, partly_labeled=self.uniform)
