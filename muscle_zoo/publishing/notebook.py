@@ -35,10 +35,11 @@ def render_notebook(card: Path, repo: str) -> bytes:
     mode = "L" if channels == 1 else "RGB"
     imports = ["import muscle_zoo"] * own + ["import timm", "from PIL import Image"]
     create = f'{package}.create_model("hf-hub:{repo}", pretrained=True'
+    title = repo.rpartition("/")[2]
     cells = [
         (
             "markdown",
-            f"# {repo.rpartition(chr(47))[2]}\n\nThe first minutes with {repo}; its card says what it is.",
+            f"# {title}\n\nThe first minutes with {repo}; its card says what it is.",
         ),
         ("code", f"%pip install -q {package}"),
         (
