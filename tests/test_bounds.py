@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import timm
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -192,15 +191,6 @@ def test_weights_that_transformers_saved_again_are_told(shipped: Path) -> None:
     change(shipped, lambda config: config["muscle_zoo"].update(weights_sha256="1" * 64))
     with pytest.raises(WeightsError, match=r"saved it again: take the block muscle_zoo out of config\.json"):
         weights.resolve(f"local-dir:{shipped}")
-
-
-@pytest.mark.parametrize("arch", ["cnn4", "cnn13", "wrn_16_2"])
-def test_our_backbones_can_be_scripted(arch: str) -> None:
-    model = timm.create_model(arch, drop_rate=0.5, scriptable=True).eval()
-    images = torch.randn(2, *model.pretrained_cfg["input_size"])
-    scripted = torch.jit.script(model)
-    torch.testing.assert_close(scripted(images), model(images))
-    assert list(scripted.state_dict()) == list(model.state_dict())
 
 
 # Names that are pinned alone

@@ -16,7 +16,8 @@ from muscle_zoo import InputError
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.errors import HubError
 from muscle_zoo.files import file_sha256
-from muscle_zoo.publishing.publish import compare, give_tag, publish
+from muscle_zoo.publishing.notebook import NOTEBOOK_FILE, render_notebook
+from muscle_zoo.publishing.publish import PUBLISHED_FILES, compare, give_tag, publish
 from muscle_zoo.publishing.verify import Check
 from tests.conftest import run
 
@@ -42,6 +43,7 @@ class Api:
 
     def model_info(self, repo: str, files_metadata: bool = False) -> Any:
         files = [self._file(name, (CARD / name).read_bytes()) for name in registry.CARD_FILES]
+        files.append(self._file(NOTEBOOK_FILE, render_notebook(CARD, repo)))
         return SimpleNamespace(sha=HEAD, siblings=files, private=False)
 
     def _file(self, name: str, content: bytes) -> Any:
@@ -64,7 +66,7 @@ class Api:
         self.done.append((tag, revision))
 
 
-@pytest.mark.parametrize("file", registry.CARD_FILES)
+@pytest.mark.parametrize("file", PUBLISHED_FILES)
 def test_what_differs_is_committed_on_top_of_what_it_was_compared_with(file: str) -> None:
     assert compare(CARD, REPO, Api(file)).files == (file,)
     api = Api(file)

@@ -1,6 +1,8 @@
-"""Timm's surface for our backbones: a chain of stages, a norm, a head."""
+"""Timm's surface for our backbones: a chain of stages, a norm, a head.
 
-from __future__ import annotations
+Modules with a ``forward`` do not import ``annotations`` from ``__future__``: a traced copy (torch.fx) keeps the
+annotation as it is found, and as a string, ``"Tensor"``, it is no name that TorchScript knows.
+"""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -227,6 +229,7 @@ def _init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.BatchNorm2d):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+        module.reset_running_stats()  # of a model that was made on the meta device they are whatever lay there
     elif isinstance(module, nn.Linear):
         nn.init.xavier_normal_(module.weight)
         nn.init.zeros_(module.bias)

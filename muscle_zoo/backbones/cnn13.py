@@ -13,8 +13,6 @@ dropout of 0.5 after the two poolings is ``stage_drop_rate``, apart from timm's 
 which the original has not.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 
@@ -87,7 +85,8 @@ class MinSize(nn.Module):
         Raises:
             InputError: If H or W is less than the smallest side.
         """
-        if not torch.jit.is_tracing() and min(x.shape[-2:]) < self.size:
+        # What FX hands through, unless it takes this module whole, has no size to decide by.
+        if isinstance(x, Tensor) and not torch.jit.is_tracing() and min(x.shape[-2:]) < self.size:
             height, width = x.shape[-2:]
             raise InputError(
                 f"image size: {height}x{width} is too small for {self.arch}; "

@@ -4,8 +4,6 @@ Four 3x3 convolutions of w, w, 2w, 2w channels, each followed by BatchNorm and L
 max-pooling before the third and before the fourth; the global average, a linear layer. Convolutions have no bias.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from typing import Any
 

@@ -14,8 +14,6 @@ photographs are nearly uncorrelated in that basis, and BatchNorm then brings eac
 whatever the data set is and without looking at it. Unlike the original's, the filters are trained on.
 """
 
-from __future__ import annotations
-
 import math
 from collections import OrderedDict
 from collections.abc import Sequence

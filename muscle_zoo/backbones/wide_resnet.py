@@ -18,8 +18,6 @@ default on); a convolution of stride 2 pads one pixel on every side (TensorFlow'
 right alone); Xavier's normal is not truncated. Dropout before the linear layer is timm's ``drop_rate``, 0 by default.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -169,7 +169,9 @@ def _one(card: Path, repo: str, api: HfApi, args: argparse.Namespace) -> Change:
     else:
         change = publish(card, repo, api, args.private, args.tag, args.create_pr)
         what = f"{change.url} at {change.revision[:12]}: " if change.files else f"{change.url} was up to date"
-    sizes = [f"{name} ({(card / name).stat().st_size:,} bytes)" for name in change.files]
+    there = [name for name in change.files if (card / name).is_file()]  # all but the notebook, which is made
+    sizes = [f"{name} ({(card / name).stat().st_size:,} bytes)" for name in there]
+    sizes += [name for name in change.files if name not in there]
     left = f"; left alone: {', '.join(change.others)}" if change.others else ""
     print(f"{card.name}: {what}{', '.join(sizes)}{left}", flush=True)
     return change

@@ -65,6 +65,8 @@ def _use(arch: str, recipe: Recipe) -> list[str]:
     return [
         "## Use",
         "",
+        "On the Hub [start.ipynb](start.ipynb) beside this card goes through its first minutes.",
+        "",
         "Begin another training with it, or take it for its features:",
         "",
         "```",

@@ -106,6 +106,8 @@ def _use(arch: str, name: str, source: str, info: DataSetInfo) -> list[str]:
     return [
         "## Use",
         "",
+        "On the Hub [start.ipynb](start.ipynb) beside this card goes through its first minutes.",
+        "",
         "```python",
         "import muscle_zoo",
         "",

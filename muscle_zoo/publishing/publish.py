@@ -16,10 +16,12 @@ from ..checkpoints.hub_errors import hub_errors
 from ..checkpoints.registry import CARD_FILES, WEIGHTS_FILE
 from ..checkpoints.weights import from_folder
 from ..errors import HubError, InputError
-from ..files import file_sha256
+from .notebook import NOTEBOOK_FILE, render_notebook
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
+
+PUBLISHED_FILES = (*CARD_FILES, NOTEBOOK_FILE)
 
 
 @dataclass(frozen=True)
@@ -71,28 +73,34 @@ def compare(card: Path, repo: str, api: HfApi, tag: str = "") -> Change:
         wrong = [f"{name} is missing" for name in sorted(set(CARD_FILES) - names)]
         wrong += [f"{name} does not belong there" for name in sorted(names - set(CARD_FILES))]
         raise InputError(f"{card} is not a card: {', '.join(wrong)}; export the run again")
-    hashes = {name: (sha256 if name == WEIGHTS_FILE else file_sha256(card / name)) for name in CARD_FILES}
-    blobs = {name: _git_hash(card / name) for name in CARD_FILES if name != WEIGHTS_FILE}
+    small = _small_files(card, repo)
+    hashes = {WEIGHTS_FILE: sha256, **{name: hashlib.sha256(content).hexdigest() for name, content in small.items()}}
+    blobs = {name: _git_hash(content) for name, content in small.items()}
     with hub_errors(repo, HubError):
         try:
             info = api.model_info(repo, files_metadata=True)
         except RepositoryNotFoundError:  # or private, and not ours: the commit will tell
-            return Change(repo, False, "", CARD_FILES, (), "", sha256)
+            return Change(repo, False, "", PUBLISHED_FILES, (), "", sha256)
         tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo).tags} if tag else {}
     on_hub = {file.rfilename: file for file in info.siblings or ()}
     # The Hub names a large file by its sha256, and any other by git's own hash.
-    own = {name: hashes[name] if name in on_hub and on_hub[name].lfs else blobs.get(name) for name in CARD_FILES}
+    own = {name: hashes[name] if name in on_hub and on_hub[name].lfs else blobs.get(name) for name in PUBLISHED_FILES}
     theirs = {name: file.lfs.sha256 if file.lfs else file.blob_id for name, file in on_hub.items()}
-    changed = tuple(name for name in CARD_FILES if own[name] != theirs.get(name, ""))
+    changed = tuple(name for name in PUBLISHED_FILES if own[name] != theirs.get(name, ""))
     if tag in tags and (changed or tags[tag] != info.sha):
         raise InputError(f"--tag {tag}: {repo} has it at another commit ({tags[tag][:12]}); give another tag")
-    others = tuple(sorted(on_hub.keys() - set(CARD_FILES) - {".gitattributes"}))
+    others = tuple(sorted(on_hub.keys() - set(PUBLISHED_FILES) - {".gitattributes"}))
     return Change(repo, True, info.sha or "", changed, others, (info.sha or "") if not changed else "", sha256)
 
 
-def _git_hash(path: Path) -> str:
+def _small_files(card: Path, repo: str) -> dict[str, bytes]:
+    """What is published beside the weights; the notebook is no file of the folder, for it names the repo."""
+    files = {name: (card / name).read_bytes() for name in CARD_FILES if name != WEIGHTS_FILE}
+    return {**files, NOTEBOOK_FILE: render_notebook(card, repo)}
+
+
+def _git_hash(content: bytes) -> str:
     """The name that git gives a file's content."""
-    content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
@@ -122,7 +130,8 @@ def publish(card: Path, repo: str, api: HfApi, private: bool = False, tag: str =
     if tag and create_pr:
         raise InputError(f"--tag {tag} --create-pr: a pull request is not a release; tag it when it is merged")
     change = compare(card, repo, api, tag)
-    additions = [CommitOperationAdd(name, card / name) for name in CARD_FILES if change.files]  # reads the files
+    contents: dict[str, bytes | Path] = {**_small_files(card, repo), WEIGHTS_FILE: card / WEIGHTS_FILE}
+    additions = [CommitOperationAdd(name, contents[name]) for name in PUBLISHED_FILES if change.files]
     with hub_errors(repo, HubError):
         if change.exists and private and not api.model_info(repo).private:
             raise InputError(f"{repo} exists and is public; make it private on its page, or leave out --private")
