@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from muscle_zoo.cli import main
 from muscle_zoo.engine.build import Data, build_model
 from muscle_zoo.engine.network import with_parts
 from muscle_zoo.engine.plots import LogRow
-from muscle_zoo.engine.trainer import forward
+from muscle_zoo.engine.trainer import _context, forward
 from muscle_zoo.methods import Batch, Method, RunContext, learns_from_teacher
 from muscle_zoo.recipes import Recipe
 
@@ -119,8 +120,7 @@ def taught(method: str) -> dict[str, str]:
 
 def context_of(recipe: Recipe, data: Data) -> RunContext:
     """What a method knows of a run of 1,000 steps."""
-    info, sizes = data.dataset.info, {"labeled": len(data.split.labeled), "unlabeled": len(data.split.unlabeled)}
-    return RunContext(1000, len(data.dataset.train), info.num_classes, **sizes, mean=info.mean, std=info.std)
+    return replace(_context(recipe, data), steps=1000)
 
 
 def network_of(recipe: Recipe, data: Data, method: Method) -> nn.Module:

@@ -75,13 +75,14 @@ class Whole:
 
 
 WHOLE: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {"drop_rate": 0.0}) for name in STEPPED}
-WHOLE["dropout"] = "supervised", {"drop_rate": 0.5}
+SHARES = {"muscle.marginal": "labels", "bias": "imbalance:10", "labels": 40}
+WHOLE["dropout"] = "muscle", {"drop_rate": 0.5, **SHARES}
 WHOLE["uniform"] = "fixmatch", {"sampling": "uniform", "labels": 400}
 
 
 @pytest.fixture(scope="module", params=WHOLE)
 def whole(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Whole:
-    """One of each method, one with dropout, and one whose labeled images may have no label."""
+    """One of each method, one with dropout that counts its labels, and one whose labeled images may have no label."""
     method, overrides = WHOLE[request.param]
     recipe = short(method, steps=6, eval_every=3, **overrides)
     with quick_curves():

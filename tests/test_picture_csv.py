@@ -162,7 +162,11 @@ BAD_CSVS = {
     "a class of test pictures only": (f"{GOOD}in/3.png,cta,test\n", ["cta", "did you mean 'cat'?"]),
     "two labels": (f"{GOOD}in/3.png,cat;dog,\n", ["line 4", "'cat;dog' names 2 classes", "'cat' is", "keep one"]),
     "two labels, one never alone": (f"{GOOD}in/3.png,cat|red,\n", ["'cat|red' names 2 classes", "'cat' is"]),
-    "two labels in a list": (f"{GOOD}in/3.png,\"['cat', 'dog']\",\n", ["names 2 classes", "keep one"]),
+    "two labels in a list": (f"{GOOD}in/3.png,\"['cat', 'dog']\",\n", ["line 4", "is a list of 2", "keep one"]),
+    "lists that share nothing": (
+        """path,label\n1.png,"['cat', 'red']"\n2.png,"['dog', 'blue']"\n""",
+        ["line 2", "is a list of 2", "one class here"],
+    ),
     "a comma without quotes": (f"{GOOD}in/3.png,cat, black,train\n", ["line 4", "more cells", "'train'", "quotes"]),
 }
 
@@ -181,6 +185,7 @@ def test_a_class_with_a_comma_or_a_semicolon_in_its_name_is_one_class(pictures: 
     content = 'path,label\n1.png,"cat, tabby"\n2.png,"cat, black"\nin/3.png,red;large\nin/4.png,dog\n'
     listing = list_csv(write(pictures / "list.csv", content))
     assert listing.class_names == ("cat, black", "cat, tabby", "dog", "red;large")
+    assert "'red;large': each is the name of one class" in listing.notes[-1].text and not listing.notes[-1].decide
 
 
 PLAIN = "path,label\nin/4.png,dög\n1.png,\n2.png,cat\nin/3.png,cat\n"

@@ -71,6 +71,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "groups": ("cnn4.pi_model_digits_10", FEW),  # several forwards before one backward
     **{m: (f"cnn4.{m}_digits_10", {**FEW, **OPTIONS.get(m.removeprefix("muscle_"), {})}) for m in SAME},
     "uniform": ("cnn4.fixmatch_digits_400", {**FEW, "sampling": "uniform", "fixmatch.threshold": 0.2}),
+    "marginal": ("cnn4.muscle_digits_40", {**FEW, "bias": "imbalance:10", "muscle.marginal": "labels"}),
     "tuned": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "tune": "last:2", "layer_decay": 0.5}),
     "still": (f"test_efficientnet.muscle_{IMAGES}_10", {**SMALL, "frozen_batchnorm": True}),
     "probe": (f"test_resnet.muscle_{IMAGES}_10", {**SMALL, "probe_steps": 2}),

@@ -102,6 +102,11 @@ REFUSED = {
         json.dumps({**COCO, "annotations": [{"image_id": 0, "category_id": i} for i in (0, 1)]}),
         "'img/cat 1.png' has annotations of 'cat' and 'dog'",
     ),
+    "two labels in a list": (
+        "a.json",
+        json.dumps([{"path": p, "label": [label, p]} for p, label in ROWS]),
+        "a list of 2",
+    ),
     "two labels": ("a.csv", csv_of("path,label", "{p}", "{l}") + "img/x.png,cat+dog\n", "names 2 classes"),
 }
 

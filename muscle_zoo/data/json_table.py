@@ -107,7 +107,8 @@ def _numbered(rows: list[list[str]]) -> Rows:
 
 
 def _text(value: Any) -> str:
-    """A cell; a list of one is that one, of several it is shown as a table would."""
+    """A cell; a list of one is that one, of several it is written as one, which no name is."""
     if isinstance(value, list):
-        return ";".join(map(_text, value))
+        inner = list(dict.fromkeys(map(_text, value)))
+        return str(inner) if len(inner) > 1 else "".join(inner)
     return "" if value is None else str(value)

@@ -74,12 +74,17 @@ def _require_one_label(rows: Sequence[Cells]) -> None:
     """Refuses ``cat;dog`` in the place of a label: as a class of its own it would be learned apart from both.
 
     A name with a separator in it is a class, unless its parts come in other labels, too: all of them for a comma or
-    one of ``+ & /``, which names have, any for a semicolon or a bar.
+    one of ``+ & /``, which names have, any for a semicolon or a bar. A list in brackets is never a name.
     """
     first = {row.label: row for row in rows if row.label}
     having = Counter(part for label in first for part in set(_parts(label)))
     for label, row in first.items():
         parts = _parts(label)
+        if len(parts) > 1 and re.fullmatch(r"\[.*\]", label):
+            raise InputError(
+                f"{row.place}: label={label!r} is a list of {len(parts)}, and a picture is of one class here; keep one "
+                "of them in each row, or leave the picture out"
+            )
         elsewhere = [part for part in parts if having[part] > 1]
         if len(parts) > 1 and elsewhere and (len(elsewhere) == len(parts) or re.search(r"[;|]", label)):
             raise InputError(
@@ -116,6 +121,8 @@ def _note_reading(
             listing.add(f"{source}: columns {', '.join(sorted(table.unused))} are not used")
         if table.blank:
             listing.add(f"{source}: {table.blank} rows of separators alone are left out")
+        if names := sorted({repr(row.label) for row in table.rows if re.search(r"[;|]", row.label)}):
+            listing.add(f"{source}: {first_of(names)}: each is the name of one class, for no part of it is another's")
     if ends := [path for finder in finders for path in finder.by_their_ends]:
         listing.add(
             f"{pictures_in_words(len(ends))} not where the table says, but found below its folder by the end of the "

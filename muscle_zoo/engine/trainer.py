@@ -277,6 +277,7 @@ class Trainer:
 def _context(recipe: Recipe, data: Data) -> RunContext:
     """What a method may know of a run."""
     info = data.dataset.info
+    labels = data.dataset.train.labels[torch.tensor(data.split.labeled, dtype=torch.int64)]
     return RunContext(
         steps=recipe.steps,
         images=len(data.dataset.train),
@@ -285,6 +286,7 @@ def _context(recipe: Recipe, data: Data) -> RunContext:
         unlabeled=len(data.split.unlabeled),
         mean=info.mean,
         std=info.std,
+        label_counts=tuple(labels.bincount(minlength=info.num_classes).tolist()),
     )
 
 

@@ -100,6 +100,7 @@ class RunContext:
         unlabeled: Images of the unlabeled pool.
         mean: What each channel of pixels between 0 and 1 is lessened by before a method sees it.
         std: What it is then divided by.
+        label_counts: Labeled images of each class, with the labels that the method is shown.
     """
 
     steps: int = 2**20
@@ -110,6 +111,7 @@ class RunContext:
     unlabeled: int = 50000
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    label_counts: tuple[int, ...] = (400,) * 10
 
 
 class PseudoLabels(NamedTuple):

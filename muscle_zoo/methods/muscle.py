@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, suggest
@@ -15,6 +16,7 @@ from .base import LOGITS, Batch, Method, Nets, Outputs, PseudoLabels, RunContext
 # a base that compares outputs of different forwards (a teacher's, an adversarial image's) would learn the difference.
 _BY_ITSELF = View("unlabeled", "strong", group=-1, still=True)
 PAIRS = {"weak_strong": ("u_weak", "u_strong"), "weak_weak": ("u_weak", "u_weak_2")}
+MARGINALS = ("uniform", "labels")
 
 
 class Muscle(Method):
@@ -25,7 +27,15 @@ class Muscle(Method):
     stand-alone scheme. The hyper-parameters are this project's. With weight 0 the gradients equal the base's bit for
     bit on the same views.
 
-    Logs what the base logs, ``mi``, the mutual information in nats, and ``mi_weight``, w(t).
+    The mutual information is at its best with as many images of each class. With ``marginal=labels`` the term is at its
+    best where the classes have the shares that they have among the labeled images: the marginal's entropy gives way to
+    minus its divergence from these, see :func:`muscle_zoo.losses.mutual_information`. That is for labeled images which
+    were drawn as the unlabeled ones were; where as many of each class were picked it changes no gradient. Each class
+    counts one label more than it has (Laplace's rule), for few labels say little of the shares: with none the shares
+    are equal, and a class without a label has a share that is small and not 0, which would forbid it.
+
+    Logs what the base logs, ``mi``, the mutual information in nats, and ``mi_weight``, w(t); with ``marginal=labels``
+    also ``marginal``, which the term adds to minus ``mi``: the cross-entropy between the marginal and these shares.
 
     Args:
         base: Any method.
@@ -36,7 +46,9 @@ class Muscle(Method):
         ramp: Share of the steps over which w(t) then rises linearly, 0 to 1; 0 for at once.
         temperature: Divides the logits inside the term, at least 0.001: below 1 it is content with less sure networks.
         views: Which pair of views it compares: ``weak_strong``, or ``weak_weak``, two draws of the weak one.
-        context: Steps of the run.
+        marginal: Which shares of the classes the term favors: ``uniform``, or ``labels``, those of the labeled images,
+            for which ``lambda_`` must be above 1/2.
+        context: Steps of the run, and labels of each class.
 
     Raises:
         InputError: An option is out of its range.
@@ -57,6 +69,7 @@ class Muscle(Method):
         ramp: float = 0.0,
         temperature: float = 1.0,
         views: str = "weak_strong",
+        marginal: str = "uniform",
         context: RunContext | None = None,
     ) -> None:
         super().__init__()
@@ -68,9 +81,15 @@ class Muscle(Method):
             raise InputError(f"muscle.views={views} is unknown; {suggest(views, PAIRS)}")
         if lambda_ <= 0.0:
             raise InputError(f"muscle.lambda_={lambda_} is not above 0; 1 is mutual information")
+        if marginal not in MARGINALS:
+            raise InputError(f"muscle.marginal={marginal} is unknown; {suggest(marginal, MARGINALS)}")
+        if marginal == "labels" and lambda_ <= 0.5:  # the divergence counts 2 lambda - 1 times
+            raise InputError(f"muscle.marginal=labels: muscle.lambda_={lambda_} favors no shares; give more than 0.5")
         self.base = base
         self.context = context or RunContext()
+        prior = label_shares(self.context.label_counts) if marginal == "labels" else None
         self.mutual_information = MutualInformationLoss(lambda_, temperature)
+        self.term = self.mutual_information if prior is None else MutualInformationLoss(lambda_, temperature, prior)
         self.weight, self.start, self.ramp = weight, start, ramp
         self.pair = PAIRS[views]
         self.views = views_around(base.views, views)
@@ -104,12 +123,27 @@ class Muscle(Method):
     def loss(self, outputs: Outputs, batch: Batch, step: int) -> dict[str, Tensor]:
         """The base's loss plus the weighted mutual information term."""
         terms = self.base.loss(outputs, batch, step)
-        mi_loss = self.mutual_information(*(outputs[view] for view in self.pair))
+        pair = [outputs[view] for view in self.pair]
+        mi_loss = self.term(*pair)
         weight = self.weight_at(step)
         terms["loss"] = terms["loss"] + weight * mi_loss
         terms["mi"] = -mi_loss.detach()
+        if self.term.prior is not None:
+            terms["mi"] = -self.mutual_information(*(logits.detach() for logits in pair))
+            terms["marginal"] = mi_loss.detach() + terms["mi"]
         terms["mi_weight"] = mi_loss.new_full((), weight)
         return terms
+
+
+def label_shares(counts: Sequence[int]) -> Tensor:
+    """The shares of the classes that labels speak for, ``(C,)``: each class counts one more than it has.
+
+    Example:
+        >>> label_shares([5, 0, 2]).tolist()
+        [0.6000000238418579, 0.10000000149011612, 0.30000001192092896]
+    """
+    smoothed = torch.tensor(counts, dtype=torch.float32) + 1.0
+    return smoothed / smoothed.sum()
 
 
 def views_around(base: Mapping[str, View], pair: str = "weak_strong") -> dict[str, View]:

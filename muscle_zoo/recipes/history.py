@@ -12,7 +12,9 @@ from typing import Any
 MethodOptions = dict[str, dict[str, Any]]
 
 # Option of a later version: the value at which the method is what it was before.
-_LATER: dict[str, dict[str, Any]] = {"muscle": {"start": 0.0, "ramp": 0.0, "temperature": 1.0, "views": "weak_strong"}}
+_LATER: dict[str, dict[str, Any]] = {
+    "muscle": {"start": 0.0, "ramp": 0.0, "temperature": 1.0, "views": "weak_strong", "marginal": "uniform"}
+}
 
 
 def as_first_published(options: Mapping[str, Mapping[str, Any]]) -> MethodOptions:
@@ -39,8 +41,9 @@ def as_spelled_now(options: Mapping[str, Mapping[str, Any]], steps: int) -> Meth
         steps: Of the recipe.
 
     Example:
-        >>> as_spelled_now({"muscle": {"weight": 1.0, "ramp_steps": 50}}, steps=200)["muscle"]
-        {'start': 0.0, 'ramp': 0.25, 'temperature': 1.0, 'views': 'weak_strong', 'weight': 1.0}
+        >>> now = as_spelled_now({"muscle": {"weight": 1.0, "ramp_steps": 50}}, steps=200)["muscle"]
+        >>> now["ramp"], now["views"], now["marginal"]
+        (0.25, 'weak_strong', 'uniform')
     """
     spelled = {part: {**_LATER.get(part, {}), **values} for part, values in options.items()}
     for values in spelled.values():
