@@ -20,6 +20,7 @@ from ..data.datasets import DataSetInfo, dataset_info, resized
 from ..errors import DownloadError, InputError, MuscleZooError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
 from ..recipes import Recipe, get_recipe
+from ..recipes.names import looks_like_a_name
 from . import efficientnet_lite, registry, weights
 from .architecture import build_arguments
 from .card import describe_config, without_classifier
@@ -231,6 +232,8 @@ def _sized(cfg: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
     card = weights.find_config(name)
+    if card is None and timm.is_model(name.partition(".")[0]) and not looks_like_a_name(name):
+        raise WeightsError(f"no weights for {name!r}; {weights.near_weights(name)}")
     if card is None:
         recipe, info = get_recipe(name), input_of_recipe(name)
         cfg = info.timm_cfg()

@@ -121,6 +121,16 @@ def is_name(text: str) -> bool:
     return True
 
 
+def looks_like_a_name(text: str) -> bool:
+    """Whether a text has the parts of a name, whether or not there are such.
+
+    Example:
+        >>> looks_like_a_name("cnn5.vut_digits_10"), looks_like_a_name("resnet18.a1_in1k")
+        (True, False)
+    """
+    return bool(_parts(text))
+
+
 def suggest_names(name: str, known: Iterable[str], n: int = 3) -> str:
     """Says which known names are next to one: first those that differ in one part, and not in the data set.
 
