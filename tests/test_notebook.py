@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
 NOTEBOOK = Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "first_steps.ipynb"
 
 

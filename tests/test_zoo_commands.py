@@ -137,7 +137,7 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -> None:
         assert float(millions) == pytest.approx(sizes[network] / 1e6, abs=0.005)
         assert (name, labels) == (info.name, str(info.labels))
         assert top1 == ("-" if info.top1 is None else f"{100 * info.top1:.2f}")
-    code, out, err = run(["list"], capsys)
+    _, out, err = run(["list"], capsys)
     shown = out.splitlines()
     assert [line.split()[:3] for line in shown[1:]] == [x.split()[:3] for x in lines[:-1]]
     assert shown[0].split()[0] == "name" and err == (

@@ -103,7 +103,7 @@ def at_size(dataset: DataSet, image_size: int) -> DataSet:
             there = "x".join(map(str, info.input_size[1:]))
             raise InputError(
                 f"image_size={image_size}: the pictures of {info.name} were read as {there} and not as {height}x{width}"
-                f"; load them with load_dataset({info.name!r}, config, image_size={image_size}), or give the recipe theirs"
+                f"; load them with load_dataset({info.name!r}, config, image_size={image_size})"
             )
         return dataset
     pixels = train.input_size if isinstance(train, ImageFiles) else info.input_size

@@ -32,6 +32,7 @@ from ..data import (
     restrict,
 )
 from ..data.catalog import FOLDER
+from ..data.data_root import data_root
 from ..data.embedded import EmbeddedImages
 from ..data.held_out import dev_part, validation_share
 from ..data.label_noise import with_label_noise
@@ -98,8 +99,8 @@ def prepare_data(
         WeightsError: There are no weights as ``init`` names them.
         DownloadError: The data set is not there and could not be downloaded, or ``init`` is not.
     """
-    if loaded is None and (own := own_folder(recipe, source)):
-        _require_evaluation(recipe, Path(own))
+    if loaded is None and source is not None and own_folder(recipe, source):
+        _require_evaluation(recipe, data_root(FOLDER, source))
     dataset = load_dataset(recipe.dataset, source, recipe.image_size) if loaded is None else loaded
     dataset, split = split_of(recipe, at_size(dataset, recipe.image_size))
     if normalization is None and recipe.init:
@@ -159,10 +160,10 @@ def fold_to_measure(recipe: Recipe, source: DataConfig | None) -> Recipe:
     Returns:
         The recipe, with the fold ``dev`` where there is nothing else.
     """
-    own = own_folder(recipe, source)
-    if not own or recipe.fold != "test" or trains_classifier(recipe.method) or not Path(own).exists():
+    if source is None or not own_folder(recipe, source) or recipe.fold != "test" or trains_classifier(recipe.method):
         return recipe
-    listing = find_pictures(Path(own))
+    own = data_root(FOLDER, source)
+    listing = find_pictures(own)
     if listing.test or not can_hold_out([label for _, label in listing.train]):
         return recipe
     warnings.warn(
