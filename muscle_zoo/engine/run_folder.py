@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.factory import Normalization
+from ..checkpoints.target import runs_inside
 from ..errors import START_OVER, InputError
 from ..files import read_json, write_json, write_text
 from ..recipes import Recipe, changes
@@ -103,7 +104,8 @@ class RunFolder:
             self.path.is_dir() and any(e.name not in (".lock", *BEFORE_A_RUN) for e in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
-            raise InputError(f"{self.path} exists and is not a run folder; give another folder")
+            inside = runs_inside(self.path)
+            raise InputError(f"{self.path} {inside or 'exists and is not a run folder; give another folder'}")
 
     def open(self, recipe: Recipe, normalization: Normalization | None = None) -> None:
         """Creates the folder for a recipe, and says how its images are normalized; :meth:`check` first."""

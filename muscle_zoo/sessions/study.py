@@ -115,8 +115,9 @@ def _known_rows(ledger: Path | None, recipes: Sequence[Recipe], options: RunOpti
     """The rows of a ledger that were run in this precision, by key."""
     if ledger is None:
         return {}
+    ledger = ledger / "results.csv" if ledger.is_dir() else ledger
     if not ledger.is_file():
-        raise InputError(f"--ledger {ledger} is not a file; give a results.csv")
+        raise InputError(f"--ledger {ledger} is not a file; give a results.csv, or a study's folder")
     if own := next((recipe.name for recipe in recipes if own_folder(recipe, options.data)), None):
         raise InputError(f"--ledger {ledger}: a ledger does not say whose pictures {own} was trained on; leave it out")
     precision = options.mixed_precision or "no"
