@@ -107,7 +107,8 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
     _require_curve(args, overrides)
     for value in values:  # before hours are spent on the first
         _plan(args, {**overrides, key: value})
-    began, curve, worst = time.monotonic(), {}, ExitCode.DONE
+    curve: dict[str, list[Row]] = {}
+    began, worst = time.monotonic(), ExitCode.DONE
     for value in values:
         left = options.time_limit and max(options.time_limit - (time.monotonic() - began), 1e-6)
         code, rows = _run_study(

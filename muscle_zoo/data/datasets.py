@@ -107,7 +107,9 @@ def at_size(dataset: DataSet, image_size: int) -> DataSet:
             )
         return dataset
     pixels = train.input_size if isinstance(train, ImageFiles) else info.input_size
-    pixels = tuple(train.images.shape[1:]) if isinstance(train, LabeledImages) else pixels
+    if isinstance(train, LabeledImages):
+        channels, height, width = train.images.shape[1:]
+        pixels = channels, height, width
     return replace(dataset, info=resized(replace(info, input_size=pixels), image_size))
 
 
