@@ -96,9 +96,11 @@ def train(
         >>> run.model().num_classes
         10
     """
+    from .engine.build import fold_to_measure
     from .engine.options import RunOptions
     from .sessions.train import train_run
 
+    named = isinstance(recipe, str)
     own = _own_pictures(recipe, data)
     chosen = {"methods": tuple(methods), "folds": folds, "backbone": backbone}
     asked = {name: value for name, value in chosen.items() if value}
@@ -125,6 +127,8 @@ def train(
     if own is not None:
         return _train_pictures(own, asked, _overrides(overrides), options, folder)
     assert isinstance(recipe, Recipe)
+    if named and "fold" not in (overrides or {}):
+        recipe = fold_to_measure(recipe, options.data)
     return train_run(recipe, folder or Path("runs") / recipe.name / f"seed{recipe.seed}", options)
 
 

@@ -99,6 +99,12 @@ def test_ledgers_that_contradict_each_other_are_refused(tmp_path: Path, capsys: 
     assert code == 2 and one.read_bytes() == before
     assert f"cnn4.vat_digits_10, seed 1, recipe {ROW.recipe_sha256}: top1_ema=0.5 in {one}, 0.25 in {other}" in err
     assert run(["ledger", "merge", str(one), str(same)], capsys)[0] == 0 and read_ledger(one) == rows
+    for name, own in (("first", rows[:2]), ("second", rows[1:])):  # folders of studies
+        (tmp_path / name).mkdir()
+        write_ledger(tmp_path / name / "results.csv", own)
+    whole = tmp_path / "whole.csv"
+    words = ["ledger", "merge", str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(whole)]
+    assert run(words, capsys)[0] == 0 and read_ledger(whole) == rows
     for words, says in (
         ([str(one)], "give two ledgers or more"),
         ([str(one), str(tmp_path / "none.csv")], "none.csv is not a file"),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.data import Batches, Budget, dataset_names, load_dataset, make_split, normalize
+from muscle_zoo.data import Batches, Budget, DataConfig, at_size, dataset_names, load_dataset, make_split, normalize
 from muscle_zoo.data.batches import MOST_AHEAD, draw_random_numbers, stream_positions
 from muscle_zoo.data.datasets import LOADERS
 from muscle_zoo.data.held_out import dev_fold
@@ -20,6 +20,7 @@ from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.base import View
 from muscle_zoo.recipes.defaults import DATASETS
+from tests.pictures import make_folder
 
 
 def test_digits_are_the_ones_that_were_shipped() -> None:
@@ -206,3 +207,23 @@ def test_small_images_are_enlarged_when_they_are_normalized_as_pillow_does_it() 
     whole = normalize(small.train.images[:20].float() / 255, info)
     assert torch.allclose(whole, images, atol=1e-3)
     assert normalize(small.train.images[:20], small.info).shape == (20, 1, 8, 8)
+
+
+def test_what_was_loaded_before_gets_the_recipes_size() -> None:
+    recipe, small = get_recipe("cnn4.muscle_digits_10", {"image_size": 16}), load_dataset("digits")
+    for loaded in (small, load_dataset("digits", image_size=12)):
+        assert prepare_data(recipe, loaded=loaded).dataset.info.input_size == (1, 16, 16)
+        own = prepare_data(replace(recipe, image_size=0), loaded=loaded).dataset
+        assert own.info.input_size == tuple(own.train.images.shape[1:]) == (1, 8, 8)
+
+
+def test_pictures_that_were_read_at_another_size_are_refused(tmp_path: Path) -> None:
+    source = DataConfig(make_folder(tmp_path, unlabeled=2))
+    recipe = get_recipe("cnn4.muscle_folder_4", {"image_size": 16})
+    loaded = load_dataset("folder", source)
+    assert prepare_data(replace(recipe, image_size=0), source, loaded).dataset.info.input_size == (3, 24, 24)
+    with pytest.raises(InputError, match=r"image_size=16: .* as 24x24 and not as 16x16; load .*image_size=16"):
+        prepare_data(recipe, source, loaded)
+    photographs = replace(loaded, info=replace(loaded.info, name="mini_imagenet"))
+    with pytest.raises(InputError, match=r"image_size=0: .* of mini_imagenet were read as 24x24 and not as 84"):
+        at_size(photographs, 0)

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import datasets
 import pytest
 from PIL import Image
 
@@ -23,6 +22,7 @@ from tests.hub_repo import Entry, Repo, git_sha1
 from tests.hub_server import Fault, HubServer
 from tests.pictures import picture
 
+datasets = pytest.importorskip("datasets")
 BIRDS = "datasets/org/birds"
 PRELUDE = """
 import json, sys, warnings

@@ -77,14 +77,16 @@ def test_a_classifier_of_other_classes_is_drawn_from_the_seed() -> None:
         ),
         ("local-dir:weights.bin", "weights.bin is a pickle, .*; where you trust it, .*safetensors"),
         ("", "init= is empty"),
+        ("tf_efficientnet_lite0.pypy", "init=.*no weights for .*did you mean 'tf_efficientnet_lite0.pypi'"),
+        ("resnet18.a1_in1kk", "init=.*no weights for .*did you mean 'resnet18.a1_in1k'"),
         ("no/run/seed0", "no/run/seed0 does not exist; give a run folder"),
     ],
 )
 def test_what_is_wrong_with_init_is_told(
     init: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, err = run(["train", NAME, f"init={init}", "--cpu", "--out", str(tmp_path / "run")], capsys)
-    assert code == 2 and not (tmp_path / "run").exists()
+    code, out, err = run(["train", NAME, f"init={init}", "--cpu", "--out", str(tmp_path / "run")], capsys)
+    assert code == 2 and not (tmp_path / "run").exists() and not out  # it is not said to start from what is not there
     assert re.search(says, err) and err.count("\n") == 1, err
 
 

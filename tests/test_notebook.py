@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pytest
 
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.publishing.notebook import render_notebook
 
+nbclient = pytest.importorskip("nbclient")
+nbformat = pytest.importorskip("nbformat")
 CARDS = Path(__file__).resolve().parent.parent / "hub_cards"
-NOTEBOOK = Path(__file__).resolve().parent.parent / "hub_cards" / "studies" / "first_steps.ipynb"
+NOTEBOOK = CARDS / "studies" / "first_steps.ipynb"
 
 
 @pytest.mark.slow

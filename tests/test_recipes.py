@@ -10,6 +10,7 @@ from muscle_zoo import InputError, get_recipe
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.data import dataset_names
 from muscle_zoo.data.augment import Flip, parse_policy
+from muscle_zoo.errors import Notice
 from muscle_zoo.methods import METHODS, default_options, method_names
 from muscle_zoo.recipes import Recipe, changes
 from muscle_zoo.recipes.defaults import DATASETS, VARIANTS
@@ -296,3 +297,27 @@ def test_every_name_is_read_as_it_was_made() -> None:
     for arch, dataset, variant in VARIANTS:
         parts = {"arch": arch, "method": "muscle", "dataset": dataset, "labels": 40, "variant": variant}
         assert parse_name(make_name(**parts)) == parts
+
+
+FINETUNED = "tf_efficientnet_lite0.supervised_digits_40_finetuned"
+
+
+@pytest.mark.parametrize(("steps", "probe"), [(1, 0), (50, 25), (100, 50), (101, 100)])
+@pytest.mark.filterwarnings("ignore:steps=")
+def test_few_steps_shorten_a_probe_that_nobody_asked_for(steps: int, probe: int) -> None:
+    recipe = get_recipe(FINETUNED, {"steps": steps})
+    assert recipe.probe_steps == probe
+    assert get_recipe(recipe.name, parse_overrides(changes(recipe))) == recipe
+
+
+def test_a_shortened_probe_is_said_and_what_was_typed_is_told_first() -> None:
+    with pytest.warns(Notice, match="steps=50: the variant's 100 probe_steps are as many; probe_steps=25 is taken"):
+        get_recipe(FINETUNED, {"steps": 50})
+    for overrides, says in (
+        ({"steps": 50, "probe_steps": 60}, "probe_steps=60 is out of range; give less than steps=50, or 0"),
+        ({"steps": 0}, "steps=0 is out of range"),
+        ({"steps": 50, "probe_steps": 60, "ema_decay": 2.0}, "ema_decay=2.0 is out of range"),
+        ({"tune": "head"}, "variant finetuned .* does not go with tune=head, .*; take the variant frozen"),
+    ):
+        with pytest.raises(InputError, match=says):
+            get_recipe(FINETUNED, overrides)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from muscle_zoo import InputError, TrainingError
+from muscle_zoo import InputError, TrainingError, get_recipe
 from muscle_zoo.data import ImageSource
 from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.engine.evaluate import evaluate
@@ -177,3 +177,13 @@ def test_a_run_of_other_data_or_precision_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match="mixed precision: the run was begun in float32, not bf16"):
         run(recipe, folder.path, dataclasses.replace(ON_CPU, mixed_precision="bf16"))
     assert folder.log_file.read_bytes() == log
+
+
+def test_all_that_is_different_about_another_recipe_is_told(tmp_path: Path) -> None:
+    folder, recipe = RunFolder(tmp_path), get_recipe("cnn4.muscle_digits_10")
+    folder.open(dataclasses.replace(recipe, init="cnn4.muscle_digits_20", seed=1))
+    with pytest.raises(InputError, match=r"cnn4.muscle_digits_10 with seed=1 init=\S+_20, not seed=0 init="):
+        folder.check(recipe)
+    other = get_recipe("cnn4.vat_digits_10", {"vat.epsilon": 1.0, "seed": 1})
+    with pytest.raises(InputError, match=r"muscle_digits_10 .*init=\S+, not cnn4.vat_digits_10 .*vat.epsilon=1.0\)"):
+        folder.check(other)

@@ -9,13 +9,10 @@ import pytest
 from scipy import stats
 
 from muscle_zoo import InputError, get_recipe
-from muscle_zoo.data import Budget
 from muscle_zoo.methods import METHODS, with_muscle
 from muscle_zoo.recipes import Recipe
-from muscle_zoo.results.curves import curve_table
 from muscle_zoo.results.figures import plot_study, style_of
 from muscle_zoo.results.ledger import Row, read_ledger
-from muscle_zoo.results.pages import page_figures, render_page
 from muscle_zoo.results.stats import cells, interval, mean_gains
 from muscle_zoo.results.study import plan
 from muscle_zoo.results.tables import bias_table, calibration_table, controls_table, overall_table, study_table
@@ -266,7 +263,7 @@ def test_a_second_study_in_the_same_folder_keeps_the_first_ones_results(
     for words, says in (
         (("fixmatch", "40", 1), "with other settings"),
         (("vat", "10", 1, "steps=8"), "with other settings"),
-        (("vat", "10", 1, "steps=7", "vat.weight=0.5"), "with other settings"),
+        (("vat", "10", 1, "steps=7", "muscle.weight=0.5"), "with other settings"),
         (("vat", "10", 1, "steps=7", "--arch", "test_resnet"), "of another backbone"),
         (("vat", "10pct", 1, "steps=7"), "with another kind of budget"),
     ):
@@ -306,69 +303,3 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     assert code == 75 and "8 runs, 0 of them done" in text
     code, _, err = run([*words, "--ledger", str(tmp_path / "none.csv")], capsys)
     assert code == 2 and "none.csv is not a file" in err
-
-
-def test_a_curve_is_a_row_for_each_method_and_a_column_for_each_value() -> None:
-    curve = {"0": ROWS, "0.5": [row("supervised", 10, 0, 0.5), row("muscle", 10, 0, 0.75)]}
-    lines = [
-        [word.strip() for word in line.strip("|").split("|")] for line in curve_table("mismatch", curve).split("\n")
-    ]
-    assert lines[0] == ["mismatch", "0", "0.5"]
-    assert [words[0] for words in lines[2:]] == [
-        *("supervised", "muscle", "gain over supervised", "fixmatch", "muscle_fixmatch", "gain over fixmatch")
-    ]
-    assert lines[2][1:] == ["58.0 ± 7.2", "50.0"] and lines[3][2] == "75.0" and lines[4][2] == "+25.0"
-    assert lines[5][1:] == ["82.0 ± 2.0", ""]
-    with pytest.raises(InputError, match="a curve of mismatch is of one backbone"):
-        curve_table("mismatch", {"0": [*ROWS, row("muscle", 20, 0, 0.5)]})
-
-
-def words_of(recipe: Recipe) -> str:
-    return Budget(recipe.labels, bias=recipe.bias, mismatch=recipe.mismatch).words  # as a run's row has them
-
-
-def not_trained(recipes: list[Recipe], out: Path, *options: object) -> study_session.StudyResult:
-    """A study whose accuracies are made up."""
-    rows = [
-        dataclasses.replace(
-            ROW, name=r.name, recipe_sha256=r.sha256, seed=r.seed, top1_ema=0.5 + r.mismatch / 10, bias=words_of(r)
-        )
-        for r in recipes
-    ]
-    return study_session.StudyResult(rows)
-
-
-def test_one_command_runs_a_curve_and_a_page_shows_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(study_session, "run_study", not_trained)
-    task = ["classes=2+3+4+5+6+7", "steps=2", "eval_every=2", "batch_size=8", "mu=2"]
-    words = ["study", *WORDS_OF_CURVE, "--vary", "mismatch", "0", "0.5", *task, "--cpu", "--out", str(tmp_path)]
-    assert run(words, capsys)[0] == 0
-    text = (tmp_path / "curve.md").read_text(encoding="utf-8")
-    assert text.startswith("| mismatch | 0 | 0.5 |") and text in run(words, capsys)[1]
-    rows = [row for value in ("0", "0.5") for row in read_ledger(tmp_path / f"mismatch_{value}" / "results.csv")]
-    assert len({row.recipe_sha256 for row in rows}) == 4
-    mark = f"<!-- curve cnn4 digits vary=mismatch:0+0.5 labels=12 {' '.join(task)} figure=curve.png -->"
-    page = f"{mark}\n<!-- /curve -->\n"
-    assert render_page(page, rows, {}) == f"{mark}\n{text}<!-- /curve -->\n"
-    studies = tmp_path / "hub_cards" / "studies"
-    studies.mkdir(parents=True)
-    (studies / "mismatch.md").write_text(page, encoding="utf-8")
-    ((path, figure),) = page_figures(tmp_path, rows, {}).items()
-    assert path == studies / "curve.png" and not figure.is_at(path)
-    figure.plot(path)
-    assert figure.is_at(path) and figure.is_at(tmp_path / "curve.png")
-    with pytest.raises(InputError, match="says no vary=FIELD"):
-        render_page("<!-- curve cnn4 digits labels=12 -->\n<!-- /curve -->", rows, {})
-
-
-WORDS_OF_CURVE = ["--methods", "fixmatch", "--datasets", "digits", "--labels", "12", "--seeds", "1"]
-
-
-@pytest.mark.parametrize(
-    "wrong", [["--vary", "mismatch", "0"], ["--vary", "mismatch", "0", "2"], ["--vary", "labels", "12", "x"]]
-)
-def test_curves_that_cannot_be(wrong: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = run(["study", *WORDS_OF_CURVE, *wrong, "--cpu", "--out", str(tmp_path)], capsys)
-    assert code == 2 and err.count("\n") == 1 and not any(tmp_path.iterdir())

@@ -11,10 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+import muscle_zoo
 from muscle_zoo import create_model, create_transform
 from muscle_zoo.data import Batches, DataConfig, ImageFiles, images
 from muscle_zoo.data.decoding import upright
 from muscle_zoo.data.picture_folder import list_folder
+from muscle_zoo.engine import build
 from muscle_zoo.engine.build import Data, prepare_data
 from muscle_zoo.engine.fit import _note_few_passes
 from muscle_zoo.methods import create_method
@@ -321,3 +323,36 @@ def test_info_takes_own_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert run(["info", "cnn4.supervised_folder_4"], capsys)[0] == 2
     code, out, _ = run(["info", "cnn4.supervised_folder_4", "--data", str(folder)], capsys)
     assert code == 0 and "2 classes: cat, dog" in out and "64x64" in out
+
+
+@pytest.mark.parametrize(
+    ("method", "labeled", "overrides", "says"),
+    [
+        ("fixmatch", 6, [], "fold=test: folder has no such images; add fold=dev, which holds out a fifth"),
+        ("simclr", 6, ["fold=test"], "fold=test: folder has no such images; add fold=dev, which holds out a fifth"),
+        ("simclr", 1, [], "or label two of a class or more and add fold=dev"),
+        ("simclr", 1, ["fold=dev"], "fold=dev: no class has two labels"),
+        ("simclr", 6, ["fold=validation"], "fold=validation: there are no validation images; give validation=0.2"),
+    ],
+)
+def test_nothing_to_evaluate_on_is_told_before_pictures_are_read(
+    method: str, labeled: int, overrides: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(build, "load_dataset", lambda *_: pytest.fail("the pictures were read"))
+    folder = make_folder(tmp_path / "mine", labeled=labeled, unlabeled=4, test=0)
+    words = ["train", f"cnn4.{method}_folder_2", *overrides, "--data", str(folder), "--out", str(tmp_path / "run")]
+    code, out, err = run(words, capsys)
+    assert code == 2 and says in err and err.count("error:") == 1 and out == "" and not (tmp_path / "run").exists()
+
+
+def test_pre_training_goes_on_without_test_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "mine", unlabeled=8, test=0)
+    few = {"steps": 2, "eval_every": 2, "batch_size": 4, "mu": 1, "image_size": 8}
+    words = [f"{key}={value}" for key, value in few.items()]
+    train_it = ["train", "cnn4.simclr_folder_4", *words, "--cpu", "--data", str(folder), "--out", str(tmp_path / "run")]
+    for _ in range(2):  # the second finds it finished
+        code, out, err = run(train_it, capsys)
+        assert code == 0 and "of 2 images" in out and "fold=dev is taken" in err
+    again = muscle_zoo.train("cnn4.simclr_folder_4", few, data=folder, out=tmp_path / "run", cpu=True, progress=False)
+    assert again.finished and again.recipe.fold == "dev"

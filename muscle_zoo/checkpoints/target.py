@@ -9,6 +9,8 @@ from . import weights
 from .hub_names import canonical_name
 from .weights import PICKLES, UNPICKLE
 
+_SHOWN = 3  # runs in a message
+
 
 def checkpoint_name(target: str) -> str:
     """The name by which a model is created, of whatever a user may type for it: a run's or a card's folder too.
@@ -37,7 +39,18 @@ def checkpoint_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder}"
     if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
         raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
+    if inside := runs_inside(folder):
+        raise InputError(f"{target} {inside}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
     return target
+
+
+def runs_inside(folder: Path) -> str:
+    """What to say of a folder that is no run's and holds some, as ``runs/NAME`` holds ``seed0``; empty where not."""
+    found = sorted({path.parent for name in ("recipe.json", "status.json") for path in folder.glob(f"*/{name}")})
+    if not found:
+        return ""
+    number = "a run" if len(found) == 1 else f"{len(found)} runs"
+    return f"is no run folder, but holds {number}; give {' or '.join(map(str, found[:_SHOWN]))}"

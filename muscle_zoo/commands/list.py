@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from difflib import SequenceMatcher
 from typing import Any
 
+from ..checkpoints import registry
 from ..checkpoints.listing import ModelInfo, list_models, model_info
 from ..errors import ExitCode, InputError
+from ..recipes import get_recipe
+from ..results.ledger import merge, read_ledger, runs_of
+from ..results.stats import mean_std
 from .terminal import say
 
 _OFFERED = 3
@@ -44,27 +48,33 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([asdict(info) for info in infos], indent=2))
     elif infos:
-        say("\n".join([info.name for info in infos] if args.quiet else table(infos)))
+        lines = [info.name for info in infos] if args.quiet else table(infos, mean_of_runs(infos))
+        say("\n".join(lines))
+        if not args.quiet and (text := legend(lines[1:])):
+            print(text, file=sys.stderr)  # a pipe reads the table alone
     for message in damaged:
         print(f"error: {message}", file=sys.stderr)
     return ExitCode.FAILED if damaged else ExitCode.DONE
 
 
-def table(infos: Sequence[ModelInfo]) -> list[str]:
-    """The lines of the table, in columns: a name is never cut, and 50 characters of it fit into 80 columns.
+def mean_of_runs(infos: Sequence[ModelInfo]) -> dict[str, float]:
+    """The mean accuracy of the ledger's runs, 0 to 1, of models that have runs and no weights."""
+    rows = [row for root in registry.card_folders() for row in read_ledger(root / registry.LEDGER_FILE)]
+    names = {info.name for info in infos if not info.pretrained} & {row.name for row in rows}
+    runs = {name: runs_of(merge(rows, ()), name, get_recipe(name).sha256) for name in names}
+    return {name: mean_std([row.top1_ema for row in found])[0] for name, found in runs.items() if found}
 
-    The accuracy is that of the weights; a dash says that there are none.
+
+def table(infos: Sequence[ModelInfo], means: Mapping[str, float] | None = None) -> list[str]:
+    """The lines of the table, in columns: a name is never cut, and 50 characters of it fit into 80 columns.
 
     Args:
         infos: What to show.
+        means: The accuracy of runs whose weights are not published, by name.
     """
+    means = means or {}
     cells = [
-        (
-            info.name,
-            f"{info.parameters / 1e6:.2f}",
-            str(info.labels),
-            f"{100 * info.top1:.2f}" if info.top1 is not None else "weights" if info.pretrained else "-",
-        )
+        (info.name, f"{info.parameters / 1e6:.2f}", str(info.labels), _accuracy(info, means.get(info.name)))
         for info in infos
     ]
     cells = [("name", "params, M", "labels", "top-1, %"), *cells]
@@ -73,6 +83,22 @@ def table(infos: Sequence[ModelInfo]) -> list[str]:
         f"{name:<{widths[0]}}  " + "  ".join(f"{cell:>{width}}" for cell, width in zip(rest, widths[1:], strict=True))
         for name, *rest in cells
     ]
+
+
+def legend(lines: Sequence[str]) -> str:
+    """What is to be said of the last column of a table; empty where all are accuracies of weights."""
+    words = {"(": "in brackets the mean of runs whose weights are not published", "-": "- no weights and no run yet"}
+    signs = {line.split()[-1][0] for line in lines}
+    said = [text for sign, text in words.items() if sign in signs]
+    return "; ".join(["top-1 is that of the weights", *said]) if said else ""
+
+
+def _accuracy(info: ModelInfo, mean: float | None) -> str:
+    if info.top1 is not None:
+        return f"{100 * info.top1:.2f}"
+    if info.pretrained:
+        return "weights"
+    return "-" if mean is None else f"({100 * mean:.2f})"
 
 
 def _in_words(query: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe
 from ..recipes.names import parse_name
-from ..results.curves import curve_table, plot_curve
+from ..results.curves import curve_table, number_on_curve, plot_curve
 from ..results.figures import plot_study
 from ..results.ledger import Row, merge, write_ledger
 from ..results.study import plan, shard
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar=("FIELD", "V"),
-        help="a recipe's field and its values, a study for each: mismatch 0 0.5 1",
+        help="a field or option of the recipe and its values, a study for each: mismatch 0 0.5, muscle.weight 0.5 1 2",
     )
     parser.add_argument(
         "--active", nargs="+", default=[], metavar="RULE", help="label, train, label again, by these rules of `suggest`"
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_study(
-    args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions
+    args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions, done: Sequence[Row] = ()
 ) -> tuple[ExitCode, list[Row]]:
     from ..sessions.study import earlier_rows, run_study
 
@@ -83,7 +83,7 @@ def _run_study(
     if args.shard is not None:
         recipes = shard(recipes, *args.shard)
     earlier = [] if args.shard else earlier_rows(out, recipes, overrides, options)
-    result = run_study(recipes, out, options, args.jobs, args.ledger)
+    result = run_study(recipes, out, options, args.jobs, args.ledger, done)
     if args.shard is not None:
         _write_part(result.rows, out, *args.shard)
     elif result.rows:
@@ -104,18 +104,19 @@ def _plan(args: argparse.Namespace, overrides: Mapping[str, str]) -> list[Recipe
 def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions) -> ExitCode:
     """A study for each value of a field, one after the other, and what they say together."""
     key, *values = args.vary
-    if len(values) < 2 or key in overrides or any(len(given) > 1 for given in (args.datasets, args.labels, args.bias)):
-        raise InputError(
-            f"--vary {' '.join(args.vary)}: give a field and two values or more, of one data set, bias and budget, and "
-            "no override of the field"
-        )
+    _require_curve(args, overrides)
     for value in values:  # before hours are spent on the first
         _plan(args, {**overrides, key: value})
-    began, curve, worst = time.monotonic(), {}, ExitCode.DONE
+    curve: dict[str, list[Row]] = {}
+    began, worst = time.monotonic(), ExitCode.DONE
     for value in values:
         left = options.time_limit and max(options.time_limit - (time.monotonic() - began), 1e-6)
         code, rows = _run_study(
-            args, {**overrides, key: value}, out / f"{key}_{value}", replace(options, time_limit=left)
+            args,
+            {**overrides, key: value},
+            out / f"{key}_{value}",
+            replace(options, time_limit=left),
+            [row for rows in curve.values() for row in rows],  # a method alone is the same at each muscle.weight
         )
         curve[value] = rows
         worst = code if code != ExitCode.DONE else worst
@@ -126,6 +127,24 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
     plot_curve(key, curve, out / "curve.png")
     print(f"\n{text}\n\n{out / 'curve.md'} and {out / 'curve.png'}")
     return worst
+
+
+def _require_curve(args: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    """Refuses what is no curve: it is of one number of the recipe, and all else is one."""
+    key, *values = args.vary
+    if len(values) < 2:
+        raise InputError(f"--vary {' '.join(args.vary)}: give a field and two values or more, such as mismatch 0 0.5")
+    if key in ("seed", "bias"):
+        raise InputError(f"--vary {key}: say {'--seeds N' if key == 'seed' else '--bias B ...'}")
+    if key in overrides:
+        raise InputError(f"--vary {key} and {key}={overrides[key]}: the field is given twice; keep one")
+    for option in ("datasets", "labels", "bias"):
+        if len(given := getattr(args, option)) > 1:
+            raise InputError(f"--vary {key}: a curve has one value of --{option}, not {' '.join(given)}; give one")
+    if len(set(values)) < len(values):
+        raise InputError(f"--vary {' '.join(args.vary)}: a value is given twice; keep one")
+    for value in values:
+        number_on_curve(key, value)
 
 
 def _run_active(args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions) -> ExitCode:

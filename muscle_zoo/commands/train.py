@@ -100,15 +100,14 @@ def _began() -> float:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ..engine.build import fold_to_measure
     from ..sessions.train import train_run
 
-    recipe = get_recipe(args.name, parse_overrides(args.overrides))
+    overrides = parse_overrides(args.overrides)
+    recipe, options = get_recipe(args.name, overrides), run_options(args)
+    recipe = recipe if "fold" in overrides else fold_to_measure(recipe, options.data)
     out = args.out or Path("runs") / recipe.name / f"seed{recipe.seed}"
-    if recipe.init and is_main_process():
-        print(f"starts from the weights of {recipe.init}", flush=True)
-    if recipe.teacher and is_main_process():
-        print(f"learns from {recipe.teacher}", flush=True)
-    result = train_run(recipe, out, run_options(args), began=_began())
+    result = train_run(recipe, out, options, began=_began())
     if is_main_process():
         print(summary(result) if result.finished else stopped(out))
     return ExitCode.DONE if result.finished else ExitCode.STOPPED

@@ -2,7 +2,7 @@
 
 from .batches import Batches
 from .catalog import DataSetInfo, dataset_info, dataset_names
-from .datasets import DataConfig, DataSet, load_dataset, restrict
+from .datasets import DataConfig, DataSet, at_size, load_dataset, restrict
 from .images import ImageFiles, ImageSource, LabeledImages
 from .normalization import normalize
 from .splits import Budget, Split, make_split
@@ -17,6 +17,7 @@ __all__ = [
     "ImageSource",
     "LabeledImages",
     "Split",
+    "at_size",
     "dataset_info",
     "dataset_names",
     "load_dataset",

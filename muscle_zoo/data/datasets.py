@@ -28,6 +28,7 @@ from .picture_folder import class_folders, list_folder
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 from .picture_survey import Survey, survey
 
+_READ_AT_SIZE = (FOLDER, "mini_imagenet", "imagenet")  # others are kept as they are, and enlarged as views
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
 SIZES = (8, 1024)  # least and largest side of an image, in pixels
 # Of the published archive's training pixels.
@@ -77,6 +78,39 @@ def load_dataset(name: str, config: DataConfig | None = None, image_size: int = 
         raise InputError(f"dataset={name} is unknown; {suggest(name, dataset_names())}")
     dataset = loader(name, data_root(name, config), config, image_size)
     return replace(dataset, info=resized(dataset.info, image_size))
+
+
+def at_size(dataset: DataSet, image_size: int) -> DataSet:
+    """A data set that is loaded already, as :func:`load_dataset` would give it at a size.
+
+    Args:
+        dataset: All of it.
+        image_size: Side in pixels of a recipe; 0 for the set's own: of the user's own pictures that is the one they
+            were loaded at.
+
+    Raises:
+        InputError: Its pictures were read at another size. (Images in memory are enlarged only later.)
+
+    Example:
+        >>> at_size(load_dataset("digits"), 16).info.input_size
+        (1, 16, 16)
+    """
+    info, train = dataset.info, dataset.train
+    if info.name in _READ_AT_SIZE:
+        own = info if info.name == FOLDER else dataset_info(info.name)
+        height, width = resized(own, image_size).input_size[1:]
+        if info.input_size[1:] != (height, width):
+            there = "x".join(map(str, info.input_size[1:]))
+            raise InputError(
+                f"image_size={image_size}: the pictures of {info.name} were read as {there} and not as {height}x{width}"
+                f"; load them with load_dataset({info.name!r}, config, image_size={image_size})"
+            )
+        return dataset
+    pixels = train.input_size if isinstance(train, ImageFiles) else info.input_size
+    if isinstance(train, LabeledImages):
+        channels, height, width = train.images.shape[1:]
+        pixels = channels, height, width
+    return replace(dataset, info=resized(replace(info, input_size=pixels), image_size))
 
 
 def images_sha256(images: Tensor) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -24,16 +26,21 @@ from ..data import (
     ImageSource,
     LabeledImages,
     Split,
+    at_size,
     load_dataset,
     make_split,
     restrict,
 )
 from ..data.catalog import FOLDER
+from ..data.data_root import data_root
 from ..data.embedded import EmbeddedImages
+from ..data.held_out import dev_part, validation_share
 from ..data.label_noise import with_label_noise
 from ..data.memory import free_memory
+from ..data.picture_folder import find_pictures
 from ..data.split_files import parse_given
-from ..errors import InputError, suggest
+from ..errors import InputError, Notice, suggest
+from ..methods import trains_classifier
 from ..recipes import Recipe
 from .starting_weights import with_starting_weights
 from .state import optimizer_state
@@ -84,7 +91,7 @@ def prepare_data(
     Args:
         recipe: What to load.
         source: Where the data are, and how they are read.
-        loaded: The recipe's data set, if it is loaded already.
+        loaded: The recipe's data set, if it is loaded already; see :func:`muscle_zoo.data.at_size`.
         normalization: Mean and standard deviation, where they are known already; ``init`` is not looked at then.
 
     Raises:
@@ -92,7 +99,10 @@ def prepare_data(
         WeightsError: There are no weights as ``init`` names them.
         DownloadError: The data set is not there and could not be downloaded, or ``init`` is not.
     """
-    dataset, split = split_of(recipe, loaded or load_dataset(recipe.dataset, source, recipe.image_size))
+    if loaded is None and source is not None and own_folder(recipe, source):
+        _require_evaluation(recipe, data_root(FOLDER, source))
+    dataset = load_dataset(recipe.dataset, source, recipe.image_size) if loaded is None else loaded
+    dataset, split = split_of(recipe, at_size(dataset, recipe.image_size))
     if normalization is None and recipe.init:
         normalization = normalization_of(recipe.init, dataset.info)
     if normalization is not None:
@@ -102,21 +112,67 @@ def prepare_data(
     if _has_validation_part(recipe, dataset) and dataset.validation is not None:
         evaluation = dataset.validation
     if not len(evaluation):
-        twice = int(dataset.train.labels[dataset.train.labels >= 0].bincount().max()) > 1
-        raise InputError(
-            f"fold={recipe.fold}: {recipe.dataset} has no such images; add test/CLASS/ (in a CSV: split=test) or "
-            + (
-                "train with fold=dev, which holds out a fifth of the labels"
-                if twice
-                else "label two of a class or more"
-            )
-        )
+        raise _nothing_to_evaluate_on(recipe, dataset.train.labels.tolist())
     train, classes = dataset.train, dataset.info.num_classes  # the split was made with the right labels
     noisy = with_label_noise(train.labels, split.labeled, classes, recipe.label_noise, recipe.seed)
     true_labels = None if noisy is train.labels else train.labels
     if true_labels is not None:
         dataset = replace(dataset, train=train.with_labels(noisy))
     return Data(dataset, split, evaluation, own_folder(recipe, source), true_labels=true_labels)
+
+
+def _require_evaluation(recipe: Recipe, folder: Path) -> None:
+    """Refuses the user's own pictures that have none to evaluate on, by their names: to read them may take minutes."""
+    listing = find_pictures(folder)
+    labels, names = [label for _, label in listing.train], listing.class_names
+    if recipe.fold == "test" and not listing.test:
+        raise _nothing_to_evaluate_on(recipe, labels)
+    if recipe.fold == "validation" and not listing.validation and not recipe.validation:
+        validation_share(FOLDER, [], labels, names, recipe.fold, recipe.validation, recipe.seed)
+    if recipe.fold == "dev" and not can_hold_out(labels):
+        dev_part(FOLDER, labels, names)
+
+
+def _nothing_to_evaluate_on(recipe: Recipe, labels: Sequence[int]) -> InputError:
+    """What to add where a fold has no images."""
+    pictures = "test pictures (test/CLASS/, in a CSV split=test)"
+    remedy = f"add fold=dev, which holds out a fifth of the labels, or {pictures}"
+    if not can_hold_out(labels):
+        remedy = f"add {pictures}, or label two of a class or more and add fold=dev"
+    return InputError(f"fold={recipe.fold}: {recipe.dataset} has no such images; {remedy}")
+
+
+def can_hold_out(labels: Sequence[int]) -> bool:
+    """Whether a class has a label that can be held out of training, beside one to learn from."""
+    return max(Counter(label for label in labels if label >= 0).values(), default=0) > 1
+
+
+def fold_to_measure(recipe: Recipe, source: DataConfig | None) -> Recipe:
+    """A recipe for the user's own pictures whose fold nobody chose: it goes on where it trains no classifier.
+
+    Without test pictures the features of a network that is pre-trained are measured on held-out labels, which the
+    training does not look at in any case, and that is said. A classifier's accuracy is worth a decision of the user's.
+
+    Args:
+        recipe: With the fold ``test``, by default.
+        source: Where the pictures are.
+
+    Returns:
+        The recipe, with the fold ``dev`` where there is nothing else.
+    """
+    if source is None or not own_folder(recipe, source) or recipe.fold != "test" or trains_classifier(recipe.method):
+        return recipe
+    own = data_root(FOLDER, source)
+    listing = find_pictures(own)
+    if listing.test or not can_hold_out([label for _, label in listing.train]):
+        return recipe
+    warnings.warn(
+        f"{own} has no test pictures: fold=dev is taken, so a fifth of the labeled ones are held out, to measure the "
+        "features on",
+        Notice,
+        stacklevel=2,
+    )
+    return replace(recipe, fold="dev")
 
 
 def _has_validation_part(recipe: Recipe, dataset: DataSet) -> bool:

@@ -111,6 +111,8 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
     metrics: dict[str, Metrics] = {}
     log_every = max(1, recipe.steps // LOG_ROWS)
     show = options.progress and run.main
+    if show:
+        _say_what_it_starts_from(recipe)
     trainer.model.train()
     with _progress(recipe, start, show) as bar:
         for step, batch in enumerate(trainer.batches.steps(start, recipe.steps), start):
@@ -145,6 +147,14 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
     metrics = metrics or (run.measure() if recipe.steps else _without_steps(run))
     accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
     return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
+
+
+def _say_what_it_starts_from(recipe: Recipe) -> None:
+    """Names the networks that a run has loaded: not before, for they might not be there."""
+    if recipe.init:
+        print(f"starts from the weights of {recipe.init}", flush=True)
+    if recipe.teacher:
+        print(f"learns from {recipe.teacher}", flush=True)
 
 
 def _without_steps(run: Run) -> dict[str, Metrics]:

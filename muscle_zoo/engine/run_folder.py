@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.factory import Normalization
+from ..checkpoints.target import runs_inside
 from ..errors import START_OVER, InputError
 from ..files import read_json, write_json, write_text
-from ..recipes import Recipe
+from ..recipes import Recipe, changes
 from .folder_lock import FolderLock
 
 # What may lie in a folder before its run is begun: which pictures it is of, and what was compared for it (auto/).
@@ -86,11 +87,9 @@ class RunFolder:
         if self.recipe_file.exists():
             previous = Recipe.from_dict(self._read_object(self.recipe_file))
             if previous != recipe:
-                new, old = recipe.to_dict(), previous.to_dict()
-                key = next(key for key in new if key != "name" and new[key] != old[key])
                 raise InputError(
-                    f"run folder {self.path} holds another recipe ({previous.name} with {key}={old[key]}, not "
-                    f"{new[key]}); give another folder, or {START_OVER}"
+                    f"run folder {self.path} holds another recipe ({_difference(previous, recipe)}); give another "
+                    f"folder, or {START_OVER}"
                 )
 
     def check_kind(self) -> None:
@@ -105,7 +104,8 @@ class RunFolder:
             self.path.is_dir() and any(e.name not in (".lock", *BEFORE_A_RUN) for e in self.path.iterdir())
         )
         if occupied and not (self.recipe_file.exists() or self.status_file.exists()):
-            raise InputError(f"{self.path} exists and is not a run folder; give another folder")
+            inside = runs_inside(self.path)
+            raise InputError(f"{self.path} {inside or 'exists and is not a run folder; give another folder'}")
 
     def open(self, recipe: Recipe, normalization: Normalization | None = None) -> None:
         """Creates the folder for a recipe, and says how its images are normalized; :meth:`check` first."""
@@ -205,3 +205,21 @@ class RunFolder:
         if self._open_log is not None:
             self._open_log.close()
             self._open_log = None
+
+
+def _difference(old: Recipe, new: Recipe) -> str:
+    """All that is different about two recipes, in words: their names, and what was changed of these."""
+    changed = [{"seed", "version", *(word.partition("=")[0] for word in changes(recipe))} for recipe in (old, new)]
+    values = [_flat(recipe) for recipe in (old, new)]
+    keys = [key for key in {**values[0], **values[1]} if key in changed[0] | changed[1]]
+    differ = [key for key in keys if values[0].get(key) != values[1].get(key)]
+    words = [" ".join(f"{key}={own[key]}" for key in differ if key in own) for own in values]
+    if old.name == new.name:
+        return f"{old.name} with {words[0]}, not {words[1]}"
+    return ", not ".join(" ".join(filter(None, pair)) for pair in zip((old.name, new.name), words, strict=True))
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """A recipe's fields as overrides name them."""
+    fields = {key: value for key, value in recipe.to_dict().items() if key not in ("name", "options")}
+    return fields | {f"{part}.{key}": v for part, options in recipe.options.items() for key, v in options.items()}

@@ -121,6 +121,17 @@ def is_name(text: str) -> bool:
     return True
 
 
+def looks_like_a_name(text: str) -> bool:
+    """Whether a text has the parts of a name, or begins to, whether or not there are such.
+
+    Example:
+        >>> [looks_like_a_name(text) for text in ("cnn5.vut_digits_10", "cnn4.muscle_digit_10", "resnet18.a1_in1k")]
+        [True, True, False]
+    """
+    tag = text.partition(".")[2]
+    return bool(_parts(text)) or _METHOD.match(tag) is not None or tag in method_names()
+
+
 def suggest_names(name: str, known: Iterable[str], n: int = 3) -> str:
     """Says which known names are next to one: first those that differ in one part, and not in the data set.
 

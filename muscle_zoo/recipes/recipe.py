@@ -6,20 +6,14 @@ import dataclasses
 import hashlib
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..errors import InputError, suggest
-from ..methods import (
-    default_options,
-    method_names,
-    preset_options,
-    recipe_defaults,
-    takes_embeddings,
-    takes_partly_labeled,
-    takes_steps,
-)
+from ..errors import InputError, Notice, suggest
+from ..methods import default_options, method_names, preset_options, recipe_defaults
+from .checks import check_head, check_method, require
 from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
 from .names import ALL, MAX_DIGITS, make_name, parse_name
@@ -147,12 +141,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.method in method_names():  # one of a card may be of a later version
-            _check_method(self)
+            check_method(self)
         for name in ("batch_size", "eval_every", "version", "accumulate", "embedding_views"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give 1 or more")
         share = re.compile(r"(100|[1-9]\d?)pct")
         fits = self.labels >= 1 if isinstance(self.labels, int) else share.fullmatch(self.labels) is not None
-        _require(fits, "labels", self.labels, "give 1 or more, or 1pct to 100pct")
+        require(fits, "labels", self.labels, "give 1 or more, or 1pct to 100pct")
         for name in (
             "seed",
             "warmup_steps",
@@ -164,21 +158,21 @@ class Recipe:
             "probe_steps",
             "probe_lr",
         ):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
-        _require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
-        _require(self.lr > 0, "lr", self.lr, "give a number above 0")
-        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give more than 0 and at most 1")
-        fits = not self.probe_steps or self.probe_steps < self.steps
-        _require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}, or 0")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give 0 or more")
+        require(self.seed < 2**63, "seed", self.seed, "give less than 2**63")
+        require(self.lr > 0, "lr", self.lr, "give a number above 0")
+        require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "give more than 0 and at most 1")
         for name in ("ema_decay", "drop_rate", "validation"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
-        _require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
-        _require(0 < self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "give more than 0 and at most 1")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "give at least 0 and less than 1")
+        require(0 <= self.mismatch <= 1, "mismatch", self.mismatch, "give 0 to 1")
+        require(0 < self.bn_momentum <= 1, "bn_momentum", self.bn_momentum, "give more than 0 and at most 1")
         for name, allowed in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in allowed, name, value, suggest(value, allowed))
-        _require(re.fullmatch(r"all|head|last:[1-9]\d{0,3}", self.tune), "tune", self.tune, "give all, head or last:N")
-        _check_head(self)
+            require(value in allowed, name, value, suggest(value, allowed))
+        require(re.fullmatch(r"all|head|last:[1-9]\d{0,3}", self.tune), "tune", self.tune, "give all, head or last:N")
+        check_head(self)
+        fits = not self.probe_steps or self.probe_steps < self.steps
+        require(fits, "probe_steps", self.probe_steps, f"give less than steps={self.steps}, or 0")
 
     @property
     def name(self) -> str:
@@ -267,7 +261,7 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
         name: ``{arch}.{method}_{dataset}_{labels}[_{variant}]``.
         overrides: Field to value; the method's options are dotted (``muscle.weight``). Text is converted to the field's
             type, anything else must have it. ``METHOD.preset=paper`` sets several of a method's options; those given
-            beside it count more.
+            beside it count more. Where `steps` are no more than the variant's own `probe_steps`, half of them are.
 
     Returns:
         The recipe.
@@ -304,7 +298,21 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
+    if "probe_steps" not in overrides:
+        values["probe_steps"] = _fewer_probe_steps(values["probe_steps"], values["steps"])
     return Recipe(**values)
+
+
+def _fewer_probe_steps(probe_steps: int, steps: int) -> int:
+    """A variant's `probe_steps` where somebody asked for so few steps that none would be left: half of these.
+
+    Without it such a recipe could not be, so no hash of one that could changes.
+    """
+    if not 0 < steps <= probe_steps:  # wrong steps are told as such
+        return probe_steps if steps > 0 else 0
+    text = f"steps={steps}: the variant's {probe_steps} probe_steps are as many; probe_steps={steps // 2} is taken"
+    warnings.warn(text, Notice, stacklevel=3)
+    return steps // 2
 
 
 def _preset(key: str, preset: Any) -> dict[str, Any]:
@@ -353,38 +361,3 @@ def _convert(key: str, value: Any, old: Any) -> Any:
     except (ValueError, KeyError):
         pass
     raise InputError(f"override {key}={value}: {str(value)!r} is not {_IN_WORDS[kind.__name__]} (it is {old!r} now)")
-
-
-def _check_method(recipe: Recipe) -> None:
-    """Refuses steps and a sampling that do not go with the method."""
-    method, steps, sampling = recipe.method, recipe.steps, recipe.sampling
-    if takes_steps(method):
-        _require(steps >= 1, "steps", steps, "give 1 or more")
-        fits = sampling != "uniform" or takes_partly_labeled(method)
-        _require(fits, "sampling", sampling, f"{method} needs the label of every labeled image: leave it out")
-    else:
-        _require(steps == 0, "steps", steps, f"{method} takes none: give 0")
-        _require(sampling == "oversampled", "sampling", sampling, f"{method} takes no steps: leave it out")
-
-
-def _check_head(recipe: Recipe) -> None:
-    """Refuses what does not go with ``tune``: with embeddings, or without them."""
-    if recipe.tune != "head":
-        if recipe.steps == 0:
-            raise InputError(f"tune={recipe.tune}: {recipe.method} makes its classifier of embeddings; give tune=head")
-        if recipe.classifier != "linear":
-            raise InputError(f"classifier={recipe.classifier} is trained on embeddings; give tune=head")
-        return
-    if recipe.method in method_names() and not takes_embeddings(recipe.method):
-        raise InputError(
-            f"tune=head: {recipe.method} needs images, not embeddings of them, for its teacher, for what it does to "
-            "pixels or for what it trains beside a classifier; give tune=all or tune=last:N, or another method"
-        )
-    neutral = {"layer_decay": 1.0, "frozen_batchnorm": False, "probe_steps": 0}
-    if more := [name for name, value in neutral.items() if getattr(recipe, name) != value]:
-        raise InputError(f"{more[0]}={getattr(recipe, more[0])}: tune=head trains the classifier alone; leave it out")
-
-
-def _require(condition: object, name: str, value: object, remedy: str) -> None:
-    if not condition:
-        raise InputError(f"{name}={value} is out of range; {remedy}")

@@ -53,7 +53,7 @@ def plot_curve(key: str, curve: Curve, path: Path) -> None:
     Raises:
         InputError: A value is no number.
     """
-    places = {value: _number(key, value) for value in curve}
+    places = {value: number_on_curve(key, value) for value in curve}
     by_base = _by_base(key, curve)
     figure, panels = grid_of_panels(len(by_base), columns=3, width=3.6, height=2.9, margin=0.7, shared=True)
     for panel, (base, by_value) in zip(panels, by_base.items(), strict=True):
@@ -89,8 +89,13 @@ def _draw(panel: Any, by_place: Mapping[float, Mapping[int, float]], label: str,
         plot_means(panel, list(accuracies), list(accuracies.values()), label, color=color, linestyle=line)
 
 
-def _number(key: str, value: str) -> float:
+def number_on_curve(key: str, value: str) -> float:
+    """Where a value is drawn.
+
+    Raises:
+        InputError: It is no number.
+    """
     try:
         return float(value)
     except ValueError:
-        raise InputError(f"{key}={value}: a curve's figure needs numbers; leave the figure out") from None
+        raise InputError(f"{key}={value}: a curve is drawn over numbers; run a study for each value instead") from None

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from ..errors import InputError
-from ..methods import METHODS, base_of, takes_steps, trains_classifier, with_muscle
+from ..errors import InputError, suggest
+from ..methods import METHODS, base_of, default_options, takes_steps, trains_classifier, with_muscle
 from ..recipes import Recipe, get_recipe
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
@@ -31,13 +31,13 @@ def plan(
         labels: Label budgets.
         seeds: Seeds; every method gets the same labeled images, initial weights and views at a seed.
         biases: Values of the recipe's ``bias``.
-        overrides: Other changes to every recipe.
+        overrides: Other changes to every recipe; an option of a method (``muscle.weight``) to those that have it.
 
     Returns:
         The recipes.
 
     Raises:
-        InputError: A name or value is wrong.
+        InputError: A name or value is wrong, or no recipe has an option.
     """
     for method in methods:
         if method not in METHODS:
@@ -46,12 +46,34 @@ def plan(
             raise InputError(f"--methods {method} trains no classifier to compare; train it alone, then give init=RUN")
     if len({budget.endswith("pct") for budget in labels}) > 1:
         raise InputError(f"--labels {' '.join(labels)} mixes numbers and shares; give each kind its own study")
+    _require_used(methods, overrides or {})
     recipes = []
     for seed, dataset, bias, budget, base in product(seeds, datasets, biases, labels, methods):
         changes = {**(overrides or {}), "seed": seed, "bias": bias}
         for method in (base, with_muscle(base)) if takes_steps(base) else (base,):
-            recipes.append(get_recipe(make_name(arch, method, dataset, budget), changes))
+            recipes.append(recipe_of(make_name(arch, method, dataset, budget), changes))
     return recipes
+
+
+def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
+    """A recipe of a study: of its overrides those that are of other methods' options do not count.
+
+    Example:
+        >>> changed = {"muscle.weight": 2, "steps": 5}
+        >>> recipe_of("cnn4.vat_digits_10", changed) == get_recipe("cnn4.vat_digits_10", {"steps": 5})
+        True
+    """
+    parts = default_options(parse_name(name)["method"])
+    return get_recipe(name, {key: v for key, v in overrides.items() if "." not in key or key.split(".")[0] in parts})
+
+
+def _require_used(methods: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Refuses an option that no method of a study has."""
+    names = {name for base in methods for name in ((base, with_muscle(base)) if takes_steps(base) else (base,))}
+    known = {f"{part}.{key}" for name in names for part, keys in default_options(name).items() for key in keys}
+    known |= {f"{part.partition('.')[0]}.preset" for part in known}
+    if wrong := next((key for key in overrides if "." in key and key not in known), None):
+        raise InputError(f"override {wrong!r}: no method of this study has it; {suggest(wrong, known)}")
 
 
 def shard(recipes: Sequence[Recipe], index: int, count: int) -> list[Recipe]:
@@ -124,6 +146,6 @@ def select(
         if labels and str(parts["labels"]) not in labels:
             continue
         # Runs of other overrides, and of a recipe's older versions, stand in the ledger under the same name.
-        if row.recipe_sha256 == get_recipe(row.name, {**(overrides or {}), "bias": row.labeled_bias}).sha256:
+        if row.recipe_sha256 == recipe_of(row.name, {**(overrides or {}), "bias": row.labeled_bias}).sha256:
             selected.append(row)
     return selected

@@ -18,8 +18,9 @@ from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
 from ..engine.stop import StopSignal
 from ..errors import InputError, MuscleZooError
-from ..recipes import Recipe, get_recipe
+from ..recipes import Recipe
 from ..results.ledger import Row, read_ledger
+from ..results.study import recipe_of
 from .train import finished_row, train_run
 
 Job = tuple[Recipe, Path]
@@ -43,7 +44,12 @@ class StudyResult:
 
 
 def run_study(
-    recipes: Sequence[Recipe], out: Path, options: RunOptions, jobs: int = 1, ledger: Path | None = None
+    recipes: Sequence[Recipe],
+    out: Path,
+    options: RunOptions,
+    jobs: int = 1,
+    ledger: Path | None = None,
+    done: Sequence[Row] = (),
 ) -> StudyResult:
     """Trains what is not done yet, and gathers the rows of all.
 
@@ -53,11 +59,12 @@ def run_study(
         options: How each is carried out; the time limit is that of the whole study.
         jobs: Runs at a time, each in a process of its own.
         ledger: Runs that are rows of this ledger are taken from it, not run again.
+        done: Rows of runs that were done before, in the same way and on the same data.
 
     Raises:
         InputError: A folder holds another recipe or a run on other data, or the ledger does not serve.
     """
-    known = _known_rows(ledger, recipes, options)
+    known = {**_known_rows(ledger, recipes, options), **{row.key: row for row in done}}
     folders = [out / "runs" / _folder(recipe) for recipe in recipes]
     for recipe, folder in zip(recipes, folders, strict=True):
         RunFolder(folder).check(recipe)
@@ -86,7 +93,7 @@ def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, s
     for row in rows:
         if why := _apart(row, recipes[0], overrides):
             raise InputError(f"--out {out} holds another study ({row.name} {why}); give another --out")
-        recipe = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
+        recipe = recipe_of(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
         finished_row(RunFolder(out / "runs" / _folder(recipe)), own_folder(recipe, options.data))
     return rows
 
@@ -94,7 +101,7 @@ def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, s
 def _apart(row: Row, recipe: Recipe, overrides: Mapping[str, str]) -> str:
     """Why a row cannot stand in one table with a recipe's run, if it cannot."""
     try:
-        earlier = get_recipe(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
+        earlier = recipe_of(row.name, {**overrides, "seed": row.seed, "bias": row.labeled_bias})
     except InputError:
         return "with other settings"
     if earlier.arch != recipe.arch:
@@ -108,8 +115,9 @@ def _known_rows(ledger: Path | None, recipes: Sequence[Recipe], options: RunOpti
     """The rows of a ledger that were run in this precision, by key."""
     if ledger is None:
         return {}
+    ledger = ledger / "results.csv" if ledger.is_dir() else ledger
     if not ledger.is_file():
-        raise InputError(f"--ledger {ledger} is not a file; give a results.csv")
+        raise InputError(f"--ledger {ledger} is not a file; give a results.csv, or a study's folder")
     if own := next((recipe.name for recipe in recipes if own_folder(recipe, options.data)), None):
         raise InputError(f"--ledger {ledger}: a ledger does not say whose pictures {own} was trained on; leave it out")
     precision = options.mixed_precision or "no"
