@@ -118,3 +118,12 @@ def test_a_curve_of_muscles_weight_takes_the_method_alone_once(
         "cnn4.fixmatch_digits_12",
         "cnn4.muscle_fixmatch_digits_12",
     }
+
+
+def test_a_curve_that_is_stopped_says_which_values_are_left(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_session, "run_study", lambda *_: study_session.StudyResult(stopped=True))
+    words = ["study", *WORDS_OF_CURVE, "--vary", "mismatch", "0", "0.5", "classes=2+3+4", "--out", str(tmp_path)]
+    code, printed, _ = run(words, capsys)
+    assert code == 75 and "not done: mismatch 0 0.5; the same command goes on" in printed

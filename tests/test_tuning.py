@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.engine.build import build_model, build_optimizer, prepare_data
+from muscle_zoo.engine.fit import data_of_run
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.schedule import learning_rate
@@ -231,3 +232,10 @@ def test_wrong_input(overrides: dict[str, Any], says: str) -> None:
 def test_the_deepest_tuning_is_all_of_it() -> None:
     recipe = tuned(tune="last:5")
     assert all(parameter.requires_grad for parameter in build_model(recipe, prepare_data(recipe).dataset).parameters())
+
+
+@pytest.mark.parametrize("tune", ["head", "last:1"])
+def test_a_backbone_that_is_random_and_stays_so_is_said(tune: str, tmp_path: Path) -> None:
+    recipe = get_recipe("cnn4.muscle_digits_10", {"tune": tune})
+    with pytest.warns(UserWarning, match=f"tune={tune}: what of cnn4 is not trained has random weights"):
+        data_of_run(recipe, RunFolder(tmp_path / "run"), RunOptions(cpu=True))

@@ -121,6 +121,7 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
         curve[value] = rows
         worst = code if code != ExitCode.DONE else worst
         if code == ExitCode.STOPPED:
+            print(f"not done: {key} {' '.join(values[values.index(value) :])}; the same command goes on with them")
             return code
     text = curve_table(key, curve)
     (out / "curve.md").write_text(text + "\n", encoding="utf-8")

