@@ -17,10 +17,9 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..methods.base import Batch, Group, View
-from .batches import Batches, draw_random_numbers, seeded_generator
+from .batches import MOST_AHEAD, Batches, draw_random_numbers, seeded_generator
 from .images import ImageFiles, ImageSource, LabeledImages
 
-_AHEAD = 16  # steps
 _BLOCK = 1024  # images whose random numbers are drawn together
 
 
@@ -212,8 +211,8 @@ class EmbeddedBatches(Batches):
         """The batches of the steps from start to before stop, one after the other."""
         # What some steps in a row see is worked out together: these things are small, so that a call costs more than
         # what it does, above all between the large tensors of two steps, where nothing is found near the processor.
-        for first in range(start, stop, _AHEAD):
-            for plan in self._plans(range(first, min(first + _AHEAD, stop))):
+        for first in range(start, stop, MOST_AHEAD):
+            for plan in self._plans(range(first, min(first + MOST_AHEAD, stop))):
                 yield self._embedded_batch(plan)
 
     def _plans(self, steps: range) -> list[_Plan]:

@@ -139,10 +139,7 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
                 run.log(done, run.measured_row(metrics))
-                what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
-                accuracy = f"{what} {100 * metrics['ema'].top1:.1f} %"
-                if recipe.fold == "labeled":
-                    accuracy += " of the pictures it was trained on"
+                accuracy = _said_of(run, metrics)
                 bar.set_postfix_str(accuracy)
                 if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
                     print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
@@ -158,6 +155,13 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
     metrics = metrics or (run.measure() if recipe.steps else _without_steps(run))
     accuracies = on_main_process(lambda: _conclude(run)) or [metrics["ema"].top1]
     return run.end(recipe.steps, **metrics, median20=statistics.median(accuracies[-20:]))
+
+
+def _said_of(run: Run, metrics: dict[str, Metrics]) -> str:
+    """What is shown of an evaluation."""
+    what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
+    of = " of the pictures it was trained on" if run.recipe.fold == "labeled" else ""
+    return f"{what} {100 * metrics['ema'].top1:.1f} %{of}"
 
 
 def _say_what_it_starts_from(recipe: Recipe) -> None:
