@@ -144,6 +144,8 @@ def test_the_weight_ramps_up() -> None:
     assert [method.weight_at(step) for step in (0, 9, 10, 11, 13, 14, 19)] == [0.0, 0.0, 0.5, 1.0, 2.0, 2.0, 2.0]
     method = Muscle(Supervised(), start=0.5, context=context)
     assert [method.weight_at(step) for step in (0, 9, 10, 19)] == [0.0, 0.0, 1.0, 1.0]
+    method = Muscle(Supervised(), weight=2.0, start=0.25, end=0.5, context=context)
+    assert [method.weight_at(step) for step in (0, 4, 5, 9, 10, 19)] == [0.0, 0.0, 2.0, 2.0, 0.0, 0.0]
     assert Muscle(Supervised(), weight=2.0).weight_at(0) == 2.0
     assert Muscle(Supervised(), start=1.0, context=context).weight_at(19) == 0.0
 
@@ -376,6 +378,8 @@ def test_prepare_may_add_inputs_and_targets(wrap) -> None:
         ("muscle", {"muscle": {"lambda_": 0.0}}, "muscle.lambda_"),
         ("muscle", {"muscle": {"ramp": 1.5}}, "muscle.ramp"),
         ("muscle", {"muscle": {"start": -0.1}}, "muscle.start"),
+        ("muscle", {"muscle": {"end": 1.1}}, "muscle.end=1.1"),
+        ("muscle", {"muscle": {"end": 0.2, "start": 0.2}}, "muscle.end=0.2"),
         ("muscle", {"muscle": {"temperature": 0.0}}, "muscle.temperature"),
         ("fixmach", {}, "'fixmatch'"),
         ("muscle_supervised", {}, "'supervised'"),

@@ -78,9 +78,9 @@ def test_overrides_are_converted_to_the_field_type() -> None:
     assert isinstance(recipe.options["muscle"]["weight"], float)
 
 
-@pytest.mark.parametrize("key", [("muscle", "start"), ("muscle", "ramp"), ("muscle", "temperature")])
+@pytest.mark.parametrize("key", [("muscle", "start"), ("muscle", "ramp"), ("muscle", "end"), ("muscle", "temperature")])
 def test_an_option_of_a_later_version_counts_where_it_is_not_neutral(key: tuple[str, str]) -> None:
-    neutral = {"muscle.start": 0.0, "muscle.ramp": 0.0, "muscle.temperature": 1.0}
+    neutral = {"muscle.start": 0.0, "muscle.ramp": 0.0, "muscle.end": 1.0, "muscle.temperature": 1.0}
     recipe = get_recipe("cnn4.muscle_digits_10", neutral)
     assert recipe.sha256.startswith("09ed94288381f575")  # as the first edition published it
     old = recipe.to_dict()

@@ -44,6 +44,8 @@ class Muscle(Method):
         start: Share of the steps before which w(t) is 0, 0 to 1: begun at once, the term makes clusters before the
             labels have named them.
         ramp: Share of the steps over which w(t) then rises linearly, 0 to 1; 0 for at once.
+        end: Share of the steps after which w(t) is 0 again, above ``start``; 1 for never. In long runs a network that
+            the term has made sure of its clusters no longer learns anew.
         temperature: Divides the logits inside the term, at least 0.001: below 1 it is content with less sure networks.
         views: Which pair of views it compares: ``weak_strong``, or ``weak_weak``, two draws of the weak one.
         marginal: Which shares of the classes the term favors: ``uniform``, or ``labels``, those of the labeled images,
@@ -67,6 +69,7 @@ class Muscle(Method):
         lambda_: float = 1.0,
         start: float = 0.0,
         ramp: float = 0.0,
+        end: float = 1.0,
         temperature: float = 1.0,
         views: str = "weak_strong",
         marginal: str = "uniform",
@@ -76,6 +79,9 @@ class Muscle(Method):
         check_at_least("muscle.weight", weight)
         check_share("muscle.start", start, zero=True)
         check_share("muscle.ramp", ramp, zero=True)
+        check_share("muscle.end", end)
+        if end <= start < 1.0:
+            raise InputError(f"muscle.end={end} is not after muscle.start={start}; give more, or muscle.weight=0")
         check_at_least("muscle.temperature", temperature, 1e-3)
         if views not in PAIRS:
             raise InputError(f"muscle.views={views} is unknown; {suggest(views, PAIRS)}")
@@ -90,7 +96,7 @@ class Muscle(Method):
         prior = label_shares(self.context.label_counts) if marginal == "labels" else None
         self.mutual_information = MutualInformationLoss(lambda_, temperature)
         self.term = self.mutual_information if prior is None else MutualInformationLoss(lambda_, temperature, prior)
-        self.weight, self.start, self.ramp = weight, start, ramp
+        self.weight, self.start, self.ramp, self.end = weight, start, ramp, end
         self.pair = PAIRS[views]
         self.views = views_around(base.views, views)
         own = {name: dict.fromkeys([*base.needs.get(name, ()), LOGITS]) for name in self.pair}
@@ -99,7 +105,7 @@ class Muscle(Method):
     def weight_at(self, step: int) -> float:
         """w(t) at a step, counted from 0."""
         begun = step + 1 - self.start * self.context.steps  # steps, the current one included
-        if begun <= 0:
+        if begun <= 0 or step >= self.end * self.context.steps:
             return 0.0
         ramp = self.ramp * self.context.steps
         return self.weight * (min(1.0, begun / ramp) if ramp else 1.0)

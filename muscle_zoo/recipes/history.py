@@ -13,7 +13,10 @@ MethodOptions = dict[str, dict[str, Any]]
 
 # Option of a later version: the value at which the method is what it was before.
 _LATER: dict[str, dict[str, Any]] = {
-    "muscle": {"start": 0.0, "ramp": 0.0, "temperature": 1.0, "views": "weak_strong", "marginal": "uniform"}
+    "muscle": {
+        **{"start": 0.0, "ramp": 0.0, "end": 1.0},
+        **{"temperature": 1.0, "views": "weak_strong", "marginal": "uniform"},
+    }
 }
 
 
