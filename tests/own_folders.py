@@ -1,9 +1,9 @@
 """What the one command makes of a folder of pictures, against ten lines of scikit-learn on the same embeddings.
 
-``python -m tests.own_folders cifar10_jpeg --draws 5 --data DIR --out DIR [--time-limit 10m]`` makes a folder for each
-draw: ten labeled training pictures of each class, 5,000 others without a label, and 200 test pictures of each class.
-``muscle-zoo train FOLDER`` runs on it in a process of its own, with every default and nothing embedded before. Each
-draw leaves ``drawN.json``; the table is made of those that there are, so that the same command goes on.
+``python -m tests.own_folders cifar10_jpeg --draws 0 1 2 3 4 --cpu --data DIR --out DIR [--time-limit 10m]`` makes a
+folder for each draw: ten labeled training pictures of each class, 5,000 others without a label, and 200 test pictures
+of each class. ``muscle-zoo train FOLDER`` runs on it in a process of its own, with every default and nothing embedded
+before. Each draw leaves ``drawN.json``; the table is made of those that there are, so that the same command goes on.
 """
 
 from __future__ import annotations
@@ -62,10 +62,11 @@ def _write(images: Any, indices: list[int], folder: Path) -> None:
         Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(folder / f"{i:05}.png")
 
 
-def train(folder: Path, run: Path, time_limit: str) -> float:
+def train(folder: Path, run: Path, time_limit: str, cpu: bool) -> float:
     """Seconds that ``muscle-zoo train`` takes, begun anew as long as its time limit stops it."""
     began = time.monotonic()
-    command = [sys.executable, "-m", "muscle_zoo", "train", str(folder), "--out", str(run), "--cpu"]
+    command = [sys.executable, "-m", "muscle_zoo", "train", str(folder), "--out", str(run)]
+    command += ["--cpu"] if cpu else []
     command += ["--time-limit", time_limit] if time_limit else []
     for _ in range(5):
         code = subprocess.run(command, check=False).returncode
@@ -75,7 +76,7 @@ def train(folder: Path, run: Path, time_limit: str) -> float:
     return time.monotonic() - began
 
 
-def scikit_learn(folder: Path, run: Path) -> float:
+def scikit_learn(folder: Path, run: Path, cpu: bool) -> float:
     """Share of the test pictures that logistic regression gets right, on the embeddings that the run has.
 
     What a user would write: embeddings standardized, its penalty chosen by cross-validation on the labels.
@@ -88,7 +89,7 @@ def scikit_learn(folder: Path, run: Path) -> float:
     import muscle_zoo
 
     recipe = json.loads((run / "recipe.json").read_text())
-    embedded = muscle_zoo.embed(recipe["init"], folder, image_size=recipe["image_size"], cpu=True)
+    embedded = muscle_zoo.embed(recipe["init"], folder, image_size=recipe["image_size"], cpu=cpu)
     x, names, labels = embedded.embeddings.numpy(), embedded.names, np.asarray(embedded.labels.tolist())
     test = np.array([name.startswith("test/") for name in names])
     known = (labels >= 0) & ~test
@@ -97,14 +98,14 @@ def scikit_learn(folder: Path, run: Path) -> float:
     return float(probe.fit(x[known], labels[known]).score(x[test], labels[test]))
 
 
-def one_draw(dataset: DataSet, draw: int, out: Path, time_limit: str) -> dict[str, Any]:
+def one_draw(dataset: DataSet, draw: int, out: Path, time_limit: str, cpu: bool) -> dict[str, Any]:
     """Makes the folder, trains, compares; what is found is left in ``drawN.json``."""
     folder, run = out / f"draw{draw}", out / f"run{draw}"
     for old in (folder, run):
         shutil.rmtree(old, ignore_errors=True)
     make_folder(dataset, folder, draw)
     cache = os.environ["MUSCLE_ZOO_CACHE"] = str(out / f"cache{draw}")  # empty: nothing was embedded before
-    seconds = train(folder, run, time_limit)
+    seconds = train(folder, run, time_limit, cpu)
     comparison = Comparison.read(run)
     assert comparison.expected is not None and comparison.gain is not None and comparison.test is not None
     facts = {
@@ -113,7 +114,7 @@ def one_draw(dataset: DataSet, draw: int, out: Path, time_limit: str) -> dict[st
         "expected": [comparison.expected.value, comparison.expected.low, comparison.expected.high],
         "gain": [comparison.gain.value, comparison.gain.low, comparison.gain.high],
         "test": comparison.test.value,
-        "scikit_learn": scikit_learn(folder, run),
+        "scikit_learn": scikit_learn(folder, run, cpu),
         "seconds": round(seconds, 1),
     }
     (out / f"draw{draw}.json").write_text(json.dumps(facts))
@@ -149,15 +150,16 @@ def main(arguments: list[str]) -> None:
     """Does the draws that are not there yet, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("dataset")
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, nargs="+", default=[0, 1, 2, 3, 4], metavar="N")
+    parser.add_argument("--cpu", action="store_true")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--time-limit", default="")
     args = parser.parse_args(arguments)
     dataset = load_dataset(args.dataset, DataConfig(args.data))
-    for draw in range(args.draws):
+    for draw in args.draws:
         if not (args.out / f"draw{draw}.json").exists():
-            one_draw(dataset, draw, args.out, args.time_limit)
+            one_draw(dataset, draw, args.out, args.time_limit, args.cpu)
     files = sorted(args.out.glob("draw*.json"))
     print(table([json.loads(file.read_text()) for file in files]))
 
