@@ -36,7 +36,7 @@ class ActiveResult:
     finished: bool
 
 
-def check_active(recipes: Sequence[Recipe], rules: Sequence[str], rounds: int) -> None:
+def check_active(recipes: Sequence[Recipe], rules: Sequence[str], rounds: int, add: int | None = None) -> None:
     """Refuses what cannot be run, before anything is.
 
     Raises:
@@ -47,26 +47,34 @@ def check_active(recipes: Sequence[Recipe], rules: Sequence[str], rounds: int) -
             raise InputError(f"--active {rule} is unknown; give some of {', '.join(RULES)}")
     if rounds < 1:
         raise InputError(f"--rounds {rounds} is out of range; give 1 or more")
+    if add is not None and add < 1:
+        raise InputError(f"--add {add} is out of range; give 1 or more")
     for recipe in recipes:
         if recipe.split or not isinstance(recipe.labels, int):
             raise InputError(f"{recipe.name} split={recipe.split}: --active begins with a number of labels, drawn")
 
 
 def run_active(
-    recipes: Sequence[Recipe], rules: Sequence[str], rounds: int, out: Path, options: RunOptions
+    recipes: Sequence[Recipe],
+    rules: Sequence[str],
+    rounds: int,
+    out: Path,
+    options: RunOptions,
+    add: int | None = None,
 ) -> ActiveResult:
-    """Trains on a few labels, asks each rule for as many more, and trains again, as often as is said.
+    """Trains on a few labels, asks each rule for more, and trains again, as often as is said.
 
     The first labels are the recipe's own split, the same for all rules. Later rounds begin anew, from the same initial
     weights, with all labels known by then. The labels that a rule asks for are taken from the data set. What is done
     already is not done again. The runs are in folders of their own, with a split as a file, and belong into no ledger.
 
     Args:
-        recipes: Methods and seeds, all with as many labels as each round adds.
+        recipes: Methods and seeds, with a number of labels to begin with.
         rules: Of :data:`muscle_zoo.auto.suggest.RULES`.
         rounds: How often labels are added.
         out: The folders of the runs, and ``active.json`` with the curves.
         options: How each run is carried out.
+        add: How many labels a round adds; by default as many as there were at first.
 
     Returns:
         For each rule, method and seed ``rule``, ``name`` and ``seed``; and for each round how many ``labels`` there
@@ -75,11 +83,12 @@ def run_active(
     Raises:
         InputError: See :func:`check_active`; or no image is left to label.
     """
-    check_active(recipes, rules, rounds)
+    check_active(recipes, rules, rounds, add)
     curves: list[dict[str, Any]] = []
     for recipe in recipes:
+        assert isinstance(recipe.labels, int)
         for rule in rules:
-            curve = _curve(recipe, rule, rounds, out, options)
+            curve = _curve(recipe, rule, rounds, add or recipe.labels, out, options)
             if curve is None:
                 return ActiveResult(curves, finished=False)
             curves.append(curve)
@@ -87,9 +96,8 @@ def run_active(
     return ActiveResult(curves, finished=True)
 
 
-def _curve(recipe: Recipe, rule: str, rounds: int, out: Path, options: RunOptions) -> dict[str, Any] | None:
+def _curve(recipe: Recipe, rule: str, rounds: int, add: int, out: Path, options: RunOptions) -> dict[str, Any] | None:
     """One rule's curve; None where it was stopped."""
-    assert isinstance(recipe.labels, int)
     home = out / "runs" / recipe.name / f"seed{recipe.seed}"
     curve: dict[str, Any] = {"rule": rule, "name": recipe.name, "seed": recipe.seed}
     curve |= {"labels": [], "top1": [], "positions": []}
@@ -106,7 +114,7 @@ def _curve(recipe: Recipe, rule: str, rounds: int, out: Path, options: RunOption
         if turn < rounds:
             file = home / rule / f"labels{turn + 1}.json"
             if not file.is_file():
-                more = _ask(folder, rule, recipe.labels, recipe.seed, options)
+                more = _ask(folder, rule, add, recipe.seed, options)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_json(file, {"dataset": recipe.dataset, "labelled": sorted([*labeled, *more])})
             folder = home / rule / f"round{turn + 1}"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe
 from ..recipes.names import parse_name
+from ..results.active_table import active_table
 from ..results.curves import curve_table, number_on_curve, plot_curve
 from ..results.figures import plot_study
 from ..results.ledger import Row, merge, write_ledger
@@ -44,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--active", nargs="+", default=[], metavar="RULE", help="label, train, label again, by these rules of `suggest`"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="with --active: how often (5)")
+    parser.add_argument(
+        "--add", type=int, metavar="N", help="with --active: labels that a round adds (as many as there were at first)"
+    )
     parser.add_argument("--arch", default="cnn4", help="backbone (cnn4)")
     parser.add_argument(
         "--ledger", type=Path, metavar="FILE", help="runs that are rows of this ledger are taken from it, not run again"
@@ -69,6 +73,8 @@ def run(args: argparse.Namespace) -> int:
     if args.shard is not None and (args.active or args.vary):
         raise InputError("--shard divides a plain study; leave out --vary and --active, or say one value as key=value")
     out, options = args.out or Path("runs") / "study", run_options(args)
+    if args.add is not None and not args.active:
+        raise InputError(f"--add {args.add} is for --active; leave it out")
     if args.active:
         return _run_active(args, overrides, out, options)
     return _run_curve(args, overrides, out, options) if args.vary else _run_study(args, overrides, out, options)[0]
@@ -153,14 +159,15 @@ def _run_active(args: argparse.Namespace, overrides: Mapping[str, str], out: Pat
 
     if args.vary or args.ledger or args.jobs > 1:
         raise InputError("--active runs one after the other: leave out --vary, --ledger and --jobs")
-    result = run_active(_plan(args, overrides), args.active, args.rounds, out, options)
+    result = run_active(_plan(args, overrides), args.active, args.rounds, out, options, args.add)
     for curve in result.curves:
         shown = " ".join(f"{n}:{100 * top1:.1f}" for n, top1 in zip(curve["labels"], curve["top1"], strict=True))
         print(f"{curve['name']} seed={curve['seed']} {curve['rule']}: {shown}")
     if not result.finished:
         print("stopped; run the same command again to continue")
         return ExitCode.STOPPED
-    print(out / CURVES_FILE)
+    (out / "active.md").write_text((text := active_table(result.curves)) + "\n", encoding="utf-8")
+    print(f"\n{text}\n\n{out / CURVES_FILE} and {out / 'active.md'}")
     return ExitCode.DONE
 
 

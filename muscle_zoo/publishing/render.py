@@ -78,7 +78,7 @@ def render_all(root: Path, rows: Sequence[Row], parameters: Mapping[str, int]) -
             render_backbone_card(config, info) if of_backbone else render_card(config, info, rows)
         )
     for page in pages(root):
-        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, _classifiers(parameters))
+        rendered[page] = render_page(page.read_text(encoding="utf-8"), rows, _classifiers(parameters), page.parent)
     return rendered
 
 

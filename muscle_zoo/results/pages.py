@@ -10,7 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError
+from ..files import read_json
 from ..recipes.names import ZOO_METHODS
+from .active_table import active_table
 from .curves import curve_table, plot_curve
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
@@ -43,6 +45,7 @@ class Mark:
     - ``calibration ARCH DATASET key=value ...``: likelihood and calibration error before and after the temperature.
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
+    - ``active FILE``: of ``muscle-zoo study --active``, whose ``active.json`` lies under this name beside the page.
     - ``zoo``: every checkpoint of hub_cards/.
 
     ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
@@ -51,6 +54,7 @@ class Mark:
 
     kind: str
     text: str
+    folder: Path = Path()
 
     @property
     def parts(self) -> list[list[str]]:
@@ -139,6 +143,8 @@ class Mark:
             return self._search_table(rows)
         if self.kind == "curve":
             return curve_table(self.varied[0], self.curve(rows, parameters))
+        if self.kind == "active":
+            return active_table(read_json(self.folder / self.text.strip()))
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
@@ -169,23 +175,25 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|curve|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r"(?P<head><!-- (?P<kind>study|bias|curve|active|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )
 
 
-def render_page(text: str, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
+def render_page(text: str, rows: Sequence[Row], parameters: Mapping[str, int], folder: Path = Path()) -> str:
     """Renders every marked table of a page anew, see :class:`Mark`.
 
     Args:
         text: The page.
         rows: The ledger, that of the dev fold included.
         parameters: The zoo's checkpoints, and how many parameters each has.
+        folder: Where the page lies.
     """
 
     def table_of(match: re.Match[str]) -> str:
-        return f"{match['head']}\n{Mark(match['kind'], match['text']).table(rows, parameters)}\n{match['end']}"
+        table = Mark(match["kind"], match["text"], folder).table(rows, parameters)
+        return f"{match['head']}\n{table}\n{match['end']}"
 
     return _MARK.sub(table_of, text)
 
