@@ -263,7 +263,7 @@ def _unsure(pictures: RunPictures) -> list[dict[str, Any]]:
         two = probabilities[choice.position].topk(min(2, probabilities.shape[1]))
         card = _card(pictures, int(left[choice.position]), "", int(two.indices[0]), float(two.values[0]))
         second = pictures.class_names[int(two.indices[-1])]
-        cards.append({**card, "second": f"{second} {percent(float(two.values[-1]), 0)} %"})
+        cards.append({**card, "second": f"{percent(float(two.values[-1]), 0)} % {second}"})
     return cards
 
 
