@@ -14,6 +14,7 @@ from muscle_zoo.engine.build import split_of
 from muscle_zoo.errors import InputError
 from muscle_zoo.results.active_table import active_table
 from tests.conftest import listing, run
+from tests.pictures import make_folder
 
 TASK = ["--methods", "fixmatch", "--datasets", "digits", "--labels", "10", "--seeds", "1"]
 SHORT = ["steps=4", "eval_every=4", "batch_size=8", "mu=2", "fold=dev"]
@@ -56,6 +57,17 @@ def test_rules_begin_alike_and_add_labels_of_their_own(
     assert [entry for entry in listing(tmp_path) if entry[0].endswith("safetensors")] == [
         entry for entry in before if entry[0].endswith("safetensors")
     ]
+
+
+@pytest.mark.usefixtures("_alone")
+def test_a_folder_that_answers_for_all_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_folder(tmp_path / "folder", labeled=8, unlabeled=0)
+    words = ["--methods", "supervised", "--datasets", "folder", "--labels", "4", "--seeds", "1", "--rounds", "1"]
+    words += ["--active", "margin", *SHORT[:3], "image_size=16", "--data", str(folder), "--cpu", "--workers", "0"]
+    code, _, err = run(["study", *words, "--out", str(tmp_path / "out")], capsys)
+    assert code == 0, err
+    (curve,) = json.loads((tmp_path / "out" / active.CURVES_FILE).read_text())
+    assert curve["labels"] == [4, 8] and len({*curve["positions"][0], *curve["positions"][1]}) == 8
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_what_is_no_time(text: str) -> None:
 def test_processes_of_a_machine_share_its_cores(
     processes: str | None, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.cpu_count", lambda: 6)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes) if processes else monkeypatch.delenv("LOCAL_WORLD_SIZE", False)
     given = {"data": None, "stream": False, "strict": False}
     assert source_of(argparse.Namespace(workers=None, **given)).workers == workers

@@ -15,7 +15,7 @@ from muscle_zoo.data import Batches, Budget, DataConfig, at_size, dataset_names,
 from muscle_zoo.data.batches import MOST_AHEAD, draw_random_numbers, stream_positions
 from muscle_zoo.data.datasets import LOADERS
 from muscle_zoo.data.held_out import dev_fold
-from muscle_zoo.data.memory import free_memory
+from muscle_zoo.data.machine import free_memory
 from muscle_zoo.engine.build import prepare_data
 from muscle_zoo.methods import create_method
 from muscle_zoo.methods.base import View

@@ -125,8 +125,10 @@ def _curve(recipe: Recipe, rule: str, rounds: int, add: int, out: Path, options:
 def _ask(run: Path, rule: str, number: int, seed: int, options: RunOptions) -> list[int]:
     """Positions of the images of a run's own pool that a rule would have labeled next."""
     pictures = load_run_pictures(run, options.data, options.cpu)
-    pool = set(split_of(pictures.recipe, pictures.dataset)[1].unlabeled)  # without what is held out to judge by
-    left = torch.tensor([position for position in pictures.unlabeled.tolist() if position in pool], dtype=torch.int64)
+    # The run's own split, and not which pictures have a label: in a folder that answers for the labels all have one.
+    split = split_of(pictures.recipe, pictures.dataset)[1]
+    pictures = replace(pictures, labeled=torch.tensor(split.labeled, dtype=torch.int64))
+    left = torch.tensor(sorted(set(split.unlabeled) - set(split.labeled)), dtype=torch.int64)
     if len(left) < number:
         raise InputError(f"{run}: {len(left)} images are left to label, not {number} more; give fewer --rounds")
     chosen = choose(rule, pool_of(pictures, left, rule, seed, options.cpu), number)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig
 from ..data.hub_pictures import local_pictures
+from ..data.machine import usable_cpus
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def source_of(args: argparse.Namespace) -> DataConfig:
             "in (make it for those that are to be downloaded)"
         )
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    workers = min(4, (os.cpu_count() or 1) // processes) if args.workers is None else args.workers
+    workers = min(4, usable_cpus() // processes) if args.workers is None else args.workers
     if workers < 0:
         raise InputError(f"--workers {workers} is out of range; give 0 or more")
     return DataConfig(root, True if args.stream else None, workers, progress=True, strict=args.strict)

@@ -23,7 +23,7 @@ from .catalog import FOLDER, SYNTHETIC, DataSetInfo, dataset_info, dataset_names
 from .data_root import DataConfig, data_root
 from .images import BAD_SHARE, OUTSIDE, ImageFiles, ImageSource, LabeledImages, report_unreadable
 from .listing import Listing
-from .memory import free_memory
+from .machine import free_memory
 from .picture_folder import class_folders, list_folder
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 from .picture_survey import Survey, survey

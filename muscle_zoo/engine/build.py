@@ -36,7 +36,7 @@ from ..data.data_root import data_root
 from ..data.embedded import EmbeddedImages
 from ..data.held_out import dev_part, validation_share
 from ..data.label_noise import with_label_noise
-from ..data.memory import free_memory
+from ..data.machine import free_memory
 from ..data.picture_folder import find_pictures
 from ..data.split_files import parse_given
 from ..errors import InputError, Notice, suggest

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..data import DataSetInfo, ImageSource, normalize
 from ..data.augment import parse_policy
 from ..data.embedded import cached_random_numbers, fingerprint
-from ..data.memory import free_memory
+from ..data.machine import free_memory
 from ..errors import InputError, StoppedError
 from .backbone import Backbone
 from .collectives import shared_errors

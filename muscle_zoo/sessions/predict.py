@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.transforms import create_transform
 from ..data.decoding import open_image, why_unreadable
+from ..data.machine import usable_cpus
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line
 
@@ -134,7 +134,7 @@ def _read(
         except Exception as error:  # whatever a decoder stumbles over in a damaged file
             return why_unreadable(Path(file), error)
 
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(8, usable_cpus()))
     try:
         ahead: tuple[Sequence[str], list[Future[Tensor | str]]] | None = None
         for start in range(0, len(files), batch_size):

@@ -1,7 +1,8 @@
-"""How much memory there is for images."""
+"""What the machine has for images: memory to hold them, processors to read them."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import psutil
@@ -24,3 +25,9 @@ def free_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         except (OSError, ValueError, KeyError):  # no such group, or it has no limit
             continue
     return max(free, 0)
+
+
+def usable_cpus() -> int:
+    """Processors that this process may run on: `taskset` or a cluster may have given it fewer than the machine has."""
+    allowed = getattr(os, "sched_getaffinity", None)  # not on macOS, nor on Windows
+    return len(allowed(0)) if allowed is not None else os.cpu_count() or 1
