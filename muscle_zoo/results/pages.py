@@ -14,6 +14,7 @@ from ..recipes.names import ZOO_METHODS
 from .curves import curve_table, plot_curve
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
+from .method_table import method_table, result_table
 from .study import select
 from .tables import (
     bias_table,
@@ -44,6 +45,7 @@ class Mark:
     - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``zoo``: every checkpoint of hub_cards/.
+    - ``methods``: what every method is; with ``ARCH DATASET labels=N+N+... key=value ...``: what every method reaches.
 
     ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
     ``gains=FILE`` one of a ``study``'s gains.
@@ -80,7 +82,7 @@ class Mark:
         return names[0], names[1]
 
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
-        """The ledger's rows that a ``study``, ``bias``, ``overall``, ``controls``, ``calibration`` or ``zoo`` shows.
+        """The ledger's rows that a mark of any kind but ``curve`` and ``search`` shows.
 
         Raises:
             InputError: There are none.
@@ -137,6 +139,8 @@ class Mark:
         """
         if self.kind == "search":
             return self._search_table(rows)
+        if self.kind == "methods":
+            return self._methods_table(rows, parameters)
         if self.kind == "curve":
             return curve_table(self.varied[0], self.curve(rows, parameters))
         shown = self.rows(rows, parameters)
@@ -151,6 +155,13 @@ class Mark:
             "calibration": calibration_table,
         }
         return tables[self.kind](shown)
+
+    def _methods_table(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
+        if not self.text.strip():
+            return method_table()
+        if not self.values.get("labels"):
+            raise InputError(f"<!-- {self.kind}{self.text} --> says no labels=N+N+...; add it")
+        return result_table(self.rows(rows, parameters), self.values["labels"].split("+"))
 
     def _search_table(self, rows: Sequence[Row]) -> str:
         arch, dataset = self.arch_and_dataset
@@ -169,7 +180,7 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|curve|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r"(?P<head><!-- (?P<kind>study|bias|curve|overall|controls|calibration|search|zoo|methods)\b(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )
