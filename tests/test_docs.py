@@ -17,6 +17,8 @@ from muscle_zoo import cli, get_recipe
 from muscle_zoo.auto.choices import is_own_pictures
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.commands.arguments import parse_overrides
+from muscle_zoo.methods import METHODS, Muscle
+from muscle_zoo.results.method_table import lines_of
 from muscle_zoo.results.study import plan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,3 +138,27 @@ def test_every_test_file_stands_in_contributing() -> None:
     files = {path.name for path in (ROOT / "tests").glob("test_*.py")}
     assert files - table == set(), "name them in the table of .github/CONTRIBUTING.md"
     assert table - files == set(), ".github/CONTRIBUTING.md names tests that do not exist"
+
+
+def test_every_method_stands_on_its_page_with_tests_that_exist() -> None:
+    text = (CARDS / "studies" / "methods.md").read_text(encoding="utf-8")
+    sources = {path: path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py")}
+    files = {name: path for path, source in sources.items() for name in re.findall(r"^def (test_\w+)", source, re.M)}
+    named = set(re.findall(r"\btest_\w+(?!\w*\.py)\b", text))
+    assert {name for name in named if name not in files} == set(), "hub_cards/studies/methods.md names no such tests"
+    by_hand = text[text.index("## What their losses were compared with") :]
+    rows = [[word.strip() for word in line.strip("|").split("|")] for line in by_hand.splitlines() if line[:3] == "| `"]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in METHODS]
+    for method, tests, compared_with in rows:
+        holding = [files[name] for name in re.findall(r"test_\w+", tests)]
+        words = {method.strip("`"), METHODS[method.strip("`")].__name__}
+        about = any(words & set(re.findall(r"\w+", sources[path])) for path in holding)
+        assert about and compared_with, f"no test of {method} in hub_cards/studies/methods.md is of it"
+
+
+def test_the_longest_file_of_a_method_is_the_one_that_is_named() -> None:
+    text = (CARDS / "studies" / "methods.md").read_text(encoding="utf-8")
+    shortest_first = sorted((lines_of(method), name) for name, method in {**METHODS, "muscle": Muscle}.items())
+    (second, next_name), (lines, name) = shortest_first[-2:]
+    assert second < lines and f"The longest file of a method is `{name}.py`" in text and f"its {lines} lines" in text
+    assert f"The next is `{next_name}.py`" in text

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo.cli import COMMANDS
-from muscle_zoo.methods import METHODS
+from muscle_zoo.methods import METHODS, Muscle, method_names
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "muscle_zoo"
@@ -90,3 +90,32 @@ def test_the_top_level_is_fixed() -> None:
     ignored = {"runs", "data", "dist", "build"}
     found = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
     assert {name for name in found - allowed - ignored if not name.endswith(".egg-info")} == set()
+
+
+# What of a method's own file the engine may take: no method, but a function that other methods build on as well.
+SHARED = {"logistic": {"linear_layer", "logistic_regression"}}
+# Words of the engine's that are also names of methods: what the log calls the accuracy of nearest neighbors.
+WORDS = {"knn"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").glob("*.py")), ids=lambda path: path.name)
+def test_the_engine_names_no_method(path: Path) -> None:
+    names, classes = set(method_names()), {method.__name__ for method in (*METHODS.values(), Muscle)}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        found: set[str] = set()
+        if isinstance(node, ast.ImportFrom):
+            room, _, file = (node.module or "").partition(".")
+            taken = {alias.name for alias in node.names}
+            found = taken & classes
+            if room == "methods":
+                found |= taken & {*METHODS, "muscle", "METHODS"}
+            if room == "methods" and file in {*METHODS, "muscle"}:
+                found |= taken - SHARED.get(file, set())
+        elif isinstance(node, (ast.Name, ast.Attribute)):
+            found = {node.id if isinstance(node, ast.Name) else node.attr} & classes
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+            words = set(re.findall(r"\w+", re.sub(r"muscle[-_]zoo", "", node.value)))
+            found = words & (names | classes) - WORDS
+        assert not found, f"{path.name}:{getattr(node, 'lineno', '')} names {sorted(found)}; let the method say it"

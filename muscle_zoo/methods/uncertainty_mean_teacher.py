@@ -36,11 +36,12 @@ class UncertaintyMeanTeacher(Method):
     the run's EMA model with the statistics of the batch; dropout is the recipe's ``drop_rate``, 0.5 by default here as
     in the paper: without it only the noise is left.
 
-    The paper is about voxels of segmented images, and its weight (0.1 times an unnormalized sum) does not carry over:
-    weight and ramp are Mean Teacher's. Followed is the authors' code (github.com/yulequan/UA-MT): 8 passes, noise of
-    standard deviation 0.1 cut at 0.2, share 0.75. Noise and dropout are drawn in each process for its own images: N
-    processes draw others than one. Logs ``cross_entropy``, in nats, ``consistency`` (without its weight) and ``mask``,
-    the share of unlabeled images that count.
+    The paper is about voxels of segmented images, with a weight of 0.1 on the same mean beside a loss of segmentation:
+    here weight and ramp are Mean Teacher's. Followed is the authors' code (github.com/yulequan/UA-MT): 8 passes, noise
+    of standard deviation 0.1 cut at 0.2, share 0.75; d's teacher sees such noise there, here another weak view. Noise
+    and dropout are drawn in each process for its own images: N processes draw others than one. Logs
+    ``cross_entropy``, in nats, ``consistency`` (without its weight) and ``mask``, the share of unlabeled images that
+    count.
 
     Args:
         weight: Highest weight, at least 0.

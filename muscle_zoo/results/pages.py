@@ -16,6 +16,7 @@ from .active_table import active_table
 from .curves import curve_table, plot_curve
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
+from .method_table import method_table, result_table
 from .study import select
 from .tables import (
     bias_table,
@@ -47,6 +48,7 @@ class Mark:
       first bar is what all runs change of the recipe; ``methods`` chooses the columns.
     - ``active FILE``: of ``muscle-zoo study --active``, whose ``active.json`` lies under this name beside the page.
     - ``zoo``: every checkpoint of hub_cards/.
+    - ``methods``: what every method is; with ``ARCH DATASET labels=N+N+... key=value ...``: what every method reaches.
 
     ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
     ``gains=FILE`` one of a ``study``'s gains.
@@ -84,7 +86,7 @@ class Mark:
         return names[0], names[1]
 
     def rows(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> list[Row]:
-        """The ledger's rows that a ``study``, ``bias``, ``overall``, ``controls``, ``calibration`` or ``zoo`` shows.
+        """The ledger's rows that a mark of any kind but ``curve`` and ``search`` shows.
 
         Raises:
             InputError: There are none.
@@ -141,6 +143,8 @@ class Mark:
         """
         if self.kind == "search":
             return self._search_table(rows)
+        if self.kind == "methods":
+            return self._methods_table(rows, parameters)
         if self.kind == "curve":
             return curve_table(self.varied[0], self.curve(rows, parameters))
         if self.kind == "active":
@@ -157,6 +161,13 @@ class Mark:
             "calibration": calibration_table,
         }
         return tables[self.kind](shown)
+
+    def _methods_table(self, rows: Sequence[Row], parameters: Mapping[str, int]) -> str:
+        if not self.text.strip():
+            return method_table()
+        if not self.values.get("labels"):
+            raise InputError(f"<!-- {self.kind}{self.text} --> says no labels=N+N+...; add it")
+        return result_table(self.rows(rows, parameters), self.values["labels"].split("+"))
 
     def _search_table(self, rows: Sequence[Row]) -> str:
         arch, dataset = self.arch_and_dataset
@@ -175,7 +186,8 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|curve|active|overall|controls|calibration|search|zoo)\b(?P<text>[^>]*?) -->)\n"
+    r"(?P<head><!-- (?P<kind>study|bias|curve|active|overall|controls|calibration|search|zoo|methods)\b"
+    r"(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,
 )

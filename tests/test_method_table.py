@@ -1,0 +1,75 @@
+"""The tables of the methods: what is read from their code, and what from the ledger."""
+
+from __future__ import annotations
+
+import doctest
+import inspect
+from pathlib import Path
+
+import pytest
+
+from muscle_zoo import InputError, get_recipe, list_methods
+from muscle_zoo.methods import METHODS
+from muscle_zoo.results import method_table
+from muscle_zoo.results.ledger import Row
+from muscle_zoo.results.pages import render_page
+from tests.test_cards import row
+
+
+def cells_of(page: str) -> dict[str, list[str]]:
+    """The cells of each row by the first, without those of the head."""
+    lines = [[word.strip() for word in line[1:-1].split("|")] for line in page.splitlines() if line.startswith("| `")]
+    return {words[0].strip("`"): words[1:] for words in lines}
+
+
+def render(words: str, rows: list[Row]) -> str:
+    page = f"a\n<!-- methods{words} -->\nof before\n<!-- /methods -->\nb\n"
+    once = render_page(page, rows, {})
+    assert render_page(once, rows, {}) == once and "of before" not in once
+    assert once.splitlines()[:2] == page.splitlines()[:2] and once.splitlines()[-2:] == page.splitlines()[-2:]
+    return once
+
+
+def test_the_example_runs() -> None:
+    found = doctest.testmod(method_table)
+    assert found.attempted == 2 and found.failed == 0
+
+
+def test_every_method_has_a_row_from_its_code() -> None:
+    shown = cells_of(render("", []))
+    assert list(shown) == list_methods()
+    assert shown["comatch"][:2] == ["CoMatch (Li et al. 2021).", "[2011.11183](https://arxiv.org/abs/2011.11183)"]
+    assert [number[:11] for number in shown["self_meta_pseudo_labels"][1].split(", ")] == ["[2212.13420", "[2003.10580"]
+    assert shown["pseudo_label"][1] == "" and "`teacher`" in shown["distillation"][0]
+    for name, (about, papers, lines) in shown.items():
+        documented = str(METHODS[name].__doc__)
+        assert about.split(" (")[0].replace("`", "") in documented.replace("`", "") and "arXiv" not in about
+        assert ("arXiv" in documented.splitlines()[0]) == bool(papers), name
+        assert int(lines) == Path(inspect.getfile(METHODS[name])).read_text(encoding="utf-8").count("\n")
+
+
+def test_what_the_ledger_has_stands_beside_each_other_and_the_rest_is_empty() -> None:
+    rows = [row("cnn4.vat_digits_10", seed, top1, hours=h / 3600) for seed, top1, h in ((0, 0.5, 9), (1, 0.7, 20))]
+    rows += [row("cnn4.vat_digits_20", 0, 0.9, hours=30 / 3600), row("cnn4.muscle_vat_digits_20", 0, 0.8)]
+    rows += [row("cnn4.muscle_digits_20", 3, 0.25, hours=1 / 3600), row("cnn4.fixmatch_digits_40", 0, 0.1)]
+    rows += [row("cnn4.vat_digits_10", 5, 0.1, recipe_sha256=get_recipe("cnn4.vat_digits_10", {"steps": 7}).sha256)]
+    page = render(" cnn4 digits labels=10+20", rows)
+    assert "| method | 10 labels | with MUSCLE | 20 labels | with MUSCLE | seconds | with MUSCLE |" in page
+    shown = cells_of(page)
+    assert list(shown) == list_methods()
+    assert shown.pop("vat") == ["60.0 ± 14.1", "", "90.0", "80.0", "20", "36"]
+    assert shown.pop("supervised") == ["", "", "", "25.0", "", "1"]
+    assert set(map(tuple, shown.values())) == {("",) * 6}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (" cnn4 labels=10", "needs an architecture and a data set"),
+        (" cnn4 digits", "says no labels=N"),
+        (" cnn4 digits labels=20", "no runs of cnn4 digits labels=20"),
+    ],
+)
+def test_a_mark_that_cannot_be_shown_is_named(words: str, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        render(words, [row("cnn4.vat_digits_10")])
