@@ -13,7 +13,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -153,9 +152,9 @@ def _take(member: tarfile.TarInfo, file: _Reader, shard: Shard, samples: dict[st
         return
     name = printable_name(member.name)
     last = name.rpartition("/")[2]
-    if is_junk(last) or (last.startswith("__") and last.endswith("__")):  # WebDataset's own
-        return
     stem, dot, kind = last.partition(".")
+    if is_junk(last) or (stem.startswith("__") and stem.endswith("__")):  # such as WebDataset's own
+        return
     kind = kind.lower()
     if f".{kind}" not in (*SUFFIXES, *HEIC) and kind not in LABELS:
         index.unused[kind if dot else "without a suffix"] += 1
@@ -186,8 +185,7 @@ def _label(member: tarfile.TarInfo, file: _Reader, place: str, kind: str) -> str
     if kind == "cls" and text:
         if not re.fullmatch(r"[-+]?\d{1,18}", text, re.ASCII):
             raise InputError(
-                f"{place}: label={one_line(repr(text))[:80]} is no whole number; write the name of a class into "
-                f"{Path(place).stem}.txt"
+                f"{place}: label={one_line(repr(text))[:80]} is no whole number; write names of classes into KEY.txt"
             )
         value = int(text)
     if isinstance(value, int) and not isinstance(value, bool) and value < 10**18:

@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +90,7 @@ def _index(text: str, shards: Sequence[Shard], before: dict[Shard, dict[str, Any
     entries = []
     for shard in tqdm(shards, desc="indexing", unit="shard", disable=None, leave=False):
         try:
-            inside = before.get(shard) or asdict(index_shard(shard))
+            inside = before.get(shard) or vars(index_shard(shard))
         except ShardFault as fault:
             faults.append(f"{shard.path.name} ({fault})")
             continue
