@@ -16,7 +16,7 @@ from .auto.choices import Choices, is_own_pictures
 from .checkpoints.factory import create_model
 from .checkpoints.target import checkpoint_name
 from .data import DataConfig
-from .data.hub_pictures import local_pictures
+from .data.addresses import local_pictures
 from .errors import InputError, one_line
 from .methods import list_methods
 from .recipes import Recipe, get_recipe
@@ -63,10 +63,11 @@ def train(
     Args:
         recipe: A recipe, or its name ``ARCH.METHOD_DATASET_LABELS``; or a folder or CSV of your own pictures, see
             :func:`muscle_zoo.auto.session.train_pictures`, on whose labels methods are compared first; or a data set of
-            the Hugging Face Hub, ``hf:ORG/NAME``.
+            the Hugging Face Hub, ``hf:ORG/NAME``, or WebDataset's shards, ``wds:SHARDS``.
         overrides: What to change of it, see :func:`muscle_zoo.get_recipe`: ``{"seed": 1, "muscle.weight": 0.5}``.
         out: The run folder; ``runs/NAME/seedS`` by default, of your own pictures ``runs/FOLDER``.
-        data: Where data sets are; for the data set ``folder`` your own pictures, a folder, a CSV or ``hf:ORG/NAME``.
+        data: Where data sets are; for the data set ``folder`` your own pictures, a folder, a CSV, ``hf:ORG/NAME`` or
+            ``wds:SHARDS``.
         methods: For your own pictures: what is compared; by default six methods.
         folds: For your own pictures: of the cross-validation.
         backbone: For your own pictures: the weights that embed them, named as a recipe's ``init``.

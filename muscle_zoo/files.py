@@ -8,7 +8,7 @@ import math
 import os
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any
+from typing import IO, Any
 
 from .errors import InputError
 
@@ -18,10 +18,15 @@ _DIGITS = 20  # of a whole number: more than any field holds
 
 def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        return content_sha256(file)
+
+
+def content_sha256(file: IO[bytes]) -> str:
+    """sha256 of what is left to read of an open file, in hexadecimal."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -27,7 +27,7 @@ BIRDS = "datasets/org/birds"
 PRELUDE = """
 import json, sys, warnings
 from pathlib import Path
-from muscle_zoo.data.hub_pictures import local_pictures
+from muscle_zoo.data.addresses import local_pictures
 from muscle_zoo.data.picture_folder import find_pictures
 from muscle_zoo.errors import MuscleZooError
 seen = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import timm
 
+from ..data.addresses import is_address
 from ..data.table_files import SUFFIXES
 from ..engine.starting_weights import arch_of
 from ..errors import InputError, suggest
@@ -124,7 +125,7 @@ def is_own_pictures(word: str) -> bool:
         parse_name(word)
         return False
     except InputError:
-        if "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
+        if is_address(word) or "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
             return True
         # Every recipe's name has a dot. Without one it is a folder that is not there, or half a recipe's name.
         is_half_a_name = get_close_matches(word, timm.list_models()) and not get_close_matches(word, os.listdir())

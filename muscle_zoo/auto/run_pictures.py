@@ -19,6 +19,7 @@ from ..data import DataConfig, DataSet, load_dataset
 from ..data.catalog import FOLDER
 from ..data.decoding import open_picture
 from ..data.picture_folder import find_pictures
+from ..data.shard_files import PictureRoot
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, Pictures, embed_pictures
 from ..engine.frozen import logits_of
@@ -67,7 +68,7 @@ class RunPictures:
         return tuple(self.dataset.train.names) or tuple(str(i) for i in range(len(self.dataset.train)))
 
     @cached_property
-    def root(self) -> Path | None:
+    def root(self) -> PictureRoot | None:
         """The folder that the names are below; None where the pictures are no files."""
         return None if self.source is None else find_pictures(self.source).root
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..data import DataConfig
+from ..data.shard_files import ShardFolder
 from ..errors import InputError
 from ..files import write_json, write_text
 from .run_pictures import RunPictures, load_run_pictures, snapshot_probabilities
@@ -79,6 +80,8 @@ class Suggestions:
         root, source = self.pictures.root, self.pictures.source
         if root is None or source is None:
             raise InputError(f"{self.pictures.recipe.dataset}: its images are no files to be labeled; write a .csv")
+        if isinstance(root, ShardFolder):
+            raise InputError(f"{root}: Label Studio shows files, and these pictures are inside of shards; write a .csv")
         tasks = []
         for one in self.chosen:
             result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [one.label]}}

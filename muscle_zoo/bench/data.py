@@ -123,10 +123,11 @@ def _image_folder(files: ImageFiles) -> Any:
     from torchvision.transforms import v2
 
     above = {name.split("/")[0] for name in files.names} if all(name.count("/") == 2 for name in files.names) else {""}
-    if len(above) != 1 or not all(name.count("/") in (1, 2) for name in files.names):
+    is_apart = len(above) == 1 and all(name.count("/") in (1, 2) for name in files.names)
+    if not is_apart or not isinstance(files.root, Path):
         return None
     height, width = files.input_size[1:]
     steps = [v2.Grayscale()] if files.input_size[0] == 1 else []
     steps += [v2.Resize(height, v2.InterpolationMode.BICUBIC), v2.CenterCrop((height, width)), v2.PILToTensor()]
-    bare = ImageFolder(str(Path(files.root) / next(iter(above))), v2.Compose(steps))
+    bare = ImageFolder(str(files.root / next(iter(above))), v2.Compose(steps))
     return bare if len(bare) == len(files) else None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig
-from ..data.hub_pictures import local_pictures
+from ..data.addresses import local_pictures
 from ..data.machine import usable_cpus
 from ..errors import InputError
 
@@ -43,7 +43,7 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         type=Path,
         metavar="DIR",
-        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV, or hf:ORG/NAME",
+        help="where data sets are (default: $MUSCLE_ZOO_DATA, or data/); your folder or CSV, hf:ORG/NAME, wds:SHARDS",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="processes that read pictures (default: up to 4)")
     parser.add_argument("--stream", action="store_true", help="read pictures when needed, even if they fit into memory")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..data import DataConfig, DataSet, load_dataset
-from ..data.hub_pictures import local_pictures
+from ..data.addresses import local_pictures
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, get_recipe
 from .arguments import add_source_arguments, parse_overrides, source_of
@@ -17,7 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `data`."""
     parser.add_argument("action", choices=("show", "check"), help="show: the split and the views; check: own pictures")
     parser.add_argument(
-        "name", help="a data set (digits, cifar10, folder, ...) or a recipe; for check: your own folder or CSV"
+        "name",
+        help="a data set (digits, cifar10, folder, ...) or a recipe; for check: your folder or CSV, or wds:SHARDS",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in train: seed=1 bias=imbalance:10 ...")
     parser.add_argument("--labels", metavar="N", help="label budget (default: one a class, or the recipe's)")

@@ -19,8 +19,8 @@ from ..checkpoints.factory import input_of_recipe, is_pretrained, pretrained_cfg
 from ..checkpoints.listing import ModelInfo, info_of_card, model_info
 from ..checkpoints.target import checkpoint_name
 from ..data import DataSetInfo, dataset_info
+from ..data.addresses import local_pictures
 from ..data.datasets import own_info
-from ..data.hub_pictures import local_pictures
 from ..errors import ExitCode, InputError
 from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import Row, merge, read_ledger, runs_of

@@ -58,10 +58,11 @@ def summary(found: Suggestions, out: Path, sheet: Path | None) -> str:
         lines.append(f"{sheet}: how they look")
     if out.suffix.lower() == ".json":
         root = found.pictures.root
+        documents = root.parent if isinstance(root, Path) else ""
         choices = "".join(f'<Choice value="{printable(name)}"/>' for name in found.pictures.class_names)
         lines += [
             "Label Studio: set LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
-            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={root.parent if root else ''}, with the interface",
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={documents}, with the interface",
             '  <View><Image name="image" value="$image"/><Choices name="label" toName="image">'
             f"{choices}</Choices></View>",
             "then export as JSON, and train with it: --data EXPORT.json",

@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from ..auto.choices import BACKBONE, FOLDS, METHODS_COMPARED, Choices, is_own_pictures
-from ..data.hub_pictures import local_pictures
+from ..data.addresses import local_pictures
 from ..engine.processes import is_main_process
 from ..errors import ExitCode, InputError
 from ..recipes import get_recipe

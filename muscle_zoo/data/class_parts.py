@@ -43,7 +43,7 @@ def unlabeled_of(folder: Path) -> list[str]:
 
 def note_repeated_folders(listing: Listing) -> None:
     """Asks whether folders that all hold the same folders are classes: parts by unknown names look just so."""
-    inside = [frozenset(folders_in(listing.root / name)) for name in listing.class_names]
+    inside = [frozenset(folders_in(listing.folder / name)) for name in listing.class_names]
     if len(set(inside)) == 1 and len(inside[0]) > 1:
         names = listing.class_names
         listing.add(

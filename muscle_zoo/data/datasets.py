@@ -27,6 +27,7 @@ from .machine import free_memory
 from .picture_folder import class_folders, list_folder
 from .picture_sets import Pictures, check_sizes, list_classes, list_mini_imagenet
 from .picture_survey import Survey, survey
+from .shard_files import PictureRoot
 
 _READ_AT_SIZE = (FOLDER, "mini_imagenet", "imagenet")  # others are kept as they are, and enlarged as views
 RAM_SHARE = 0.5  # of what is free: a larger set is streamed
@@ -326,7 +327,7 @@ LOADERS: dict[str, Loader] = {
 
 def _from_files(
     info: DataSetInfo,
-    root: Path,
+    root: PictureRoot,
     train: Pictures,
     test: Pictures,
     config: DataConfig,

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .picture_files import kind_of, reads_heic
+from .shard_files import PicturePath, ShardMember
 
 LONGEST = 16  # times its short side: of a longer picture the middle is taken
 # What Pillow may take a file for, whatever its name: for PostScript it would start Ghostscript.
@@ -26,7 +27,7 @@ def reason(error: BaseException) -> str:
     return (str(error).partition("\n")[0] or type(error).__name__).partition(" '/")[0].rstrip(":")
 
 
-def why_unreadable(path: Path, error: BaseException) -> str:
+def why_unreadable(path: PicturePath, error: BaseException) -> str:
     """Why a file cannot be read as a picture, in words that say what it is instead, where that is known."""
     if isinstance(error, Image.DecompressionBombError):
         pixels = re.search(r"\d+", str(error))
@@ -38,7 +39,7 @@ def why_unreadable(path: Path, error: BaseException) -> str:
     return kind_of(path) or reason(error)
 
 
-def open_image(file: Path | IO[bytes]) -> Image.Image:
+def open_image(file: PicturePath | IO[bytes]) -> Image.Image:
     """Opens a picture as Pillow does, HEIC included where the package that reads it is installed.
 
     Raises:
@@ -46,6 +47,8 @@ def open_image(file: Path | IO[bytes]) -> Image.Image:
     """
     if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
         raise OSError("a folder" if file.is_dir() else "no file, but a pipe, socket or device")
+    if isinstance(file, ShardMember):
+        file = file.open()
     return Image.open(file, formats=_formats())
 
 
@@ -77,7 +80,7 @@ def orientation(picture: Image.Image) -> int:
     return value if isinstance(value, int) and value in _UPRIGHT else 1
 
 
-def open_picture(path: Path, channels: int) -> Image.Image:
+def open_picture(path: PicturePath, channels: int) -> Image.Image:
     """Opens a picture of any mode, upright as its EXIF says, as gray (1 channel) or RGB (3).
 
     16 bits become 8 by dropping the lower ones; what is transparent becomes white.

@@ -82,20 +82,14 @@ class Address:
         return f"{self.repo}{chosen}@{commit}".replace("/", "--")
 
 
-def local_pictures(path: Path) -> Path:
-    """The local folder or table of what was given for pictures: itself, or, of ``hf:ORG/NAME``, what is downloaded.
+def downloaded_pictures(text: str) -> Path:
+    """The local folder or table of ``hf:ORG/NAME``, which is downloaded where it was not before.
 
     Raises:
         InputError: There is no such data set, it has no pictures, or the package ``datasets`` is missing.
         DownloadError: The Hub cannot be reached, or refuses it.
-
-    Example:
-        >>> local_pictures(Path("my_pictures"))
-        PosixPath('my_pictures')
     """
-    if not str(path).startswith(PREFIX):
-        return path
-    address = Address.parse(str(path))
+    address = Address.parse(text)
     kept = cache_root() / "hub_pictures"
     with _hub_errors(address):
         try:
@@ -120,7 +114,7 @@ def _kept_offline(address: Address, kept: Path) -> Path:
         > 0
     ):
         newest = max(folders, key=lambda path: path.stat().st_mtime)
-        warnings.warn(f"{address}: offline (HF_HUB_OFFLINE), so {newest.name} of before is taken", Notice, stacklevel=4)
+        warnings.warn(f"{address}: offline (HF_HUB_OFFLINE), so {newest.name} of before is taken", Notice, stacklevel=5)
         return _table_in(newest)
     raise DownloadError(f"{address} was not downloaded before, and HF_HUB_OFFLINE is set; unset it")
 
@@ -200,6 +194,6 @@ def _say(address: Address, columns: Columns, strange: list[str], rows: list[tupl
     if not rows:
         raise InputError(f"{address} has splits {', '.join(strange)} alone; {suggest(strange[0], ['train', 'test'])}")
     understood = f"pictures are {columns.image!r}" + (f", labels {columns.label!r}" if columns.label else ", no labels")
-    warnings.warn(f"{address}: {len(rows):,} pictures; {understood}", Notice, stacklevel=5)
+    warnings.warn(f"{address}: {len(rows):,} pictures; {understood}", Notice, stacklevel=6)
     if strange:
-        warnings.warn(f"{address}: splits {', '.join(strange)} are not used", stacklevel=5)
+        warnings.warn(f"{address}: splits {', '.join(strange)} are not used", stacklevel=6)

@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +26,7 @@ from tqdm import tqdm
 from ..errors import InputError, TrainingError
 from .decoding import open_picture, to_image, why_unreadable
 from .listing import SHOWN
+from .shard_files import PictureRoot
 
 UNKNOWN = -1  # class of an image without a label
 OUTSIDE = -2  # class of an image that is of none of the task's classes
@@ -109,7 +109,7 @@ class ImageFiles:
     """Pictures in files, decoded when they are asked for, by worker processes.
 
     Attributes:
-        root: Folder that the names are relative to.
+        root: Folder that the names are relative to, or one that reads from shards.
         names: Path of each picture below root, with forward slashes.
         labels: ``(N,)`` int64.
         input_size: Channels, height, width of the images they become, see :func:`to_image`.
@@ -117,7 +117,7 @@ class ImageFiles:
         bad_share: More unreadable pictures than this share are an error; 1 allows for any number.
     """
 
-    root: Path
+    root: PictureRoot
     names: tuple[str, ...]
     labels: Tensor
     input_size: tuple[int, int, int]
@@ -217,7 +217,7 @@ def _begin_worker(worker: int) -> None:
 
 @dataclass(frozen=True)
 class _Pictures(Dataset):
-    root: Path
+    root: PictureRoot
     names: tuple[str, ...]
     input_size: tuple[int, int, int]
 
@@ -239,7 +239,7 @@ def _collate(
     return images, [bad for _, bad in items if bad is not None]
 
 
-def report_unreadable(root: Path, bad: Sequence[tuple[str, str]], total: int, share: float = BAD_SHARE) -> None:
+def report_unreadable(root: PictureRoot, bad: Sequence[tuple[str, str]], total: int, share: float = BAD_SHARE) -> None:
     """Warns about pictures that are left out.
 
     Args:

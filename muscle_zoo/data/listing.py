@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError, Notice
+from .shard_files import PictureRoot
 
 SHOWN = 20  # names in a warning; `data check` gives them all
 
@@ -35,7 +36,7 @@ class Listing:
     """Pictures by name below a folder, each with its class or UNKNOWN, in canonical order.
 
     Attributes:
-        root: The folder.
+        root: The folder; of pictures in shards one that reads from them.
         class_names: In the order of the classes.
         train: Training pictures: the labeled ones by class, then those without a label.
         test: Test pictures; may be empty.
@@ -44,13 +45,18 @@ class Listing:
         notes: What is to be said about it.
     """
 
-    root: Path
+    root: PictureRoot
     class_names: tuple[str, ...]
     train: Labeled = field(default_factory=list)
     test: Labeled = field(default_factory=list)
     validation: Labeled = field(default_factory=list)
     layout: str = ""
     notes: list[Note] = field(default_factory=list)
+
+    @property
+    def folder(self) -> Path:
+        """The folder itself."""
+        return self.root if isinstance(self.root, Path) else self.root.path
 
     @property
     def names(self) -> list[str]:

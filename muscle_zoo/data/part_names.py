@@ -54,12 +54,12 @@ def part_of(name: str, among: Sequence[str] = ()) -> str | None:
         >>> [part_of(name) for name in ("Training_Set", "valid", "test2017", "contest")]
         ['labeled', 'validation', 'test', None]
     """
-    words = [word for word in _words(name) if not re.fullmatch(r"v\d+i?", word)]  # train.v1
+    words = [word for word in words_of(name) if not re.fullmatch(r"v\d+i?", word)]  # train.v1
     if words and (match := re.fullmatch(r"([a-z]+)(?:(?:19|20)\d\d|0?1)", words[-1])):  # train2017, test1
         words[-1] = match[1]
     while len(words) > 1 and re.fullmatch(r"\d{1,2}", words[0]):  # 01_train
         words = words[1:]
-    shared = set.intersection(*(set(_words(other)) for other in among)) if len(among) > 1 else set()
+    shared = set.intersection(*(set(words_of(other)) for other in among)) if len(among) > 1 else set()
     words = [word for word in words if word not in _EMPTY | shared and not re.fullmatch(r"(19|20)\d\d", word)]
     parts = [_WORDS.get(word) for word in words]
     if len(parts) > 1 and UNLABELED in parts and set(parts) <= {UNLABELED, LABELED}:  # train_unlabeled
@@ -67,7 +67,7 @@ def part_of(name: str, among: Sequence[str] = ()) -> str | None:
     return _WORDS.get("".join(words))
 
 
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     """The words of a name, in small letters: ``trainImages``, ``train-images``, ``Train Images``."""
     plain = "".join(sign for sign in unicodedata.normalize("NFKD", name) if not unicodedata.combining(sign))
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", plain)

@@ -190,20 +190,32 @@ def _part(row: Cells) -> str:
 def _fill(listing: Listing, pictures: Sequence[tuple[Cells, str]]) -> None:
     """Puts pictures into the parts of a listing, in canonical order."""
     parts = {name: _part(row) for row, name in pictures}
-    labels = {row.label for row, name in pictures if row.label and parts[name] != UNLABELED}
     trained = {row.label for row, name in pictures if row.label and parts[name] == LABELED}
-    listing.class_names = tuple(sorted(labels, key=natural_key))
-    numbers = {label: number for number, label in enumerate(listing.class_names)}
-    has_test = TEST in parts.values()
     for row, name in pictures:
         part = parts[name]
         if part in (TEST, VALIDATION) and not row.label:
             raise InputError(f"{row.place}: split={row.split!r} label=''; write train or test, test with a label")
         if row.label and row.label not in trained and part != UNLABELED:
             raise InputError(f"{row.place}: class {row.label!r} has no training picture; {suggest(row.label, trained)}")
-        label = numbers[row.label] if row.label and part != UNLABELED else UNKNOWN
-        of_part = {TEST: listing.test, VALIDATION: listing.validation if has_test else listing.test}
-        of_part.get(part, listing.train).append((name, label))
+    fill_parts(listing, [(name, row.label, parts[name]) for row, name in pictures])
+
+
+def fill_parts(listing: Listing, pictures: Sequence[tuple[str, str, str]]) -> None:
+    """Puts pictures into the parts of a listing, in canonical order, and names its classes.
+
+    Args:
+        listing: Of no picture yet.
+        pictures: Name, label (empty for none) and part of each; that of test and validation ones is not empty, and
+            every label is one of the training part, too.
+    """
+    labels = {label for _, label, part in pictures if label and part != UNLABELED}
+    listing.class_names = tuple(sorted(labels, key=natural_key))
+    numbers = {label: number for number, label in enumerate(listing.class_names)}
+    has_test = any(part == TEST for *_, part in pictures)
+    of_part = {TEST: listing.test, VALIDATION: listing.validation if has_test else listing.test}
+    for name, label, part in pictures:
+        number = numbers[label] if label and part != UNLABELED else UNKNOWN
+        of_part.get(part, listing.train).append((name, number))
     # By class, then by name, those without a label last. The order of the lines does not count.
     listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
     listing.test.sort(key=lambda item: (item[1], item[0]))

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from .listing import Note, first_of, natural_key, pictures_in_words
+from .shard_files import PicturePath
 
 SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".jp2"),
@@ -160,7 +161,7 @@ def looks_like_a_picture(head: bytes) -> bool:
     return is_bmp or (head[:2] in (b"P5", b"P6") and head[2:3].isspace())
 
 
-def kind_of(path: Path) -> str:
+def kind_of(path: PicturePath) -> str:
     """What a file that is no picture is, in words; empty where that is not known."""
     try:
         head, status = _head(path), path.stat()
@@ -284,7 +285,7 @@ def is_file_or_missing(path: Path) -> bool:
         return True
 
 
-def _head(path: Path) -> bytes:
+def _head(path: PicturePath) -> bytes:
     """How a file begins; nothing for a pipe, which would wait for a writer."""
     if not path.is_file():
         return b""

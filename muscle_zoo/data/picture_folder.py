@@ -23,6 +23,7 @@ from .listing import Labeled, Listing, first_of, pictures_in_words, say_notes
 from .part_names import LABELED, TEST, UNLABELED, VALIDATION, is_wrapper, part_of
 from .picture_csv import list_csv
 from .picture_files import SUFFIXES, Found, folders_in, loose_pictures, pictures
+from .shard_pictures import SUFFIX, list_shards
 from .tables_inside import note_unread_tables, tables_inside
 from .twins import note_twins_of_the_test, settle_contradictions
 
@@ -54,7 +55,8 @@ def find_pictures(root: Path) -> Listing:
             ``validation/CLASS/`` and ``test/CLASS/``, by these or the other names of
             :func:`muscle_zoo.data.part_names.part_of`; or with ``CLASS/``; or any of that in one folder more; or a CSV
             file, or a folder with one, see :func:`muscle_zoo.data.picture_csv.list_csv`; or a table that adds labels
-            to any of these, see :mod:`muscle_zoo.data.added_labels`; or an export of Label Studio.
+            to any of these, see :mod:`muscle_zoo.data.added_labels`; or an export of Label Studio; or the index of
+            shards, see :mod:`muscle_zoo.data.shard_pictures`.
 
     Returns:
         The listing, with notes about all that was left out, understood in one of several ways, or contradicts itself.
@@ -77,6 +79,8 @@ def find_pictures(root: Path) -> Listing:
 def _list_any(root: Path, before: tuple[Path, ...]) -> Listing:
     """Lists a folder or a table, of which another one that adds labels to it may have told (``before``)."""
     suffix = root.suffix.lower()
+    if suffix == SUFFIX and root.is_file():
+        return list_shards(root)
     if suffix in table_files.SUFFIXES and not (root.is_dir() and suffix != ".csv"):
         base = base_of(table := csv_table.read_table(root))
         if base is None:
@@ -94,7 +98,7 @@ def _what_it_is(root: Path) -> str:
     if not root.exists():
         return f"does not exist; it must hold {LAYOUT}"
     if root.name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")):
-        return "is an archive; unpack it, and give the folder"
+        return "is an archive; unpack it, and give the folder (shards of WebDataset are given as wds:PATTERN)"
     if root.suffix.lower() in (".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather", ".db", ".sqlite", ".h5"):
         return "is a table that is not read; save it as a CSV of path,label"
     if root.suffix.lower() in SUFFIXES:
@@ -155,7 +159,7 @@ def _list_folders(given: Path) -> Listing:
 
 def _fill(listing: Listing, layout: _Layout, found: Found) -> None:
     """Lists the pictures of each part."""
-    root = listing.root
+    root = listing.folder
     labeled = layout.parts[LABELED]
     if not layout.classes:
         labeled = _classes_of(labeled, root, found)[1]
@@ -177,13 +181,13 @@ def _tested(listing: Listing, parts: dict[str, Path], part: str, found: Found) -
     """Pictures of a part whose classes are those of the labeled one."""
     if part not in parts:
         return []
-    present, folder = _classes_of(parts[part], listing.root, found)
+    present, folder = _classes_of(parts[part], listing.folder, found)
     _note_loose(listing, folder)
     for name in present:
         if name not in listing.class_names:
             labeled = parts[LABELED]
             raise InputError(f"{folder}: {name!a} is not a class of {labeled}; {suggest(name, listing.class_names)}")
-    return pictures_of_classes(listing.root, folder, listing.class_names, present, found)
+    return pictures_of_classes(listing.folder, folder, listing.class_names, present, found)
 
 
 def _unwrap(given: Path, found: Found) -> tuple[Path, str]:

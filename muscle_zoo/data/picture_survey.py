@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from PIL import Image
 
 from .decoding import open_image, orientation, why_unreadable
 from .images import UNREADABLE
+from .shard_files import PicturePath, PictureRoot
 
 # What a whole file of these kinds ends with; any other kind is decoded, for only that tells.
 _ENDS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
@@ -36,7 +35,7 @@ class Survey:
     modes: Counter[str] = field(default_factory=Counter, compare=False)
 
 
-def survey(root: Path, names: Sequence[str], workers: int = 4, whole: bool = False) -> Survey:
+def survey(root: PictureRoot, names: Sequence[str], workers: int = 4, whole: bool = False) -> Survey:
     """Reads the headers of pictures, and whether a file has its end: much faster than decoding.
 
     Args:
@@ -70,7 +69,7 @@ def survey(root: Path, names: Sequence[str], workers: int = 4, whole: bool = Fal
     return Survey(sizes, gray, bad, modes)
 
 
-def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int], bool, str]:
+def _read_header(path: PicturePath, whole: bool) -> tuple[tuple[int, int], bool, str]:
     """Width and height of a picture once it is upright, whether it is gray, and its kind and mode."""
     with open_image(path) as picture:
         kind = f"{picture.format} {picture.mode}"
@@ -82,10 +81,10 @@ def _read_header(path: Path, whole: bool) -> tuple[tuple[int, int], bool, str]:
         return size, gray, kind
 
 
-def _has_end(path: Path, kind: str) -> bool:
+def _has_end(path: PicturePath, kind: str) -> bool:
     """Whether a file has the bytes that its kind ends with; more than 4096 others may stand behind them."""
     if kind not in _ENDS:
         return False
     with path.open("rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 4096))
+        file.seek(max(0, path.stat().st_size - 4096))
         return _ENDS[kind] in file.read()

@@ -55,7 +55,7 @@ def tables_inside(root: Path, only_metadata: bool) -> Listing | None:
 
 def note_unread_tables(listing: Listing) -> None:
     """Says which tables of pictures lie beside folders of classes, whose names are the labels then."""
-    files = sorted(path for path in listing.root.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    files = sorted(path for path in listing.folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if tables := [path.name for path in files if _has_labels(path)]:
         listing.add(
             f"{', '.join(tables)} in {listing.root} is not read, for the folders are the classes; give it in place of "

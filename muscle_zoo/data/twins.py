@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from functools import cache
-from pathlib import Path
 
 from ..errors import InputError
-from ..files import file_sha256
+from ..files import content_sha256
 from .images import UNKNOWN
 from .listing import Labeled, Listing, first_of, pictures_in_words
 from .picture_files import looks_like_a_picture
+from .shard_files import PicturePath, PictureRoot
 
 _ENDS = 4096  # bytes at each end of a file that are compared before all of it is read
 
 
-def groups_of_twins(root: Path, names: Iterable[str]) -> list[list[str]]:
+def groups_of_twins(root: PictureRoot, names: Iterable[str]) -> list[list[str]]:
     """Groups of pictures with the same bytes, or that are one file by two paths; each of two or more names, in order.
 
     Only files of equal size are opened, and only those with equal ends are read whole.
@@ -41,16 +41,16 @@ def groups_of_twins(root: Path, names: Iterable[str]) -> list[list[str]]:
     return groups
 
 
-def _by_content(root: Path, names: list[str], size: int) -> list[list[str]]:
+def _by_content(root: PictureRoot, names: list[str], size: int) -> list[list[str]]:
     if size <= 2 * _ENDS:  # the ends are all of it
         return [names]
     by_hash: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        by_hash[_digest(str(root / name), _identity(root / name))].append(name)
+        by_hash[_digest(root / name, _identity(root / name))].append(name)
     return [group for group in by_hash.values() if len(group) > 1]
 
 
-def _ends(path: Path, size: int) -> tuple[bytes, bytes] | None:
+def _ends(path: PicturePath, size: int) -> tuple[bytes, bytes] | None:
     """Both ends of a picture; None of what is none, such as a page of an error that was saved as many pictures."""
     try:
         with path.open("rb") as file:
@@ -61,17 +61,18 @@ def _ends(path: Path, size: int) -> tuple[bytes, bytes] | None:
         return None
 
 
-def _identity(path: Path) -> tuple[int, int, int]:
+def _identity(path: PicturePath) -> tuple[int, int, int]:
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 @cache
-def _digest(path: str, identity: tuple[int, int, int]) -> str:
+def _digest(path: PicturePath, identity: tuple[int, int, int]) -> str:
     try:
-        return file_sha256(Path(path))
+        with path.open("rb") as file:
+            return content_sha256(file)
     except OSError:
-        return path
+        return str(path)
 
 
 def settle_contradictions(listing: Listing) -> None:

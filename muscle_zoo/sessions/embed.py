@@ -21,6 +21,7 @@ from ..checkpoints.target import checkpoint_name
 from ..data import DataConfig, DataSetInfo, load_dataset
 from ..data.images import UNKNOWN, ImageFiles, ImageSource
 from ..data.picture_folder import list_folder
+from ..data.shard_files import PictureRoot
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, Pictures, embed_pictures
 from ..engine.options import process_state
@@ -132,18 +133,19 @@ def _pictures(config: DataConfig, input_size: tuple[int, int, int]) -> tuple[dic
     """A user's pictures, each with its class where the folders or the CSV say it."""
     if config.root is None:
         raise InputError("embed: say which pictures (--data my_pictures)")
-    root = config.root
+    given = config.root
+    root: PictureRoot = given
     classes: tuple[str, ...] = ()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pictures without a class: here none is needed
-            listing = list_folder(root)
+            listing = list_folder(given)
         root, classes = listing.root, listing.class_names
         named = [*listing.train, *listing.validation, *listing.test]
     except InputError:
-        if not root.is_dir():
+        if not given.is_dir():
             raise
-        named = [(Path(file).relative_to(root).as_posix(), UNKNOWN) for file in list_pictures([str(root)])]
+        named = [(Path(file).relative_to(given).as_posix(), UNKNOWN) for file in list_pictures([str(given)])]
     labels = torch.tensor([label for _, label in named])
     files = ImageFiles(root, tuple(name for name, _ in named), labels, input_size, config.workers)
     return {"": files}, DataSetInfo("folder", "pictures", input_size, classes, (), (), len(files), 0, "", "")
