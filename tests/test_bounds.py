@@ -73,6 +73,26 @@ def test_verify_sees_what_predict_would_do(shipped: Path, fields: dict[str, Any]
     assert says in fault.text or fields == {"mean": [10.0]}
 
 
+def test_verify_says_that_pictures_cannot_be_made_ready(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("muscle_zoo.checkpoints.preprocessing.create_transform", lambda _: fails)
+    (*_, fault) = [check for check in verify(f"local-dir:{shipped}", LEDGER) if check.what == "preprocessing"]
+    assert not fault.passed and "cannot be made ready" in fault.text and fault.text.endswith("division by zero")
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_gray_card_that_says_no_normalization(shipped: Path, field: str) -> None:
+    """timm's own has three numbers."""
+    change(shipped, lambda config: config["pretrained_cfg"].pop(field))
+    Image.new("L", (9, 9), 90).save(shipped / "x.png")
+    (prediction,) = muscle_zoo.predict(f"local-dir:{shipped}", shipped / "x.png")
+    assert not prediction.error and prediction.classes
+    (fault,) = [check for check in verify(f"local-dir:{shipped}", LEDGER) if check.what == "preprocessing"]
+    assert not fault.passed and "pictures become others than in training" in fault.text
+
+
 def test_every_published_card_says_what_training_did() -> None:
     for card in registry.cards_in(registry.shipped_cards()):
         texts = {check.what: check for check in verify(card.name, LEDGER)}
