@@ -27,7 +27,7 @@ from muscle_zoo.data.csv_table import read_table
 from muscle_zoo.data.decoding import FORMATS, LONGEST, open_image, open_picture, to_image
 from muscle_zoo.data.picture_csv import list_csv
 from muscle_zoo.data.picture_files import Found, pictures
-from muscle_zoo.files import file_sha256
+from muscle_zoo.files import file_sha256, read_json, read_untrusted_json
 from muscle_zoo.publishing.verify import verify
 from muscle_zoo.results.ledger import read_ledger
 from tests.conftest import run
@@ -162,6 +162,14 @@ def test_a_pipe_among_pictures_is_left_out_and_never_opened(pipe: Path, capsys: 
     assert "pipe" in str(in_time(lambda: read_table(pipe)))
     code, out, err = in_time(lambda: run(["predict", NAME, str(pipe), str(pipe.parent), "--cpu"], capsys))
     assert code == 1 and "good.png" in out and "pipe.png cannot be read (no file" in err
+
+
+def test_a_pipe_in_the_place_of_a_file_that_is_given(pipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["train", "cnn4.supervised_digits_10", f"split={pipe}", "--cpu", "--out", str(tmp_path / "run")]
+    code, _, err = in_time(lambda: run(words, capsys))
+    assert code == 2 and f"split={pipe} cannot be read (it is not a file)" in err
+    assert "not readable as JSON (it is not a file)" in str(in_time(lambda: read_json(pipe)))
+    assert "it is not a file" in str(in_time(lambda: read_untrusted_json(pipe)))
 
 
 def test_postscript_by_another_name_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
