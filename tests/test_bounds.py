@@ -24,7 +24,7 @@ from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import read_config
 from muscle_zoo.checkpoints.hub_errors import explain
 from muscle_zoo.data.csv_table import read_table
-from muscle_zoo.data.decoding import FORMATS, LONGEST, open_image, open_picture, to_image
+from muscle_zoo.data.decoding import FORMATS, LONGEST, open_image, open_picture, to_image, upright
 from muscle_zoo.data.picture_csv import list_csv
 from muscle_zoo.data.picture_files import Found, pictures
 from muscle_zoo.files import file_sha256, read_json, read_untrusted_json
@@ -126,6 +126,38 @@ def test_of_a_very_long_picture_the_middle_is_taken(tmp_path: Path) -> None:
     ordinary = Image.fromarray(np.arange(64 * 1000, dtype=np.uint32).astype(np.uint8).reshape(64, 1000))
     ordinary.save(tmp_path / "o.png")
     assert open_picture(tmp_path / "o.png", 1).size == (1000, 64)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_goes_over_white_strip_by_strip(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it at once would take gigabytes for a file of a few hundred kilobytes; the pixels are the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
+    picture = Image.fromarray(noise).convert("RGB").quantize(9) if mode == "P" else Image.fromarray(noise).convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 3
+    layer = picture.convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    monkeypatch.setattr("muscle_zoo.data.decoding._STRIP", 60)
+    composed: list[int] = []
+    compose = Image.alpha_composite
+    monkeypatch.setattr(Image, "alpha_composite", lambda low, high: composed.append(high.height) or compose(low, high))
+    assert upright(picture, 3).tobytes() == whole.tobytes()
+    assert upright(picture, 1).tobytes() == whole.convert("L").tobytes()
+    assert max(composed) == 60 // 23
+
+
+def test_large_images_are_predicted_few_at_a_time(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 2048x2048 would ask a network for 64 of them at once."""
+    change(shipped, lambda config: config["pretrained_cfg"].update(input_size=[1, 16, 16]))
+    monkeypatch.setattr("muscle_zoo.sessions.predict._PIXELS", 3 * 16 * 16)
+    files = [shipped / f"{i}.png" for i in range(7)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), 9 * i).save(file)
+    model = muscle_zoo.create_model(f"local-dir:{shipped}", pretrained=True)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
+    assert [one.file for one in muscle_zoo.predict(model, files)] == list(map(str, files))
+    assert sizes == [3, 3, 1]
 
 
 @pytest.fixture
