@@ -105,7 +105,7 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
         of_16_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high < 2**16)
         if not of_16_bits and (low < 0 or high != 0):
             raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")
-        picture = Image.fromarray((values.astype(np.uint32, copy=False) >> 8).astype(np.uint8))
+        picture = Image.fromarray((values.astype(np.uint16, copy=False) >> 8).astype(np.uint8))
     return _over_white(picture, "L" if channels == 1 else "RGB")
 
 

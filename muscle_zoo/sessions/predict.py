@@ -20,7 +20,7 @@ from ..data.decoding import open_image, why_unreadable
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line
 
-_PIXELS = 2**25  # numbers in one batch: 128 MiB
+_PIXELS = 2**23  # numbers in one batch: 32 MiB, and up to a hundred times that inside a network
 UNSURE = "unsure"  # what a picture is called whose most probable class is not probable enough
 
 
