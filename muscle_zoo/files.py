@@ -36,6 +36,16 @@ def cache_root() -> Path:
     return Path(os.environ.get("MUSCLE_ZOO_CACHE") or f"{caches}/muscle_zoo").expanduser()
 
 
+def require_no_pipe(path: Path) -> None:
+    """Refuses what is there and is no file: a pipe would wait for a writer for ever, and a device may never end.
+
+    Raises:
+        ValueError: It is a folder, pipe, socket or device.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file so that it is always whole: either the old content or the new."""
     part = path.with_name(path.name + ".part")
@@ -69,6 +79,7 @@ def read_json(path: Path) -> Any:
         InputError: The file is missing or is not JSON.
     """
     try:
+        require_no_pipe(path)
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing") from None
@@ -84,8 +95,7 @@ def read_untrusted_json(path: Path) -> Any:
         ValueError: It is not a file, is larger than ``JSON_LIMIT``, is not UTF-8, is not JSON, is nested too deeply, or
             holds a key twice, a number that is not finite, or half a character.
     """
-    if path.exists() and not path.is_file():
-        raise ValueError("it is not a file")  # a device or a pipe may never end
+    require_no_pipe(path)
     with path.open("rb") as file:
         content = file.read(JSON_LIMIT + 1)
     if len(content) > JSON_LIMIT:

@@ -24,10 +24,10 @@ from muscle_zoo.checkpoints import registry, weights
 from muscle_zoo.checkpoints.card import read_config
 from muscle_zoo.checkpoints.hub_errors import explain
 from muscle_zoo.data.csv_table import read_table
-from muscle_zoo.data.decoding import FORMATS, LONGEST, open_image, open_picture, to_image
+from muscle_zoo.data.decoding import FORMATS, LONGEST, open_image, open_picture, to_image, upright
 from muscle_zoo.data.picture_csv import list_csv
 from muscle_zoo.data.picture_files import Found, pictures
-from muscle_zoo.files import file_sha256
+from muscle_zoo.files import file_sha256, read_json, read_untrusted_json
 from muscle_zoo.publishing.verify import verify
 from muscle_zoo.results.ledger import read_ledger
 from tests.conftest import run
@@ -73,6 +73,26 @@ def test_verify_sees_what_predict_would_do(shipped: Path, fields: dict[str, Any]
     assert says in fault.text or fields == {"mean": [10.0]}
 
 
+def test_verify_says_that_pictures_cannot_be_made_ready(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("muscle_zoo.checkpoints.preprocessing.create_transform", lambda _: fails)
+    (*_, fault) = [check for check in verify(f"local-dir:{shipped}", LEDGER) if check.what == "preprocessing"]
+    assert not fault.passed and "cannot be made ready" in fault.text and fault.text.endswith("division by zero")
+
+
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_a_gray_card_that_says_no_normalization(shipped: Path, field: str) -> None:
+    """timm's own has three numbers."""
+    change(shipped, lambda config: config["pretrained_cfg"].pop(field))
+    Image.new("L", (9, 9), 90).save(shipped / "x.png")
+    (prediction,) = muscle_zoo.predict(f"local-dir:{shipped}", shipped / "x.png")
+    assert not prediction.error and prediction.classes
+    (fault,) = [check for check in verify(f"local-dir:{shipped}", LEDGER) if check.what == "preprocessing"]
+    assert not fault.passed and "pictures become others than in training" in fault.text
+
+
 def test_every_published_card_says_what_training_did() -> None:
     for card in registry.cards_in(registry.shipped_cards()):
         texts = {check.what: check for check in verify(card.name, LEDGER)}
@@ -106,6 +126,38 @@ def test_of_a_very_long_picture_the_middle_is_taken(tmp_path: Path) -> None:
     ordinary = Image.fromarray(np.arange(64 * 1000, dtype=np.uint32).astype(np.uint8).reshape(64, 1000))
     ordinary.save(tmp_path / "o.png")
     assert open_picture(tmp_path / "o.png", 1).size == (1000, 64)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_goes_over_white_strip_by_strip(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it at once would take gigabytes for a file of a few hundred kilobytes; the pixels are the same."""
+    noise = np.random.default_rng(0).integers(0, 256, (37, 23, 4), np.uint8)
+    picture = Image.fromarray(noise).convert("RGB").quantize(9) if mode == "P" else Image.fromarray(noise).convert(mode)
+    if mode == "P":
+        picture.info["transparency"] = 3
+    layer = picture.convert("RGBA")
+    whole = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    monkeypatch.setattr("muscle_zoo.data.decoding._STRIP", 60)
+    composed: list[int] = []
+    compose = Image.alpha_composite
+    monkeypatch.setattr(Image, "alpha_composite", lambda low, high: composed.append(high.height) or compose(low, high))
+    assert upright(picture, 3).tobytes() == whole.tobytes()
+    assert upright(picture, 1).tobytes() == whole.convert("L").tobytes()
+    assert max(composed) == 60 // 23
+
+
+def test_large_images_are_predicted_few_at_a_time(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card of 2048x2048 would ask a network for 64 of them at once."""
+    change(shipped, lambda config: config["pretrained_cfg"].update(input_size=[1, 16, 16]))
+    monkeypatch.setattr("muscle_zoo.sessions.predict._PIXELS", 3 * 16 * 16)
+    files = [shipped / f"{i}.png" for i in range(7)]
+    for i, file in enumerate(files):
+        Image.new("L", (8, 8), 9 * i).save(file)
+    model = muscle_zoo.create_model(f"local-dir:{shipped}", pretrained=True)
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _, images, __: sizes.append(len(images[0])))
+    assert [one.file for one in muscle_zoo.predict(model, files)] == list(map(str, files))
+    assert sizes == [3, 3, 1]
 
 
 @pytest.fixture
@@ -142,6 +194,14 @@ def test_a_pipe_among_pictures_is_left_out_and_never_opened(pipe: Path, capsys: 
     assert "pipe" in str(in_time(lambda: read_table(pipe)))
     code, out, err = in_time(lambda: run(["predict", NAME, str(pipe), str(pipe.parent), "--cpu"], capsys))
     assert code == 1 and "good.png" in out and "pipe.png cannot be read (no file" in err
+
+
+def test_a_pipe_in_the_place_of_a_file_that_is_given(pipe: Path, tmp_path: Path, capsys: Capture) -> None:
+    words = ["train", "cnn4.supervised_digits_10", f"split={pipe}", "--cpu", "--out", str(tmp_path / "run")]
+    code, _, err = in_time(lambda: run(words, capsys))
+    assert code == 2 and f"split={pipe} cannot be read (it is not a file)" in err
+    assert "not readable as JSON (it is not a file)" in str(in_time(lambda: read_json(pipe)))
+    assert "it is not a file" in str(in_time(lambda: read_untrusted_json(pipe)))
 
 
 def test_postscript_by_another_name_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,8 @@ FIELDS = [
     ("pretrained_cfg.mean", [1e300], "pretrained_cfg.mean"),
     ("pretrained_cfg.std", [0], "pretrained_cfg.std"),
     ("pretrained_cfg.crop_mode", "../x", "pretrained_cfg.crop_mode"),
+    ("pretrained_cfg.interpolation", "random", "pretrained_cfg.interpolation='random'"),
+    ("pretrained_cfg.crop_pct", 10, "with crop_pct=10 resizes pictures to less than a pixel"),
     ("pretrained_cfg.label_offset", 1, "pretrained_cfg.label_offset=1"),
     ("pretrained_cfg.classifier", "layer4.conv.conv", "is not its classifier"),
     ("pretrained_cfg.first_conv", ["a/b"], "pretrained_cfg.first_conv"),

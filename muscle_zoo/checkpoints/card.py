@@ -110,7 +110,8 @@ _PRETRAINED_CFG: dict[str, Field] = {
     "tag": _TEXT,
     **dict.fromkeys(("input_size", "test_input_size", "min_input_size"), _SIZE),
     "fixed_input_size": _FLAG,
-    "interpolation": _choice("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming", "random"),
+    # Not timm's "random", which is for training: a picture that is predicted cannot be resized by it.
+    "interpolation": _choice("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"),
     **dict.fromkeys(("crop_pct", "test_crop_pct"), _number(0.01, 10)),
     "crop_mode": _choice("center", "squash", "border"),
     "mean": _list(_number(-1000, 1000), 1, _SIDE),
@@ -239,11 +240,16 @@ def _check_model(config: dict[str, Any]) -> None:
 
 
 def _check_resize(cfg: Mapping[str, Any]) -> None:
-    """Raises ValueError where two fields that may both be would make a picture huge before its middle is cut out."""
+    """Raises ValueError where two fields that may both be make a picture huge before it is cut, or leave nothing."""
     for size, share in product(("input_size", "test_input_size"), ("crop_pct", "test_crop_pct")):
-        if size in cfg and (resized := max(cfg[size][1:]) / cfg.get(share, 1.0)) > 2 * _SIDE:
-            what = f"pretrained_cfg.{size}={cfg[size]} with {share}={cfg[share]}"
-            raise ValueError(f"{what} resizes pictures to {resized:.0f} pixels, more than {2 * _SIDE}")
+        if size not in cfg:
+            continue
+        sides = [side / cfg.get(share, 1.0) for side in cfg[size][1:]]
+        what = f"pretrained_cfg.{size}={cfg[size]} with {share}={cfg.get(share, 1.0)} resizes pictures to"
+        if max(sides) > 2 * _SIDE:
+            raise ValueError(f"{what} {max(sides):.0f} pixels, more than {2 * _SIDE}")
+        if min(sides) < 1:
+            raise ValueError(f"{what} less than a pixel")
 
 
 def _check_block(block: dict[str, Any]) -> None:

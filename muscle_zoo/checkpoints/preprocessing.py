@@ -46,12 +46,15 @@ def preprocessing_fault(model: nn.Module, info: DataSetInfo) -> str:
     channels, height, width = info.input_size
     for size in ((2 * width + 5, 2 * height + 3), (3 * width, height + 1)):
         picture = _picture(size)
-        predicted = transform(picture)
+        said = one_line(", ".join(f"{field}={cfg[field]}" for field in _FIELDS if field in cfg))
+        try:
+            predicted = transform(picture)
+        except Exception as error:  # whatever timm stumbles over in fields that cannot be together
+            return f"pictures cannot be made ready by what config.json says ({said}): {one_line(error)}"
         trained = normalize(to_image(upright(picture, channels), info.input_size)[None], info)[0]
         tolerance = _LEVELS / 256 / min(info.std)
         if predicted.shape != trained.shape or not (predicted - trained).abs().max() <= tolerance:
-            said = ", ".join(f"{field}={cfg[field]}" for field in _FIELDS if field in cfg)
-            return f"pictures become others than in training by what config.json says ({one_line(said)})"
+            return f"pictures become others than in training by what config.json says ({said})"
     return ""
 
 

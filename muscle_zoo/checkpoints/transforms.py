@@ -46,9 +46,11 @@ def create_transform(model: str | nn.Module, is_training: bool = False, **kwargs
     pretrained_cfg = pretrained_cfg_of(model) if isinstance(model, nn.Module) else pretrained_cfg_by_name(model)
     cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg)
     channels = _channels(cfg, model, kwargs.get("input_size"))
-    if channels != cfg["input_size"][0]:  # 3 of gray, or gray of 3: every channel is treated as the average one
-        cfg |= {key: (statistics.fmean(cfg[key]),) * channels for key in ("mean", "std")}
-        cfg["input_size"] = (channels, *cfg["input_size"][1:])
+    # 3 of gray, or gray of 3, or timm's own of 3 where a card says none: every channel is treated as the average one.
+    for key in ("mean", "std"):
+        if channels != cfg["input_size"][0] or len(cfg[key]) not in (1, channels):
+            cfg[key] = (statistics.fmean(cfg[key]),) * channels
+    cfg["input_size"] = (channels, *cfg["input_size"][1:])
     for key in ("mean", "std"):
         if isinstance(value := kwargs.get(key), Sequence) and len(value) not in (1, channels):
             raise InputError(f"{key}={value}: the images have {channels} channels; give as many numbers, or input_size")

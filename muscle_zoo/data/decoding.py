@@ -17,6 +17,7 @@ from torch import Tensor
 from .picture_files import kind_of, reads_heic
 from .shard_files import PicturePath, ShardMember
 
+_STRIP = 2**20  # pixels that are put over white at a time
 LONGEST = 16  # times its short side: of a longer picture the middle is taken
 # What Pillow may take a file for, whatever its name: for PostScript it would start Ghostscript.
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "DIB", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF", "HEIF")
@@ -107,8 +108,8 @@ def upright(picture: Image.Image, channels: int) -> Image.Image:
         of_16_bits = picture.mode.startswith("I;16") or (picture.mode == "I" and low >= 0 and 255 < high < 2**16)
         if not of_16_bits and (low < 0 or high != 0):
             raise ValueError(f"mode {picture.mode} with values from {low} to {high}: save it with 8 or 16 bits")
-        picture = Image.fromarray((values / 256).astype(np.uint8))
-    return _over_white(picture).convert("L" if channels == 1 else "RGB")
+        picture = Image.fromarray((values.astype(np.uint16, copy=False) >> 8).astype(np.uint8))
+    return _over_white(picture, "L" if channels == 1 else "RGB")
 
 
 def _center(picture: Image.Image) -> Image.Image:
@@ -121,16 +122,24 @@ def _center(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, left + min(width, most), top + min(height, most)))
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
-    """A picture over white, where it is transparent: the colors under what nobody sees may be anything."""
+def _over_white(picture: Image.Image, mode: str) -> Image.Image:
+    """A picture over white, where it is transparent: the colors under what nobody sees may be anything.
+
+    A large one goes strip by strip: whole, the copies on the way would take five times its memory.
+    """
     if picture.mode not in ("RGBA", "LA", "PA", "RGBa", "La") and "transparency" not in picture.info:
-        return picture
+        return picture.convert(mode)
     if picture.mode.startswith("I"):
-        return picture
-    layer = picture.convert("RGBA")
-    if layer.getchannel("A").getextrema()[0] == 255:
-        return layer.convert("RGB")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+        return picture.convert(mode)
+    width, height = picture.size
+    rows = max(1, _STRIP // width)
+    whole = Image.new(mode, picture.size)
+    for top in range(0, height, rows):
+        strip = picture.crop((0, top, width, min(top + rows, height))).convert("RGBA")
+        if strip.getchannel("A").getextrema()[0] < 255:
+            strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
+        whole.paste(strip.convert("RGB").convert(mode), (0, top))
+    return whole
 
 
 def to_image(picture: Image.Image, input_size: tuple[int, int, int]) -> Tensor:

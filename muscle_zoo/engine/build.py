@@ -40,6 +40,7 @@ from ..data.machine import free_memory
 from ..data.picture_folder import find_pictures
 from ..data.split_files import parse_given
 from ..errors import InputError, Notice, suggest
+from ..files import require_no_pipe
 from ..methods import trains_classifier
 from ..recipes import Recipe
 from .starting_weights import with_starting_weights
@@ -235,9 +236,11 @@ def known_classes(train: ImageSource, held_out: Sequence[int]) -> ImageSource:
 
 
 def _read_given(path: str, names: Sequence[str], dataset: str) -> tuple[int, ...]:
+    file = Path(path).expanduser()
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        require_no_pipe(file)
+        text = file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # the latter is also that of what is no UTF-8
         raise InputError(f"split={path} cannot be read ({error}); give a file that lists the labeled images") from None
     return parse_given(f"split={path}", text, names, dataset)
 

@@ -20,6 +20,7 @@ from ..data.machine import usable_cpus
 from ..data.picture_files import SUFFIXES, Found, pictures
 from ..errors import InputError, Notice, one_line
 
+_PIXELS = 2**23  # numbers in one batch: 32 MiB, and up to a hundred times that inside a network
 UNSURE = "unsure"  # what a picture is called whose most probable class is not probable enough
 
 
@@ -85,7 +86,7 @@ def predict_files(
         model: Of :func:`muscle_zoo.create_model`, in evaluation mode.
         files: Pictures of any mode and size.
         topk: Classes of each; all where there are fewer.
-        batch_size: Pictures taken together.
+        batch_size: Pictures taken together, at most; large ones are fewer.
         threshold: A picture whose most probable class is less probable than this is ``unsure``.
 
     Yields:
@@ -102,7 +103,8 @@ def predict_files(
         )
     if threshold and UNSURE in names:
         raise InputError(f"threshold={threshold}: a class of the model is called {UNSURE!r}; leave the threshold out")
-    for chunk, images in _read(files, create_transform(model), batch_size):
+    pixels = math.prod(pretrained_cfg_of(model).get("input_size") or (1,))
+    for chunk, images in _read(files, create_transform(model), min(batch_size, max(1, _PIXELS // pixels))):
         readable = [image for image in images if isinstance(image, Tensor)]
         rows: Iterator[tuple[list[float], list[int]]] = iter(())
         if readable:
