@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from muscle_zoo import get_recipe
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.auto.choices import Choices
+from muscle_zoo.commands.info_words import about
+from muscle_zoo.data import dataset_names
 from muscle_zoo.engine import training_progress
 from muscle_zoo.engine.training_progress import TrainingProgress
+from muscle_zoo.methods import default_options, method_names
 from tests.conftest import run
 
 NAME = "cnn4.muscle_digits_10"
@@ -43,7 +49,68 @@ def test_training_says_soon_how_long_it_takes_and_then_keeps_saying_it(
     assert told[2] == "it takes more than 7 minutes more"  # by two steps of the classifier alone
     assert told[3] == f"{NAME}: step 9 of 200, about 28 minutes more"  # by seven steps, one of them of the classifier
     # After ten minutes less often: whoever reads the log of hours wants no line a minute.
-    assert 10 < len(told) < 20
+    assert 10 < len(told) < 25
     with TrainingProgress(recipe, 0, False) as progress:
         progress.step_done()
     assert capsys.readouterr().err == ""
+
+
+def recipes_in(uses: list[str]) -> list[str]:
+    """The recipes that lines tell to train, each of which must be one."""
+    words = [shlex.split(line, comments=True) for line in uses if line.startswith("muscle-zoo train ")]
+    named = [(word[2], dict(other.split("=") for other in word[3:])) for word in words if not word[2].endswith("/")]
+    return [get_recipe(name, overrides).name for name, overrides in named]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_info_of_a_method(name: str) -> None:
+    facts, parts = about(name)
+    assert facts["options"] == {
+        f"{part}.{key}": value for part, own in default_options(name).items() for key, value in own.items()
+    }
+    assert all(": " in line for line in parts.get("Options", [])), "an option is not described"
+    assert facts["what"] and any(f".{name}_" in recipe for recipe in recipes_in(parts["Use it"]))
+
+
+@pytest.mark.parametrize("name", [*dataset_names(), "synthetic:1x8x8x2", "cnn4", "resnet18", "vit_tiny_patch16_224"])
+def test_info_of_a_data_set_and_of_a_backbone(name: str) -> None:
+    facts, parts = about(name)
+    assert facts["kind"] == ("data set" if name in dataset_names() or ":" in name else "backbone")
+    assert all(name.partition(":")[0] in recipe for recipe in recipes_in(parts["Use it"]))
+
+
+def test_info_prints_what_a_word_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(["info", "muscle_fixmatch"], capsys)
+    assert code == 0 and "https://arxiv.org/abs/2001.07685" in out and "\n  fixmatch.threshold=0.95: Least" in out
+    assert "65,834 parameters" in run(["info", "cnn4"], capsys)[1]
+    assert json.loads(run(["info", "digits", "--json"], capsys)[1])["train_size"] == 1437
+    (tmp_path / "digits").mkdir()  # a folder of that name is meant
+    assert run(["info", "digits"], capsys)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["init=mypics"], "init=mypics: there are no such weights; give a run folder (runs/NAME/seed0)"),
+        (
+            ["init=pictures"],
+            "init=pictures has neither recipe.json nor config.json; give a run folder (runs/NAME/seed0)",
+        ),
+        (["init=fixmatch"], "init=fixmatch: there are no such weights; give a run folder (runs/NAME/seed0)"),
+    ],
+)
+def test_what_init_can_be_is_told(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(["train", NAME, *words, "--cpu"], capsys)
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_what_a_backbone_can_be_is_told() -> None:
+    with pytest.raises(InputError, match=r"backbone=foo: there are no such weights; give a run folder"):
+        Choices(backbone="foo")
