@@ -16,7 +16,9 @@ from muscle_zoo.data import dataset_names
 from muscle_zoo.engine import training_progress
 from muscle_zoo.engine.training_progress import TrainingProgress
 from muscle_zoo.methods import default_options, method_names
+from muscle_zoo.results.stats import of_few
 from tests.conftest import run
+from tests.pictures import make_folder
 
 NAME = "cnn4.muscle_digits_10"
 
@@ -114,3 +116,15 @@ def test_what_init_can_be_is_told(
 def test_what_a_backbone_can_be_is_told() -> None:
     with pytest.raises(InputError, match=r"backbone=foo: there are no such weights; give a run folder"):
         Choices(backbone="foo")
+
+
+def test_a_share_of_few_pictures_is_told_with_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (of_few(29), of_few(30), of_few(1)) == (" of 29 pictures", "", " of 1 picture")
+    folder = make_folder(tmp_path / "pictures", labeled=4, unlabeled=4, test=2)
+    out = tmp_path / "run"
+    words = ["--data", str(folder), "--cpu"]
+    few = ["steps=1", "eval_every=1", "batch_size=4", "mu=1"]
+    code, _, err = run(["train", "cnn4.supervised_folder_all", *few, *words, "--out", str(out)], capsys)
+    assert code == 0 and " % of 4 pictures\n" in err
+    code, shown, _ = run(["eval", str(out), *words], capsys)
+    assert code == 0 and shown.count(" % of 4 pictures") == 3 and "accuracy per class, of 4 pictures in all" in shown

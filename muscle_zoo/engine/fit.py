@@ -16,6 +16,7 @@ from ..data.catalog import FOLDER
 from ..errors import StoppedError
 from ..methods import takes_steps
 from ..recipes import Recipe
+from ..results.stats import of_few
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
 from .evaluate import Metrics
@@ -156,7 +157,8 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
 def _said_of(run: Run, metrics: dict[str, Metrics]) -> str:
     """What is shown of an evaluation."""
     what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
-    of = " of the pictures it was trained on" if run.recipe.fold == "labeled" else ""
+    few = of_few(metrics["ema"].n)
+    of = f"{few or ' of the pictures'} it was trained on" if run.recipe.fold == "labeled" else few
     return f"{what} {100 * metrics['ema'].top1:.1f} %{of}"
 
 
