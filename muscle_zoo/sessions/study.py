@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -217,7 +218,7 @@ class _Pool:
         except (EOFError, ConnectionError):  # the latter where it died before it had read what to do
             worker.process.join()
             self.workers.remove(worker)
-            finished, error = False, f"its process died (exit code {worker.process.exitcode}); is memory short?"
+            finished, error = False, f"its process died: {how_it_died(worker.process.exitcode)}"
         if error:
             self.result.failed.append(f"{folder}: {error}")
         elif not finished:
@@ -257,6 +258,23 @@ def _work(connection: Connection) -> None:
                 finished, error = False, f"{type(problem).__name__}: {problem}"
                 sys.excepthook(type(problem), problem, problem.__traceback__)
             connection.send((finished, error))
+
+
+def how_it_died(exitcode: int | None) -> str:
+    """What a dead process's exit code says: the signal's name; and of memory only where the system kills for it.
+
+    Example:
+        >>> how_it_died(-9), how_it_died(3)
+        ('SIGKILL, as the system does where memory is short; fewer --jobs need less', 'exit code 3')
+    """
+    if exitcode is None or exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    short = ", as the system does where memory is short; fewer --jobs need less"
+    return name + short if name == "SIGKILL" else name
 
 
 def _duration(seconds: float) -> str:
