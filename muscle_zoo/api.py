@@ -81,7 +81,7 @@ def train(
         stream: True to read pictures whenever they are needed, False to hold them in memory, None to decide by size.
         strict: Of your own pictures: refuse what cannot be read or contradicts itself, rather than leave it out.
         fresh: Start over; the old run folder is renamed, never overwritten.
-        progress: Show a progress bar on a terminal.
+        progress: Say on stderr what is done, how long it takes and how far it is; on a terminal with a bar.
 
     Returns:
         The run: ``metrics``, ``path``, ``model()``, ``checkpoint``, ``finished`` and its ledger ``row``.

@@ -45,7 +45,7 @@ COMMANDS: dict[str, Command] = {
         eval_command.run,
     ),
     "list": ("list checkpoints and recipes, with their accuracy", list_command.add_arguments, list_command.run),
-    "info": ("show what is known of a checkpoint or recipe", info.add_arguments, info.run),
+    "info": ("show what is known of a checkpoint, a recipe, or a word of its name", info.add_arguments, info.run),
     "predict": ("classify pictures with a checkpoint or a run", predict.add_arguments, predict.run),
     "suggest": ("choose pictures of a run to label next", suggest.add_arguments, suggest.run),
     "report": ("write a run's report.html anew", report.add_arguments, report.run),

@@ -111,7 +111,11 @@ def test_a_curve_of_muscles_weight_takes_the_method_alone_once(
     monkeypatch.setattr(study_session, "_Pool", pool)
     monkeypatch.setattr(study_session, "finished_row", lambda folder, _: rows.get(folder.path))
     words = ["study", *WORDS_OF_CURVE, "--vary", "muscle.weight", "0.5", "2", "--cpu", "--out", str(tmp_path)]
-    assert run(words, capsys)[0] == 0
+    code, out, _ = run(words, capsys)
+    assert code == 0 and out.startswith(
+        "2 values of muscle.weight, 3 runs in all\nvalue 1 of 2, muscle.weight=0.5: 2 runs, "
+    )
+    assert "\nvalue 2 of 2, muscle.weight=2: 2 runs, 1 of them done; results in" in out
     assert trained == ["fixmatch", "muscle_fixmatch", "muscle_fixmatch"]
     assert (tmp_path / "curve.md").read_text(encoding="utf-8").startswith("| muscle.weight | 0.5 | 2 |")
     assert {row.name for row in read_ledger(tmp_path / "muscle.weight_2" / "results.csv")} == {

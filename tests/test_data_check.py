@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from muscle_zoo.data import DataConfig, load_dataset
 from muscle_zoo.data.check import check_pictures
 from muscle_zoo.data.listing import Listing, natural_key
 from muscle_zoo.data.manifest import changes_since, manifest_of
@@ -72,6 +74,18 @@ def test_what_cannot_be_evaluated_needs_a_decision(tmp_path: Path, capsys: pytes
     picture(root / "labeled" / "cat" / "more.png", "cat", 5)
     code, out, _ = run(["data", "check", str(root)], capsys)
     assert code == 0 and "give fold=dev" in out and "but none of the 1 classes with one label" in out
+    assert out.endswith(" to a recipe by its name, train NAME --data FOLDER, give fold=dev\n")
+
+
+def test_the_last_line_agrees_with_the_advice_before_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_folder(tmp_path / "my_data")
+    Image.new("RGB", (40, 30)).save(root / "labeled" / "cat" / "wide.png")
+    code, out, _ = run(["data", "check", str(root)], capsys)
+    assert code == 0 and "40x30 (1): give image_size" in out and "fold=dev" not in out
+    last = out.splitlines()[-1]
+    assert last.startswith("nothing needs a decision for `muscle-zoo train FOLDER`") and last.endswith("image_size=24")
+    overrides = dict([last.split()[-1].split("=")])
+    assert load_dataset("folder", DataConfig(root), int(overrides["image_size"])).info.input_size == (3, 24, 24)
 
 
 def test_what_is_refused_is_a_decision_and_what_is_not_there_is_wrong_input(

@@ -58,7 +58,7 @@ def test_a_worker_that_dies_is_replaced_and_its_run_failed(
     monkeypatch.setattr(study, "_work", dying.work)
     words = [*WORDS, "--datasets", "digits", "--labels", "10", "--seeds", "2", "--out", str(tmp_path / "s")]
     code, out, err = run(words, capsys)
-    assert code == 1 and err.count("its process died (exit code -9)") == 2 and "4/4" in out and "stopped" not in out
+    assert code == 1 and err.count("its process died: SIGKILL") == 2 and "4/4" in out and "stopped" not in out
     done = [f"cnn4.{m}_digits_10/seed1" for m in ("supervised", "muscle")]
     assert all(RunFolder(tmp_path / "s" / "runs" / path).read_status()["status"] == "finished" for path in done)
     # Readers of pictures start as they do under `train`; were they spawned as the worker is, each would import torch.
@@ -117,3 +117,8 @@ def test_a_checkpoint_is_evaluated_on_the_accelerator(
     monkeypatch.setattr(evaluation, "device_for", lambda cpu: asked.append(cpu) or torch.device("cpu"))
     assert run(["eval", str(finished_run), "--cpu"], capsys)[0] == 0
     assert asked == [False, True]
+
+
+def test_memory_is_suspected_of_a_dead_process_only_where_the_system_killed_it() -> None:
+    assert "memory" in study.how_it_died(-9)
+    assert [study.how_it_died(code) for code in (-11, -77, 1)] == ["SIGSEGV", "signal 77", "exit code 1"]

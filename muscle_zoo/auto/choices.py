@@ -10,13 +10,14 @@ from pathlib import Path
 
 import timm
 
+from ..checkpoints.weights import WHAT, is_no_weights
 from ..data.addresses import is_address
 from ..data.table_files import SUFFIXES
 from ..engine.starting_weights import arch_of
 from ..errors import InputError, suggest
 from ..methods import METHODS, base_of, default_options, method_names, takes_embeddings, takes_steps
 from ..recipes import Recipe, get_recipe
-from ..recipes.defaults import starting_weights
+from ..recipes.defaults import DATASETS, starting_weights
 from ..recipes.names import parse_name
 
 CONTROL = "logistic"  # the linear probe: what people do with a pretrained network and few labels
@@ -69,6 +70,8 @@ class Choices:
                 raise InputError(f"methods: {method!r} is unknown; {suggest(method, method_names())}")
             if not takes_embeddings(method):
                 raise InputError(f"methods: {method} cannot be trained on embeddings; leave it out")
+        if is_no_weights(self.backbone):
+            raise InputError(f"backbone={self.backbone}: there are no such weights; give {WHAT}")
         for key in self.overrides:
             if key in _FIXED:
                 raise InputError(f"override {key!r} is none for a folder of pictures: {_FIXED[key]}")
@@ -127,9 +130,10 @@ def is_own_pictures(word: str) -> bool:
     except InputError:
         if is_address(word) or "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
             return True
-        # Every recipe's name has a dot. Without one it is a folder that is not there, or half a recipe's name.
+        # Every recipe's name has a dot. Without one it is a folder that is not there, or a part of a recipe's name.
         is_half_a_name = get_close_matches(word, timm.list_models()) and not get_close_matches(word, os.listdir())
-        return "." not in word and not is_half_a_name
+        is_word = word in (*method_names(), *DATASETS)
+        return "." not in word and not is_half_a_name and not is_word
 
 
 def uses_unlabeled(method: str) -> bool:

@@ -130,6 +130,11 @@ class Comparison:
     test: Interval | None = None
     gain_optimism: float = 0.0
 
+    @property
+    def judged(self) -> int:
+        """How many pictures were held out to judge by: those of classes with two labels or more."""
+        return sum(count for count in self.found.labeled if count > 1) if self.folds else 0
+
     def score(self, method: str) -> MethodScore:
         """The score of a method.
 

@@ -21,6 +21,7 @@ from .. import __version__
 from ..checkpoints.card import BLOCK, calibration_of
 from ..data import DataConfig
 from ..files import write_text
+from ..results.stats import of_few
 from .findings import Comparison, Interval, OutOfFold
 from .label_checks import Pair, calibrate_folds, near_duplicates, probable_label_errors
 from .report_drawings import color_of, embedding_map, interval_bar, reliability_diagram
@@ -105,6 +106,7 @@ def render_report(
         "title": source.stem if source is not None else pictures.dataset.info.title,
         "version": __version__,
         "comparison": comparison,
+        "few": of_few(comparison.judged, "held-out pictures") if comparison is not None and comparison.folds else "",
         "answer": headline(comparison) if comparison is not None and comparison.gain is not None else "",
         "classes": _classes(pictures, held_out),
         "labeled": len(pictures.labeled),
@@ -144,7 +146,8 @@ def sentence(text: str) -> str:
 def _test(pictures: RunPictures, comparison: Comparison | None) -> str:
     """What the exported network does on the test pictures; empty where it was not measured on any."""
     if comparison is not None and comparison.test is not None:
-        return f"{percent(comparison.test.value)} % {interval(comparison.test)}"
+        few = of_few(sum(comparison.found.test))
+        return f"{percent(comparison.test.value)} %{few} {interval(comparison.test)}"
     metrics = pictures.config.get(BLOCK, {}).get("metrics")
     if pictures.recipe.fold != "test" or not metrics or len(pictures.dataset.test) == 0:
         return ""

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..data.listing import first_of, pictures_in_words
 from ..engine.embedding_progress import in_words
 from ..errors import one_line
+from ..results.stats import of_few
 from .findings import Comparison, Interval, MethodScore
 from .plan import Plan
 from .speed import Speed
@@ -73,6 +74,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         return _row("chosen", f"{comparison.chosen}: {comparison.why}")
     lines = [f"{'method':<20}{'right, % (95 %)':>24}{'balanced':>10}{'macro F1':>10}{'nll':>7}{'seconds':>9}"]
     lines += [_score_line(score) for score in comparison.methods]
+    if few := of_few(comparison.judged, "held-out pictures"):
+        lines += _row("judged", f"by the share{few}, which is few: one of them is {100 / comparison.judged:.0f} points")
     lines += ["", headline(comparison), *_row("chosen", f"{comparison.chosen}: {comparison.why}")]
     if (expected := comparison.expected) is not None:
         choice = f", less {100 * comparison.optimism:.1f} for having been chosen" if comparison.optimism else ""

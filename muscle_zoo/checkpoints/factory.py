@@ -294,6 +294,8 @@ def normalization_of(init: str, info: DataSetInfo) -> Normalization:
         WeightsError: There are no such weights.
         DownloadError: What is said of them could not be downloaded.
     """
+    if weights.is_no_weights(init):
+        raise WeightsError(f"init={init}: there are no such weights; give {weights.WHAT}")
     try:
         cfg = resolve_data_config({}, pretrained_cfg=pretrained_cfg_by_name(init))
     except MuscleZooError as error:

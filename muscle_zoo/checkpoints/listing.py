@@ -253,6 +253,16 @@ def count_parameters(config: dict[str, Any], origin: str) -> int:
         raise WeightsError(f"{origin}/{CONFIG_FILE} lacks {error}; download or export it again") from None
 
 
+def architecture_parameters(arch: str) -> int:
+    """How many parameters an architecture has to train, with the classifier that it is built with by default.
+
+    Example:
+        >>> architecture_parameters("cnn4")
+        65834
+    """
+    return _count_parameters(arch, "{}")
+
+
 def _count(arch: str, cfg: dict[str, Any], model_args: dict[str, Any]) -> int:
     sizes = {"num_classes": cfg["num_classes"], "in_chans": cfg["input_size"][0], **model_args}
     return _count_parameters(arch, json.dumps(sizes))

@@ -43,7 +43,7 @@ def checkpoint_name(target: str) -> str:
         raise InputError(f"{target} {inside}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
-        raise InputError(f"{target} {what}; give a run folder, a card folder, or a name of `muscle-zoo list`")
+        raise InputError(f"{target} {what}; give {weights.WHAT}")
     return target
 
 

@@ -30,6 +30,11 @@ from .card import BLOCK, CONFIG_FILE, read_config
 from .hub_names import HF_HUB, LOCAL_DIR, canonical_name
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".tar")  # what weights are pickled into
+# What may be typed for weights, in words; the first run folder is where `train` leaves one by default.
+WHAT = (
+    "a run folder (runs/NAME/seed0), a card folder, a name of `muscle-zoo list --pretrained`, timm's of weights "
+    "(resnet18.a1_in1k), tf_efficientnet_lite0.pypi, or hf-hub:ORG/NAME"
+)
 UNPICKLE = (
     "where you trust it, write it anew with safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
     "'model.safetensors') beside a config.json as timm's save_config_for_hf makes it, and give local-dir:FOLDER"
@@ -211,7 +216,8 @@ def _why_nowhere(name: str, plain: str) -> str:
         return f"{plain} {why}; train it (python train.py {plain}), or take others: {near}"
     if "/" in name and registry.find_card(name.rpartition("/")[2].partition("@")[0]) is not None:
         return f"no weights for {name!r}; write hf-hub:{name} for a repo on the Hub, local-dir:{name} for a folder"
-    return f"no weights for {name!r}; {near_weights(plain)} (or hf-hub:REPO, local-dir:PATH)"
+    near = near_weights(plain)
+    return f"no weights for {name!r}; {near if near.startswith('did you mean') else f'give {WHAT}'}"
 
 
 def is_misspelled(name: str) -> bool:
@@ -223,6 +229,16 @@ def is_misspelled(name: str) -> bool:
     """
     arch, dot, _ = name.partition(".")
     return bool(dot) and timm.is_model(arch) and not looks_like_a_name(name)
+
+
+def is_no_weights(name: str) -> bool:
+    """Whether a name is a word that weights cannot have: neither a place, nor ARCH.TAG, nor an architecture's.
+
+    Example:
+        >>> [is_no_weights(name) for name in ("mypics", "fixmatch", "cnn4", "resnet18.a1_in1k", "local-dir:mypics")]
+        [True, True, False, False, False]
+    """
+    return not any(sign in name for sign in ".:/") and not timm.is_model(name)
 
 
 def near_weights(name: str) -> str:

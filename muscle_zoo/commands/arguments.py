@@ -110,7 +110,12 @@ def parse_overrides(words: list[str]) -> dict[str, str]:
         if key in overrides:
             if not overrides[key]:
                 raise InputError(f"override {key}= is empty; name {what}, or leave it out")
-            overrides[key] = checkpoint_name(overrides[key])  # a run folder will do
+            try:
+                overrides[key] = checkpoint_name(overrides[key])  # a run folder will do
+            except InputError as error:
+                raise type(error)(
+                    f"{key}={error}" if str(error).startswith(overrides[key]) else f"{key}: {error}"
+                ) from None
     return overrides
 
 

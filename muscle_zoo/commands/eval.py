@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ..errors import ExitCode
+from ..results.stats import of_few
 from .arguments import add_source_arguments, source_of
 from .terminal import printable
 
@@ -38,22 +39,25 @@ def run(args: argparse.Namespace) -> int:
 
 def render(report: dict[str, Any]) -> str:
     """The report as a person reads it."""
+    few = of_few(report["n"])
     lines = [
         f"{report['name']} ({report['origin']})",
         f"{report['dataset']}, {report['n']} images of the {report['fold']} fold",
-        f"  top-1                {100 * report['top1']:6.2f} %",
-        f"  top-5                {100 * report['top5']:6.2f} %",
+        f"  top-1                {100 * report['top1']:6.2f} %{few}",
+        f"  top-5                {100 * report['top5']:6.2f} %{few}",
         f"  neg. log-likelihood  {report['nll']:6.3f} nats",
         f"  calibration error    {100 * report['ece']:6.2f} %",
     ]
     if "attack" in report:
-        lines.insert(3, f"  top-1, {report['attack']:<13} {100 * report['attacked_top1']:6.2f} %")
+        lines.insert(3, f"  top-1, {report['attack']:<13} {100 * report['attacked_top1']:6.2f} %{few}")
     if report["temperature"] != 1:
         lines.append(f"  temperature          {report['temperature']:6.3f} (in the weights)")
-    lines.append("  accuracy per class")
+    lines.append(f"  accuracy per class{few and f', {few.strip()} in all'}")
     for label, accuracy in report["per_class"].items():
         lines.append(f"    {printable(label):<18} " + ("no images" if accuracy is None else f"{100 * accuracy:6.2f} %"))
     figure = report["published"]
     verdict = {True: "reproduced", False: "NOT reproduced", None: f"of {figure['n']} other images: not compared"}
-    lines.append(f"figure in config.json: {100 * figure['top1']:.2f} %, {verdict[figure['reproduced']]}")
+    lines.append(
+        f"figure in config.json: {100 * figure['top1']:.2f} %{of_few(figure['n'])}, {verdict[figure['reproduced']]}"
+    )
     return "\n".join(lines)

@@ -26,6 +26,7 @@ from ..recipes import Recipe, changes, get_recipe
 from ..results.ledger import Row, merge, read_ledger, runs_of
 from ..results.stats import mean_std
 from ..sessions.evaluate import read_recipe
+from .info_words import Parts, about, is_word
 from .terminal import printable, say
 
 WIDTH = 100
@@ -36,7 +37,9 @@ _INDENT = 2
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `info`."""
     parser.add_argument(
-        "name", help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]; or timm's of weights"
+        "name",
+        help="a name of `list`, a run folder, local-dir:PATH or hf-hub:REPO[@revision]; timm's of weights; or a "
+        "word: a method (fixmatch), a data set (digits), a backbone (cnn4)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--data", type=Path, metavar="DIR", help="your folder or CSV, for a recipe on folder")
@@ -44,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what is known of a model, and its recipe."""
+    if is_word(args.name) and not Path(args.name).exists():
+        facts, parts = about(args.name)
+        say(json.dumps(facts, indent=2) if args.json else render_word(args.name, parts))
+        return ExitCode.DONE
     name = checkpoint_name(args.name)
     card = weights.find_config(name)
     if card is None and is_pretrained(name):
@@ -94,6 +101,15 @@ def render(
     lines = [info.name]
     for title, text in parts:
         lines += ["", title, *(" " * _INDENT + line for line in text)]
+    return "\n".join(lines)
+
+
+def render_word(name: str, parts: Parts) -> str:
+    """What is known of a method, a data set or a backbone, as a person reads it; commands stay whole, to be pasted."""
+    lines = [name]
+    for title, text in parts.items():
+        whole = title == "Use it"
+        lines += ["", title, *(" " * _INDENT + piece for line in text for piece in ([line] if whole else _wrap(line)))]
     return "\n".join(lines)
 
 

@@ -81,7 +81,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_study(
-    args: argparse.Namespace, overrides: Mapping[str, str], out: Path, options: RunOptions, done: Sequence[Row] = ()
+    args: argparse.Namespace,
+    overrides: Mapping[str, str],
+    out: Path,
+    options: RunOptions,
+    done: Sequence[Row] = (),
+    part: str = "",
 ) -> tuple[ExitCode, list[Row]]:
     from ..sessions.study import earlier_rows, run_study
 
@@ -89,7 +94,7 @@ def _run_study(
     if args.shard is not None:
         recipes = shard(recipes, *args.shard)
     earlier = [] if args.shard else earlier_rows(out, recipes, overrides, options)
-    result = run_study(recipes, out, options, args.jobs, args.ledger, done)
+    result = run_study(recipes, out, options, args.jobs, args.ledger, done, part)
     if args.shard is not None:
         _write_part(result.rows, out, *args.shard)
     elif result.rows:
@@ -111,11 +116,12 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
     """A study for each value of a field, one after the other, and what they say together."""
     key, *values = args.vary
     _require_curve(args, overrides)
-    for value in values:  # before hours are spent on the first
-        _plan(args, {**overrides, key: value})
+    plans = [_plan(args, {**overrides, key: value}) for value in values]  # before hours are spent on the first
+    distinct = len({(recipe.name, recipe.sha256, recipe.seed) for recipes in plans for recipe in recipes})
+    print(f"{len(values)} values of {key}, {distinct} runs in all", flush=True)
     curve: dict[str, list[Row]] = {}
     began, worst = time.monotonic(), ExitCode.DONE
-    for value in values:
+    for number, value in enumerate(values, start=1):
         left = options.time_limit and max(options.time_limit - (time.monotonic() - began), 1e-6)
         code, rows = _run_study(
             args,
@@ -123,6 +129,7 @@ def _run_curve(args: argparse.Namespace, overrides: Mapping[str, str], out: Path
             out / f"{key}_{value}",
             replace(options, time_limit=left),
             [row for rows in curve.values() for row in rows],  # a method alone is the same at each muscle.weight
+            f"value {number} of {len(values)}, {key}={value}",
         )
         curve[value] = rows
         worst = code if code != ExitCode.DONE else worst

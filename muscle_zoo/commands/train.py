@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from ..auto.choices import BACKBONE, FOLDS, METHODS_COMPARED, Choices, is_own_pictures
+from ..checkpoints.target import checkpoint_name
 from ..data.addresses import local_pictures
 from ..engine.processes import is_main_process
 from ..errors import ExitCode, InputError
@@ -83,7 +84,7 @@ def _train_pictures(pictures: Path, args: argparse.Namespace) -> int:
     choices = Choices(
         methods=tuple(filter(None, (args.methods or "").split(","))),
         folds=FOLDS if args.folds is None else args.folds,
-        backbone=args.backbone or BACKBONE,
+        backbone=checkpoint_name(args.backbone) if args.backbone else BACKBONE,
         overrides=dict(parse_overrides(args.overrides)),
     )
     pictures = local_pictures(pictures)

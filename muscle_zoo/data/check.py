@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from .images import UNKNOWN
 from .listing import Labeled, Listing, Note
@@ -60,8 +61,20 @@ class Report:
             lines += [f"           {' = '.join(group)}" for group in self.twins]
         if self.problem:
             lines += [f"problem    {self.problem}"]
-        lines += ["something needs a decision" if self.needs_a_decision else "nothing needs a decision"]
-        return lines
+        return [*lines, self._verdict()]
+
+    def _verdict(self) -> str:
+        """The last line; it agrees with what was advised before: what a recipe has to be told is not nothing."""
+        if self.needs_a_decision:
+            return "something needs a decision"
+        told = ["fold=dev"] if not self.listing.test else []
+        told += [f"image_size={_usual_side(self.headers)}"] if len(self.headers.sizes) > 1 else []
+        if not told:
+            return "nothing needs a decision"
+        return (
+            "nothing needs a decision for `muscle-zoo train FOLDER`, which chooses itself; to a recipe by its name, "
+            f"train NAME --data FOLDER, give {' '.join(told)}"
+        )
 
     def _class_lines(self) -> list[str]:
         parts = {
@@ -102,6 +115,11 @@ def _evaluation_line(counts: Sequence[int]) -> str:
     return f"evaluation no test pictures: give fold=dev, which holds out a fifth of the labels of each class{but}"
 
 
+def _usual_side(headers: Survey) -> int:
+    """An even number of pixels that half of the pictures have at least, up to what networks are trained on."""
+    return min(224, max(8, 2 * round(median(min(size) for size in headers.sizes.elements()) / 2)))
+
+
 def _size_lines(headers: Survey) -> list[str]:
     if not headers.sizes:
         return []
@@ -113,8 +131,9 @@ def _size_lines(headers: Survey) -> list[str]:
         ((width, height), count) = common[0]
         shown = (
             f"{len(common)} sizes, {by_area[0][0]}x{by_area[0][1]} to {by_area[-1][0]}x{by_area[-1][1]}, most often "
-            f"{width}x{height} ({count}): give image_size"
+            f"{width}x{height} ({count})"
         )
+    shown += ": give image_size" if len(common) > 1 else ""
     modes = ", ".join(f"{mode} ({count})" for mode, count in headers.modes.most_common())
     return [f"sizes      {shown}", f"kinds      {modes}"]
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import struct
+import sys
+import time
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +40,7 @@ UNREADABLE = (
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 _CHUNK = 64  # pictures decoded at a time when a set is loaded into memory
+_SILENCE = 10.0  # seconds after which it is said how many are read, where there is no bar
 
 
 class ImageSource(Protocol):
@@ -156,7 +159,7 @@ class ImageFiles:
         """Decodes all pictures into memory; those that cannot be read are left out with a warning.
 
         Args:
-            progress: Show a progress bar on a terminal.
+            progress: Show a progress bar on a terminal; elsewhere say now and then how many are read.
 
         Raises:
             InputError: A larger share than ``bad_share`` cannot be read.
@@ -167,11 +170,15 @@ class ImageFiles:
         chunks = torch.arange(len(self)).split(_CHUNK)
         bar = tqdm(total=len(self), desc="reading", unit="picture", disable=None if progress else True, leave=False)
         with bar:
+            told = time.monotonic()
             for batch, failed in self._decoded(chunks):
                 images[done : done + len(batch)] = batch
                 bad += failed
                 done += len(batch)
                 bar.update(len(batch))
+                if progress and bar.disable and (now := time.monotonic()) - told >= _SILENCE:
+                    told = now
+                    print(f"read {done:,} of {len(self):,} pictures", file=sys.stderr, flush=True)
         report_unreadable(self.root, [(name, why) for _, name, why in bad], len(self), self.bad_share)
         if not bad:
             return LabeledImages(images, self.labels, self.names)

@@ -6,18 +6,17 @@ import math
 import statistics
 import sys
 import warnings
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import reduce as reduce_over_processes
-from tqdm import tqdm
 
 from ..data import DataSet
 from ..data.catalog import FOLDER
 from ..errors import StoppedError
 from ..methods import takes_steps
 from ..recipes import Recipe
+from ..results.stats import of_few
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
 from .evaluate import Metrics
@@ -29,6 +28,7 @@ from .run_folder import RunFolder
 from .schedule import learning_rate
 from .starting_weights import require_init
 from .stop import StopSignal
+from .training_progress import TrainingProgress
 
 __all__ = ["data_of_run", "fit"]
 
@@ -125,12 +125,12 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
     if show:
         _say_what_it_starts_from(recipe)
     trainer.model.train()
-    with _progress(recipe, start, show) as bar:
+    with TrainingProgress(recipe, start, show) as progress:
         for step, batch in enumerate(trainer.batches.steps(start, recipe.steps), start):
             done = step + 1
             logged = done % log_every == 0 or done == recipe.steps
             terms, hits = trainer.step(step, batch, count_right=logged)
-            bar.update()
+            progress.step_done()
             if logged:
                 row = trainer.row(terms, hits)
                 if not math.isfinite(row["loss"]):
@@ -139,10 +139,7 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
             if done % recipe.eval_every == 0 or done == recipe.steps:
                 metrics = run.measure()
                 run.log(done, run.measured_row(metrics))
-                accuracy = _said_of(run, metrics)
-                bar.set_postfix_str(accuracy)
-                if show and bar.disable and done * 10 // recipe.steps > (done - recipe.eval_every) * 10 // recipe.steps:
-                    print(f"{recipe.name}: step {done} of {recipe.steps}, {accuracy}", file=sys.stderr, flush=True)
+                progress.evaluated(_said_of(run, metrics))
             stopping = done < recipe.steps and _agreed(stop.requested, done, run.accelerator)
             if done == recipe.steps or stopping or done % options.save_every == 0:
                 run.save(done, terms)
@@ -160,7 +157,8 @@ def _fit(run: Run, stop: StopSignal) -> TrainResult:
 def _said_of(run: Run, metrics: dict[str, Metrics]) -> str:
     """What is shown of an evaluation."""
     what = "accuracy" if run.references is None else "nearest neighbors' accuracy"
-    of = " of the pictures it was trained on" if run.recipe.fold == "labeled" else ""
+    few = of_few(metrics["ema"].n)
+    of = f"{few or ' of the pictures'} it was trained on" if run.recipe.fold == "labeled" else few
     return f"{what} {100 * metrics['ema'].top1:.1f} %{of}"
 
 
@@ -185,12 +183,6 @@ def _conclude(run: Run) -> list[float]:
     rows = run.folder.read_log()
     plot_curves(rows, run.recipe, run.info.num_classes, run.folder.curves_file)
     return [row[f"{run.measured}_ema"] for row in rows if f"{run.measured}_ema" in row]
-
-
-def _progress(recipe: Recipe, start: int, show: bool) -> tqdm[Any]:
-    # None: a bar on a terminal only
-    disable = None if show else True
-    return tqdm(total=recipe.steps, initial=start, desc=recipe.name, unit="step", disable=disable, dynamic_ncols=True)
 
 
 def _agreed(requested: bool, step: int, accelerator: Accelerator) -> bool:

@@ -30,7 +30,7 @@ class RunOptions:
         save_every: Steps between two saved states.
         cpu: Stay on the CPU.
         fresh: Start over: the run folder that is there is renamed first, see :meth:`RunFolder.set_aside`.
-        progress: Show a progress bar.
+        progress: Say on stderr what is done, how long it takes and how far it is; on a terminal with a bar.
         data: Where the data are, and how they are read.
         compile: torch.compile's mode, one of :data:`COMPILE`; ``reduce-overhead`` uses CUDA graphs. The same
             experiment, but not the same bits.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any
 
 import timm
@@ -182,7 +182,16 @@ def _unknown(name: str, problem: str) -> InputError:
 def _without_tag(arch: str) -> str:
     """What is wrong with a name that has nothing after a dot."""
     if not timm.is_model(arch):
-        return suggest(arch, (*(zoo_arch for zoo_arch, *_ in ZOO), *_NAMED))
+        what = "a method" if arch in method_names() else "a data set" if arch in DATASETS else ""
+        if what:
+            example = next((name for name in _NAMED if f".{arch}_" in name or f".muscle_{arch}_" in name), _NAMED[0])
+            return f"it is {what}; name a recipe, such as {example}, or ask `muscle-zoo info {arch}`"
+        words = [*(zoo_arch for zoo_arch, *_ in ZOO), *method_names(), *DATASETS, *_NAMED]
+        return (
+            suggest(arch, words)
+            if get_close_matches(arch, words, cutoff=0.5)
+            else "`muscle-zoo list` shows some, cnn4.muscle_digits_10 is one"
+        )
     example = next((name for name in _NAMED if name.startswith(f"{arch}.muscle_")), f"{arch}.muscle_cifar10_250")
     return f"it is an architecture; name a recipe of it, such as {example}"
 

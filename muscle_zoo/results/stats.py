@@ -120,3 +120,16 @@ def _place(cell: Cell) -> tuple[str, str, str, float, str, tuple[bool, int], int
     strength = float(number[0]) if number else 0.0  # imbalance:20 comes after imbalance:5
     budget, method = budget_order(cell.labels), method_names().index(cell.base)
     return cell.dataset, cell.arch, cell.variant, strength, cell.bias, budget, method
+
+
+FEW = 30  # pictures, below which a share of them says so little that they are counted where it is told
+
+
+def of_few(n: int, what: str = "pictures") -> str:
+    """What is said behind a share of few pictures: 100 % of three of them is no 100 %.
+
+    Example:
+        >>> of_few(3), of_few(360)
+        (' of 3 pictures', '')
+    """
+    return f" of {n} {what if n != 1 else what.removesuffix('s')}" if n < FEW else ""

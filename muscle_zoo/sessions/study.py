@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +51,7 @@ def run_study(
     jobs: int = 1,
     ledger: Path | None = None,
     done: Sequence[Row] = (),
+    part: str = "",
 ) -> StudyResult:
     """Trains what is not done yet, and gathers the rows of all.
 
@@ -60,6 +62,7 @@ def run_study(
         jobs: Runs at a time, each in a process of its own.
         ledger: Runs that are rows of this ledger are taken from it, not run again.
         done: Rows of runs that were done before, in the same way and on the same data.
+        part: Which part of a larger study this is, as what is said of it begins: ``value 1 of 3``.
 
     Raises:
         InputError: A folder holds another recipe or a run on other data, or the ledger does not serve.
@@ -69,8 +72,10 @@ def run_study(
     for recipe, folder in zip(recipes, folders, strict=True):
         RunFolder(folder).check(recipe)
     todo = [job for job in zip(recipes, folders, strict=True) if _row(*job, known, options) is None]
-    print(f"{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}", flush=True)
-    result = _Pool(todo, options, jobs).run() if todo else StudyResult()
+    safe = "; a line follows after each, Ctrl-C is safe: the same command goes on" if todo else ""
+    begun = f"{part}: " if part else ""
+    print(f"{begun}{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}{safe}", flush=True)
+    result = _Pool(todo, options, jobs, part).run() if todo else StudyResult()
     rows = (_row(*job, known, options) for job in zip(recipes, folders, strict=True))
     result.rows = [row for row in rows if row is not None]
     return result
@@ -148,8 +153,8 @@ class _Worker:
 class _Pool:
     """Hands the runs to worker processes, each of which imports once, and replaces one that dies."""
 
-    def __init__(self, todo: Sequence[Job], options: RunOptions, jobs: int) -> None:
-        self.todo, self.options = list(todo), options
+    def __init__(self, todo: Sequence[Job], options: RunOptions, jobs: int, part: str = "") -> None:
+        self.todo, self.options, self.part = list(todo), options, part
         self.total, self.done = len(todo), 0
         self.workers: list[_Worker] = []
         self.size = min(jobs, len(todo))
@@ -217,7 +222,7 @@ class _Pool:
         except (EOFError, ConnectionError):  # the latter where it died before it had read what to do
             worker.process.join()
             self.workers.remove(worker)
-            finished, error = False, f"its process died (exit code {worker.process.exitcode}); is memory short?"
+            finished, error = False, f"its process died: {how_it_died(worker.process.exitcode)}"
         if error:
             self.result.failed.append(f"{folder}: {error}")
         elif not finished:
@@ -226,7 +231,8 @@ class _Pool:
         self.done += 1
         left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
         shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
-        print(f"{self.done}/{self.total} {shown}; about {_duration(left)} left", flush=True)
+        begun, of_it = (f"{self.part}: ", " of it") if self.part else ("", "")
+        print(f"{begun}{self.done}/{self.total} {shown}; about {_duration(left)} left{of_it}", flush=True)
 
     @contextmanager
     def _no_process_left_behind(self) -> Iterator[None]:
@@ -257,6 +263,23 @@ def _work(connection: Connection) -> None:
                 finished, error = False, f"{type(problem).__name__}: {problem}"
                 sys.excepthook(type(problem), problem, problem.__traceback__)
             connection.send((finished, error))
+
+
+def how_it_died(exitcode: int | None) -> str:
+    """What a dead process's exit code says: the signal's name; and of memory only where the system kills for it.
+
+    Example:
+        >>> how_it_died(-9), how_it_died(3)
+        ('SIGKILL, as the system does where memory is short; fewer --jobs need less', 'exit code 3')
+    """
+    if exitcode is None or exitcode >= 0:
+        return f"exit code {exitcode}"
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
+    short = ", as the system does where memory is short; fewer --jobs need less"
+    return name + short if name == "SIGKILL" else name
 
 
 def _duration(seconds: float) -> str:

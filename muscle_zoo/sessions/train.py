@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -244,6 +245,8 @@ def _train(recipe: Recipe, folder: RunFolder, options: RunOptions, began: float,
         _remember_pictures(folder, data.source)
         with shared_errors():  # where the others wait: one that ends early would have its launcher end this one
             if trained.finished and is_main_process():
+                if options.progress:
+                    print("exporting the network, and measuring what was exported", file=sys.stderr, flush=True)
                 export = export_run if trains_classifier(recipe.method) else export_backbone
                 export(recipe, folder, trained, data, process_state(options.cpu).device)
     except BaseException as error:

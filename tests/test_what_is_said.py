@@ -1,0 +1,130 @@
+"""What the commands say to somebody who waits, and who does not know the words yet."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from muscle_zoo import InputError, get_recipe
+from muscle_zoo.auto.choices import Choices
+from muscle_zoo.commands.info_words import about
+from muscle_zoo.data import dataset_names
+from muscle_zoo.engine import training_progress
+from muscle_zoo.engine.training_progress import TrainingProgress
+from muscle_zoo.methods import default_options, method_names
+from muscle_zoo.results.stats import of_few
+from tests.conftest import run
+from tests.pictures import make_folder
+
+NAME = "cnn4.muscle_digits_10"
+
+
+def test_training_says_first_what_it_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", NAME, "steps=4", "eval_every=4", "--cpu", "--out", str(tmp_path / "run")]
+    code, _, err = run([*words, "--time-limit", "0.000001"], capsys)
+    first = f"training {NAME}: 4 steps;\nCtrl-C is safe: the same command goes on\n"
+    assert code == 75 and err.startswith(first)
+    code, _, err = run(words, capsys)
+    assert code == 0 and err.startswith(f"training {NAME}: 4 steps, 1 of them are done;\n")
+    lines = err.splitlines()
+    assert lines[2].startswith(f"{NAME}: step 4 of 4, accuracy") and lines[3].startswith("exporting the network")
+    code, _, err = run(words, capsys)
+    assert (code, err) == (0, "")  # nothing is left to do
+
+
+def test_training_says_soon_how_long_it_takes_and_then_keeps_saying_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(training_progress, "time", SimpleNamespace(monotonic=lambda: now))
+    recipe = get_recipe(NAME, {"steps": 200, "probe_steps": 3, "eval_every": 200})
+    with TrainingProgress(recipe, 0, True) as progress:
+        for step in range(200):
+            now += 2.0 if step < 3 else 10.0
+            progress.step_done()
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == f"training {NAME}: 200 steps, the first 3 of the classifier alone;"
+    assert told[2] == "it takes more than 7 minutes more"  # by two steps of the classifier alone
+    assert told[3] == f"{NAME}: step 9 of 200, about 28 minutes more"  # by seven steps, one of them of the classifier
+    # After ten minutes less often: whoever reads the log of hours wants no line a minute.
+    assert 10 < len(told) < 25
+    with TrainingProgress(recipe, 0, False) as progress:
+        progress.step_done()
+    assert capsys.readouterr().err == ""
+
+
+def recipes_in(uses: list[str]) -> list[str]:
+    """The recipes that lines tell to train, each of which must be one."""
+    words = [shlex.split(line, comments=True) for line in uses if line.startswith("muscle-zoo train ")]
+    named = [(word[2], dict(other.split("=") for other in word[3:])) for word in words if not word[2].endswith("/")]
+    return [get_recipe(name, overrides).name for name, overrides in named]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_info_of_a_method(name: str) -> None:
+    facts, parts = about(name)
+    assert facts["options"] == {
+        f"{part}.{key}": value for part, own in default_options(name).items() for key, value in own.items()
+    }
+    assert all(": " in line for line in parts.get("Options", [])), "an option is not described"
+    assert facts["what"] and any(f".{name}_" in recipe for recipe in recipes_in(parts["Use it"]))
+
+
+@pytest.mark.parametrize("name", [*dataset_names(), "synthetic:1x8x8x2", "cnn4", "resnet18", "vit_tiny_patch16_224"])
+def test_info_of_a_data_set_and_of_a_backbone(name: str) -> None:
+    facts, parts = about(name)
+    assert facts["kind"] == ("data set" if name in dataset_names() or ":" in name else "backbone")
+    assert all(name.partition(":")[0] in recipe for recipe in recipes_in(parts["Use it"]))
+
+
+def test_info_prints_what_a_word_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = run(["info", "muscle_fixmatch"], capsys)
+    assert code == 0 and "https://arxiv.org/abs/2001.07685" in out and "\n  fixmatch.threshold=0.95: Least" in out
+    assert "65,834 parameters" in run(["info", "cnn4"], capsys)[1]
+    assert json.loads(run(["info", "digits", "--json"], capsys)[1])["train_size"] == 1437
+    (tmp_path / "digits").mkdir()  # a folder of that name is meant
+    assert run(["info", "digits"], capsys)[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["init=mypics"], "init=mypics: there are no such weights; give a run folder (runs/NAME/seed0)"),
+        (
+            ["init=pictures"],
+            "init=pictures has neither recipe.json nor config.json; give a run folder (runs/NAME/seed0)",
+        ),
+        (["init=fixmatch"], "init=fixmatch: there are no such weights; give a run folder (runs/NAME/seed0)"),
+    ],
+)
+def test_what_init_can_be_is_told(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(["train", NAME, *words, "--cpu"], capsys)
+    assert code == 2 and says in err and err.count("\n") == 1
+
+
+def test_what_a_backbone_can_be_is_told() -> None:
+    with pytest.raises(InputError, match=r"backbone=foo: there are no such weights; give a run folder"):
+        Choices(backbone="foo")
+
+
+def test_a_share_of_few_pictures_is_told_with_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (of_few(29), of_few(30), of_few(1)) == (" of 29 pictures", "", " of 1 picture")
+    folder = make_folder(tmp_path / "pictures", labeled=4, unlabeled=4, test=2)
+    out = tmp_path / "run"
+    words = ["--data", str(folder), "--cpu"]
+    few = ["steps=1", "eval_every=1", "batch_size=4", "mu=1"]
+    code, _, err = run(["train", "cnn4.supervised_folder_all", *few, *words, "--out", str(out)], capsys)
+    assert code == 0 and " % of 4 pictures\n" in err
+    code, shown, _ = run(["eval", str(out), *words], capsys)
+    assert code == 0 and shown.count(" % of 4 pictures") == 3 and "accuracy per class, of 4 pictures in all" in shown
