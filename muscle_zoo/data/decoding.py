@@ -136,7 +136,7 @@ def _over_white(picture: Image.Image, mode: str) -> Image.Image:
     whole = Image.new(mode, picture.size)
     for top in range(0, height, rows):
         strip = picture.crop((0, top, width, min(top + rows, height))).convert("RGBA")
-        if strip.getchannel("A").getextrema()[0] < 255:
+        if any(strip.getchannel("A").histogram()[:255]):  # something is seen through
             strip = Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip)
         whole.paste(strip.convert("RGB").convert(mode), (0, top))
     return whole
