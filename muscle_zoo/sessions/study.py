@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.build import own_folder
 from ..engine.options import RunOptions
@@ -23,9 +24,12 @@ from ..results.ledger import Row, read_ledger
 from ..results.study import recipe_of
 from .train import finished_row, train_run
 
+if TYPE_CHECKING:
+    from .ray_study import Cluster
+
 Job = tuple[Recipe, Path]
 RowKey = tuple[str, str, int]
-_POLL_SECONDS = 0.5  # how soon Ctrl-C and a time limit are noticed while all workers are busy
+POLL_SECONDS = 0.5  # how soon Ctrl-C and a time limit are noticed while all workers are busy
 
 
 @dataclass
@@ -50,6 +54,7 @@ def run_study(
     jobs: int = 1,
     ledger: Path | None = None,
     done: Sequence[Row] = (),
+    cluster: Cluster | None = None,
 ) -> StudyResult:
     """Trains what is not done yet, and gathers the rows of all.
 
@@ -60,9 +65,10 @@ def run_study(
         jobs: Runs at a time, each in a process of its own.
         ledger: Runs that are rows of this ledger are taken from it, not run again.
         done: Rows of runs that were done before, in the same way and on the same data.
+        cluster: Where the runs are carried out, in the place of this machine.
 
     Raises:
-        InputError: A folder holds another recipe or a run on other data, or the ledger does not serve.
+        InputError: A folder holds another recipe or a run on other data, or the ledger or the cluster does not serve.
     """
     known = {**_known_rows(ledger, recipes, options), **{row.key: row for row in done}}
     folders = [out / "runs" / _folder(recipe) for recipe in recipes]
@@ -70,10 +76,18 @@ def run_study(
         RunFolder(folder).check(recipe)
     todo = [job for job in zip(recipes, folders, strict=True) if _row(*job, known, options) is None]
     print(f"{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}", flush=True)
-    result = _Pool(todo, options, jobs).run() if todo else StudyResult()
+    result = _carry_out(todo, out, options, jobs, cluster) if todo else StudyResult()
     rows = (_row(*job, known, options) for job in zip(recipes, folders, strict=True))
     result.rows = [row for row in rows if row is not None]
     return result
+
+
+def _carry_out(todo: Sequence[Job], out: Path, options: RunOptions, jobs: int, cluster: Cluster | None) -> StudyResult:
+    if cluster is None:
+        return _Pool(todo, options, jobs).run()
+    from .ray_study import run_on_ray  # which needs a package that most have not
+
+    return run_on_ray(todo, out, options, cluster)
 
 
 def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, str], options: RunOptions) -> list[Row]:
@@ -136,6 +150,37 @@ def _row(recipe: Recipe, folder: Path, known: Mapping[RowKey, Row], options: Run
     return row or finished_row(RunFolder(folder), own_folder(recipe, options.data))
 
 
+class Outcomes:
+    """What becomes of a study's runs: noted, and told, as each of them ends.
+
+    Args:
+        total: How many runs there are.
+
+    Example:
+        >>> outcomes = Outcomes(2)
+        >>> outcomes.note((recipe, folder), finished=True)  # doctest: +SKIP
+        1/2 cnn4.muscle_digits_10 bias=none seed=0; about 3 min left
+    """
+
+    def __init__(self, total: int) -> None:
+        self.result = StudyResult()
+        self.total, self.done = total, 0
+        self.began = time.monotonic()
+
+    def note(self, job: Job, finished: bool, error: str = "") -> None:
+        """A run has finished, has failed, or, where neither is said, was stopped."""
+        recipe, folder = job
+        if error:
+            self.result.failed.append(f"{folder}: {error}")
+        elif not finished:
+            self.result.stopped = True
+            return
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
+        print(f"{self.done}/{self.total} {shown}; about {_duration(left)} left", flush=True)
+
+
 @dataclass
 class _Worker:
     """A process that trains one run after the other, what it is told through, and what it is busy with."""
@@ -150,11 +195,9 @@ class _Pool:
 
     def __init__(self, todo: Sequence[Job], options: RunOptions, jobs: int) -> None:
         self.todo, self.options = list(todo), options
-        self.total, self.done = len(todo), 0
         self.workers: list[_Worker] = []
         self.size = min(jobs, len(todo))
-        self.began = time.monotonic()
-        self.result = StudyResult()
+        self.outcomes = Outcomes(len(todo))
         self.told_to_stop = False
 
     def run(self) -> StudyResult:
@@ -165,12 +208,12 @@ class _Pool:
                     self._stop()
                 self._assign()
                 if busy := self._busy():
-                    for connection in wait([worker.connection for worker in busy], _POLL_SECONDS):
+                    for connection in wait([worker.connection for worker in busy], POLL_SECONDS):
                         self._receive(next(worker for worker in busy if worker.connection is connection))
             for worker in self.workers:
                 worker.connection.close()  # it takes this for the end
                 worker.process.join()
-        return self.result
+        return self.outcomes.result
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.job is not None]
@@ -179,7 +222,7 @@ class _Pool:
         """Tells the workers, once; each saves its run's state at the end of its step."""
         if self.told_to_stop:
             return
-        self.told_to_stop, self.todo, self.result.stopped = True, [], True
+        self.told_to_stop, self.todo, self.outcomes.result.stopped = True, [], True
         for worker in self._busy():
             worker.process.terminate()
 
@@ -195,7 +238,7 @@ class _Pool:
 
     def _time_left(self) -> float | None:
         limit = self.options.time_limit
-        return None if limit is None else max(limit - (time.monotonic() - self.began), 1e-6)
+        return None if limit is None else max(limit - (time.monotonic() - self.outcomes.began), 1e-6)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -210,23 +253,16 @@ class _Pool:
     def _receive(self, worker: _Worker) -> None:
         """Takes note of what a worker has to say of its run; one that died has nothing, and another takes its place."""
         assert worker.job is not None
-        recipe, folder = worker.job
-        worker.job = None
+        job, worker.job = worker.job, None
         try:
             finished, error = worker.connection.recv()
         except (EOFError, ConnectionError):  # the latter where it died before it had read what to do
             worker.process.join()
             self.workers.remove(worker)
             finished, error = False, f"its process died (exit code {worker.process.exitcode}); is memory short?"
-        if error:
-            self.result.failed.append(f"{folder}: {error}")
-        elif not finished:
-            self.result.stopped, self.todo = True, []
-            return
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
-        print(f"{self.done}/{self.total} {shown}; about {_duration(left)} left", flush=True)
+        self.outcomes.note(job, finished, error)
+        if not (finished or error):
+            self.todo = []
 
     @contextmanager
     def _no_process_left_behind(self) -> Iterator[None]:
@@ -247,16 +283,31 @@ def _work(connection: Connection) -> None:
     multiprocessing.set_start_method(None, force=True)
     with StopSignal(None) as stop, suppress(EOFError):
         while True:
-            recipe, folder, options = connection.recv()
-            error = ""
-            try:
-                finished = not stop.requested and train_run(recipe, folder, options).finished
-            except MuscleZooError as problem:
-                finished, error = False, str(problem)
-            except Exception as problem:  # whatever ends one run, the others go on
-                finished, error = False, f"{type(problem).__name__}: {problem}"
-                sys.excepthook(type(problem), problem, problem.__traceback__)
-            connection.send((finished, error))
+            job_and_options = connection.recv()
+            connection.send((False, "") if stop.requested else attempt(*job_and_options))
+
+
+def attempt(recipe: Recipe, folder: Path, options: RunOptions) -> tuple[bool, str]:
+    """Trains one of a study's runs, or goes on with it, in the process that is called.
+
+    Args:
+        recipe: What to train.
+        folder: The run folder.
+        options: How.
+
+    Returns:
+        Whether it is finished, and what went wrong; neither where it was stopped.
+
+    Example:
+        >>> finished, error = attempt(recipe, folder, RunOptions(cpu=True))  # doctest: +SKIP
+    """
+    try:
+        return train_run(recipe, folder, options).finished, ""
+    except MuscleZooError as problem:
+        return False, str(problem)
+    except Exception as problem:  # whatever ends one run, the others go on
+        sys.excepthook(type(problem), problem, problem.__traceback__)
+        return False, f"{type(problem).__name__}: {problem}"
 
 
 def _duration(seconds: float) -> str:
