@@ -72,10 +72,9 @@ class Cluster:
 
     def unreachable(self, why: object) -> InputError:
         """The error for a cluster that does not answer."""
+        first = one_line(why).partition(". ")[0]
         remedy = "start one (ray start --head), or give the address of its head"
-        return InputError(
-            f"--ray {self.address}: no cluster can be reached ({one_line(why).partition('. ')[0]}); {remedy}"
-        )
+        return InputError(f"--ray {self.address}: no cluster can be reached ({first}); {remedy}")
 
 
 def run_on_ray(todo: Sequence[Job], out: Path, options: RunOptions, cluster: Cluster) -> StudyResult:
@@ -214,7 +213,7 @@ def _require_shared(ray: Any, place: _Place, nodes: dict[str, str]) -> None:
         InputError: One does not.
     """
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
-    look = ray.remote(_look).options(num_cpus=0, max_retries=0)
+    look = ray.remote(num_cpus=0, max_retries=0)(_look)
     asked = {look.options(scheduling_strategy=strategy(node, soft=False)).remote(place): node for node in nodes}
     for answer, node in asked.items():
         try:
@@ -226,9 +225,7 @@ def _require_shared(ray: Any, place: _Place, nodes: dict[str, str]) -> None:
         if problem:
             raise InputError(f"--ray: {problem}")
         if version != __version__:
-            raise InputError(
-                f"--ray: {nodes[node]} has muscle_zoo {version}, not {__version__}; install the same there"
-            )
+            raise InputError(f"--ray: {nodes[node]} has muscle_zoo {version}, not {__version__}; install that there")
 
 
 def _look(place: _Place) -> tuple[str, str]:
