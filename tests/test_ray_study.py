@@ -17,11 +17,13 @@ import pytest
 from muscle_zoo.engine.folder_lock import FolderLock
 from muscle_zoo.results.ledger import Row, read_ledger
 from muscle_zoo.sessions import ray_study
+from muscle_zoo.sessions import study as study_session
 from tests.conftest import run
+from tests.test_clusters import Here
 
 Capture = pytest.CaptureFixture[str]
 STUDY = ["study", "--methods", "supervised", "--datasets", "digits", "--labels", "10", "--seeds", "2", "--cpu"]
-STEPS = ["steps=300", "eval_every=5", "batch_size=8", "mu=1"]
+STEPS = ["steps=150", "eval_every=5", "batch_size=8", "mu=1"]
 
 
 @pytest.mark.parametrize(
@@ -67,11 +69,12 @@ def test_a_folder_is_shared_if_its_mark_is_seen(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.fixture
-def connected() -> Iterator[str]:
+def connected(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a cluster with two CPUs; one connection is held, for each has workers that import torch anew."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # 15 by default: beside a busy process they would hardly begin
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     before = signal.getsignal(signal.SIGTERM)
     try:
@@ -127,6 +130,7 @@ def test_a_study_on_ray_equals_the_plain_one(
     assert run(words, capsys)[0] == 0
     code, text, _ = run([*words[:-3], "127.0.0.1:1", *words[-2:]], capsys)  # all is done: no cluster is asked
     assert code == 0 and "4 runs, 4 of them done" in text
+    monkeypatch.setattr(study_session, "_Pool", Here)
     assert run([*STUDY, *STEPS, "--out", "plain"], capsys)[0] == 0
     rows = read_ledger(out / "results.csv")
     assert without_place(rows) == without_place(read_ledger(Path("plain") / "results.csv")) and len(rows) == 4
