@@ -55,7 +55,7 @@ def without_time(rows: Sequence[Row]) -> list[Row]:
 class Here:
     """In the place of a study's worker processes, each of which would import torch."""
 
-    def __init__(self, todo: Sequence[tuple[Recipe, Path]], options: RunOptions, jobs: int) -> None:
+    def __init__(self, todo: Sequence[tuple[Recipe, Path]], options: RunOptions, jobs: int, part: str) -> None:
         self.todo, self.options = todo, options
 
     def run(self) -> study_session.StudyResult:

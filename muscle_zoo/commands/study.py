@@ -24,6 +24,7 @@ from .arguments import add_run_arguments, parse_overrides, run_options
 
 if TYPE_CHECKING:
     from ..engine.options import RunOptions
+    from ..sessions.ray_study import Cluster
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shard", type=shard_of, metavar="I/N", help="only the I-th of N parts of the runs, for one of N machines"
     )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time, on CPUs (1)")
+    parser.add_argument("--ray", metavar="HOST:PORT", help="run on this Ray cluster; auto: the one this machine is of")
+    parser.add_argument(
+        "--gpus-per-run", type=float, metavar="SHARE", help="with --ray: of one GPU (1; without GPUs 0)"
+    )
     add_run_arguments(parser)
 
 
@@ -72,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")
     if args.shard is not None and (args.active or args.vary):
         raise InputError("--shard divides a plain study; leave out --vary and --active, or say one value as key=value")
+    _require_ray_alone(args)
     out, options = args.out or Path("runs") / "study", run_options(args)
     if args.add is not None and not args.active:
         raise InputError(f"--add {args.add} is for --active; leave it out")
@@ -94,7 +100,7 @@ def _run_study(
     if args.shard is not None:
         recipes = shard(recipes, *args.shard)
     earlier = [] if args.shard else earlier_rows(out, recipes, overrides, options)
-    result = run_study(recipes, out, options, args.jobs, args.ledger, done, part)
+    result = run_study(recipes, out, options, args.jobs, args.ledger, done, part, _cluster(args))
     if args.shard is not None:
         _write_part(result.rows, out, *args.shard)
     elif result.rows:
@@ -106,6 +112,23 @@ def _run_study(
         print(f"stopped with {len(result.rows)} of {len(recipes)} runs done; run the same command again to continue")
         return ExitCode.STOPPED, result.rows
     return ExitCode.FAILED if result.failed else ExitCode.DONE, result.rows
+
+
+def _require_ray_alone(args: argparse.Namespace) -> None:
+    """Refuses what says in another way where the runs are carried out."""
+    if args.ray is None and args.gpus_per_run is not None:
+        raise InputError(f"--gpus-per-run {args.gpus_per_run:g} is for a Ray cluster; say --ray auto, or leave it out")
+    if args.ray is not None and (args.jobs > 1 or args.active or args.shard):
+        raise InputError("--ray: the cluster decides when and where a run is; leave out --jobs, --active and --shard")
+    _cluster(args)  # before anything is read or written
+
+
+def _cluster(args: argparse.Namespace) -> Cluster | None:
+    if args.ray is None:
+        return None
+    from ..sessions.ray_study import Cluster  # slow to import
+
+    return Cluster(args.ray, args.gpus_per_run)
 
 
 def _plan(args: argparse.Namespace, overrides: Mapping[str, str]) -> list[Recipe]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..engine.build import own_folder
 from ..engine.options import RunOptions
@@ -24,9 +25,12 @@ from ..results.ledger import Row, read_ledger
 from ..results.study import recipe_of
 from .train import finished_row, train_run
 
+if TYPE_CHECKING:
+    from .ray_study import Cluster
+
 Job = tuple[Recipe, Path]
 RowKey = tuple[str, str, int]
-_POLL_SECONDS = 0.5  # how soon Ctrl-C and a time limit are noticed while all workers are busy
+POLL_SECONDS = 0.5  # how soon Ctrl-C and a time limit are noticed while all workers are busy
 
 
 @dataclass
@@ -52,6 +56,7 @@ def run_study(
     ledger: Path | None = None,
     done: Sequence[Row] = (),
     part: str = "",
+    cluster: Cluster | None = None,
 ) -> StudyResult:
     """Trains what is not done yet, and gathers the rows of all.
 
@@ -63,9 +68,10 @@ def run_study(
         ledger: Runs that are rows of this ledger are taken from it, not run again.
         done: Rows of runs that were done before, in the same way and on the same data.
         part: Which part of a larger study this is, as what is said of it begins: ``value 1 of 3``.
+        cluster: Where the runs are carried out, in the place of this machine.
 
     Raises:
-        InputError: A folder holds another recipe or a run on other data, or the ledger does not serve.
+        InputError: A folder holds another recipe or a run on other data, or the ledger or the cluster does not serve.
     """
     known = {**_known_rows(ledger, recipes, options), **{row.key: row for row in done}}
     folders = [out / "runs" / _folder(recipe) for recipe in recipes]
@@ -75,10 +81,20 @@ def run_study(
     safe = "; a line follows after each, Ctrl-C is safe: the same command goes on" if todo else ""
     begun = f"{part}: " if part else ""
     print(f"{begun}{len(recipes)} runs, {len(recipes) - len(todo)} of them done; results in {out}{safe}", flush=True)
-    result = _Pool(todo, options, jobs, part).run() if todo else StudyResult()
+    result = _carry_out(todo, out, options, jobs, part, cluster) if todo else StudyResult()
     rows = (_row(*job, known, options) for job in zip(recipes, folders, strict=True))
     result.rows = [row for row in rows if row is not None]
     return result
+
+
+def _carry_out(
+    todo: Sequence[Job], out: Path, options: RunOptions, jobs: int, part: str, cluster: Cluster | None
+) -> StudyResult:
+    if cluster is None:
+        return _Pool(todo, options, jobs, part).run()
+    from .ray_study import run_on_ray  # which needs a package that most have not
+
+    return run_on_ray(todo, out, options, cluster)
 
 
 def earlier_rows(out: Path, recipes: Sequence[Recipe], overrides: Mapping[str, str], options: RunOptions) -> list[Row]:
@@ -141,6 +157,39 @@ def _row(recipe: Recipe, folder: Path, known: Mapping[RowKey, Row], options: Run
     return row or finished_row(RunFolder(folder), own_folder(recipe, options.data))
 
 
+class Outcomes:
+    """What becomes of a study's runs: noted, and told, as each of them ends.
+
+    Args:
+        total: How many runs there are.
+        part: Of which part of a larger study, as each line begins.
+
+    Example:
+        >>> outcomes = Outcomes(2)
+        >>> outcomes.note((recipe, folder), finished=True)  # doctest: +SKIP
+        1/2 cnn4.muscle_digits_10 bias=none seed=0; about 3 min left
+    """
+
+    def __init__(self, total: int, part: str = "") -> None:
+        self.result, self.part = StudyResult(), part
+        self.total, self.done = total, 0
+        self.began = time.monotonic()
+
+    def note(self, job: Job, finished: bool, error: str = "") -> None:
+        """A run has finished, has failed, or, where neither is said, was stopped."""
+        recipe, folder = job
+        if error:
+            self.result.failed.append(f"{folder}: {error}")
+        elif not finished:
+            self.result.stopped = True
+            return
+        self.done += 1
+        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
+        shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
+        begun, of_it = (f"{self.part}: ", " of it") if self.part else ("", "")
+        print(f"{begun}{self.done}/{self.total} {shown}; about {_duration(left)} left{of_it}", flush=True)
+
+
 @dataclass
 class _Worker:
     """A process that trains one run after the other, what it is told through, and what it is busy with."""
@@ -154,12 +203,10 @@ class _Pool:
     """Hands the runs to worker processes, each of which imports once, and replaces one that dies."""
 
     def __init__(self, todo: Sequence[Job], options: RunOptions, jobs: int, part: str = "") -> None:
-        self.todo, self.options, self.part = list(todo), options, part
-        self.total, self.done = len(todo), 0
+        self.todo, self.options = list(todo), options
         self.workers: list[_Worker] = []
         self.size = min(jobs, len(todo))
-        self.began = time.monotonic()
-        self.result = StudyResult()
+        self.outcomes = Outcomes(len(todo), part)
         self.told_to_stop = False
 
     def run(self) -> StudyResult:
@@ -170,12 +217,12 @@ class _Pool:
                     self._stop()
                 self._assign()
                 if busy := self._busy():
-                    for connection in wait([worker.connection for worker in busy], _POLL_SECONDS):
+                    for connection in wait([worker.connection for worker in busy], POLL_SECONDS):
                         self._receive(next(worker for worker in busy if worker.connection is connection))
             for worker in self.workers:
                 worker.connection.close()  # it takes this for the end
                 worker.process.join()
-        return self.result
+        return self.outcomes.result
 
     def _busy(self) -> list[_Worker]:
         return [worker for worker in self.workers if worker.job is not None]
@@ -184,7 +231,7 @@ class _Pool:
         """Tells the workers, once; each saves its run's state at the end of its step."""
         if self.told_to_stop:
             return
-        self.told_to_stop, self.todo, self.result.stopped = True, [], True
+        self.told_to_stop, self.todo, self.outcomes.result.stopped = True, [], True
         for worker in self._busy():
             worker.process.terminate()
 
@@ -200,7 +247,7 @@ class _Pool:
 
     def _time_left(self) -> float | None:
         limit = self.options.time_limit
-        return None if limit is None else max(limit - (time.monotonic() - self.began), 1e-6)
+        return None if limit is None else max(limit - (time.monotonic() - self.outcomes.began), 1e-6)
 
     def _start(self) -> _Worker:
         context = multiprocessing.get_context("spawn")
@@ -215,24 +262,16 @@ class _Pool:
     def _receive(self, worker: _Worker) -> None:
         """Takes note of what a worker has to say of its run; one that died has nothing, and another takes its place."""
         assert worker.job is not None
-        recipe, folder = worker.job
-        worker.job = None
+        job, worker.job = worker.job, None
         try:
             finished, error = worker.connection.recv()
         except (EOFError, ConnectionError):  # the latter where it died before it had read what to do
             worker.process.join()
             self.workers.remove(worker)
             finished, error = False, f"its process died: {how_it_died(worker.process.exitcode)}"
-        if error:
-            self.result.failed.append(f"{folder}: {error}")
-        elif not finished:
-            self.result.stopped, self.todo = True, []
-            return
-        self.done += 1
-        left = (time.monotonic() - self.began) / self.done * (self.total - self.done)
-        shown = f"{recipe.name} bias={recipe.bias} seed={recipe.seed}"
-        begun, of_it = (f"{self.part}: ", " of it") if self.part else ("", "")
-        print(f"{begun}{self.done}/{self.total} {shown}; about {_duration(left)} left{of_it}", flush=True)
+        self.outcomes.note(job, finished, error)
+        if not (finished or error):
+            self.todo = []
 
     @contextmanager
     def _no_process_left_behind(self) -> Iterator[None]:
@@ -253,16 +292,31 @@ def _work(connection: Connection) -> None:
     multiprocessing.set_start_method(None, force=True)
     with StopSignal(None) as stop, suppress(EOFError):
         while True:
-            recipe, folder, options = connection.recv()
-            error = ""
-            try:
-                finished = not stop.requested and train_run(recipe, folder, options).finished
-            except MuscleZooError as problem:
-                finished, error = False, str(problem)
-            except Exception as problem:  # whatever ends one run, the others go on
-                finished, error = False, f"{type(problem).__name__}: {problem}"
-                sys.excepthook(type(problem), problem, problem.__traceback__)
-            connection.send((finished, error))
+            job_and_options = connection.recv()
+            connection.send((False, "") if stop.requested else attempt(*job_and_options))
+
+
+def attempt(recipe: Recipe, folder: Path, options: RunOptions) -> tuple[bool, str]:
+    """Trains one of a study's runs, or goes on with it, in the process that is called.
+
+    Args:
+        recipe: What to train.
+        folder: The run folder.
+        options: How.
+
+    Returns:
+        Whether it is finished, and what went wrong; neither where it was stopped.
+
+    Example:
+        >>> finished, error = attempt(recipe, folder, RunOptions(cpu=True))  # doctest: +SKIP
+    """
+    try:
+        return train_run(recipe, folder, options).finished, ""
+    except MuscleZooError as problem:
+        return False, str(problem)
+    except Exception as problem:  # whatever ends one run, the others go on
+        sys.excepthook(type(problem), problem, problem.__traceback__)
+        return False, f"{type(problem).__name__}: {problem}"
 
 
 def how_it_died(exitcode: int | None) -> str:
