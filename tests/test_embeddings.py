@@ -305,7 +305,9 @@ def test_embed_from_python_and_the_shell(folder: Path, tmp_path: Path, capsys: p
     assert code == 0 and "12 embeddings of 64 numbers, 12 with a label" in said
     assert load_file(out)["embeddings"].equal(found.embeddings) and load_file(out)["labels"].equal(found.labels)
     npy = tmp_path / "e.npy"
-    found.save(npy)
+    words = ["embed", "cnn4.muscle_digits_10", "image_size=8", "--data", str(folder), "--out", str(npy), "--cpu"]
+    code, said, _ = run(words, capsys)
+    assert code == 0 and f"{npy.with_suffix('.json')}: their names and labels" in said
     import numpy as np
 
     assert torch.from_numpy(np.load(npy)).equal(found.embeddings)
@@ -320,6 +322,8 @@ def test_embed_without_classes_and_wrong_input(
     words = ["embed", "cnn4.muscle_digits_10", "--cpu", "--out"]
     for rest, part in (
         ([str(tmp_path / "e.txt"), "--data", str(folder)], "e.txt has no ending that is known"),
+        ([str(tmp_path / "e.npy"), "image_size=x"], "image_size=x is no number of pixels"),
+        ([str(tmp_path / "e.npy"), "steps=3"], "override 'steps': embed takes image_size=N alone"),
         ([str(tmp_path / "e.npy")], "say which pictures (--data my_pictures)"),
         ([str(tmp_path / "e.npy"), "--data", str(tmp_path / "none")], "does not exist"),
     ):

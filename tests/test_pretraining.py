@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import sys
@@ -182,7 +183,10 @@ def test_the_same_command_again_prints_the_result_and_changes_nothing(
     (out / ".lock").unlink(missing_ok=True)
     before = listing(out)
     code, text, _ = run([*SIMCLR, "--out", str(out)], capsys)
-    assert code == 0 and "no classifier; nearest neighbors among 20 labeled images: " in text and "init=" in text
+    assert code == 0 and "no classifier; nearest neighbors among 20 labeled images: " in text
+    (line,) = [line for line in text.splitlines() if line.startswith("go on: ")]
+    _, *words = shlex.split(line.removeprefix("go on: "))  # as it is printed it can be typed
+    assert words == ["train", "cnn4.muscle_digits_40", f"init={out}"]
     assert [entry for entry in listing(out) if not entry[0].startswith(".lock")] == before
     code, _, err = run([*SIMCLR, "--mixed-precision", "bf16", "--out", str(out)], capsys)
     assert code == 2 and "is a finished run in float32, not bf16" in err

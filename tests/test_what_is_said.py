@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +12,12 @@ import pytest
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.auto.choices import Choices
+from muscle_zoo.checkpoints.target import checkpoint_name, one_run
 from muscle_zoo.commands.info_words import about
 from muscle_zoo.data import dataset_names
 from muscle_zoo.engine import training_progress
 from muscle_zoo.engine.training_progress import TrainingProgress
+from muscle_zoo.errors import Notice
 from muscle_zoo.methods import default_options, method_names
 from muscle_zoo.results.stats import of_few
 from tests.conftest import run
@@ -128,3 +131,16 @@ def test_a_share_of_few_pictures_is_told_with_their_number(tmp_path: Path, capsy
     assert code == 0 and " % of 4 pictures\n" in err
     code, shown, _ = run(["eval", str(out), *words], capsys)
     assert code == 0 and shown.count(" % of 4 pictures") == 3 and "accuracy per class, of 4 pictures in all" in shown
+
+
+def test_the_only_run_in_a_folder_is_taken(finished_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished_run, tmp_path / "mine" / "seed0")
+    inside = tmp_path / "mine" / "seed0"
+    with pytest.warns(Notice, match=r"mine is no run folder, but holds one, which is taken: .*seed0$"):
+        assert one_run(tmp_path / "mine") == inside
+    with pytest.warns(Notice):
+        assert checkpoint_name(str(tmp_path / "mine")) == f"local-dir:{inside / 'export'}"
+    assert one_run(inside) == inside and one_run(tmp_path / "nowhere") == tmp_path / "nowhere"
+    shutil.copytree(finished_run, tmp_path / "mine" / "seed1")
+    with pytest.raises(InputError, match=r"holds 2 runs; give .*seed0 or .*seed1"):
+        one_run(tmp_path / "mine")

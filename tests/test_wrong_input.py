@@ -32,11 +32,12 @@ def my_folder(folder: Path, finished: Path) -> None:
     (folder / "out" / "thesis.tex").write_text("mine")
 
 
-INSIDE = "mine is no run folder, but holds a run; give runs/mine/seed0"
+INSIDE = "mine is no run folder, but holds 2 runs; give runs/mine/seed0 or runs/mine/seed1"
 
 
 def runs_of_a_name(folder: Path, finished: Path) -> None:
-    shutil.copytree(finished, folder / "runs" / "mine" / "seed0")
+    for seed in ("seed0", "seed1"):
+        shutil.copytree(finished, folder / "runs" / "mine" / seed)
 
 
 def broken_recipe(folder: Path, finished: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from ..errors import InputError
+from ..errors import InputError, Notice
 from . import weights
 from .hub_names import canonical_name
 from .weights import PICKLES, UNPICKLE
 
 _SHOWN = 3  # runs in a message
+_OF_A_RUN = ("recipe.json", "status.json")
 
 
 def checkpoint_name(target: str) -> str:
@@ -28,7 +30,11 @@ def checkpoint_name(target: str) -> str:
     target = canonical_name(target)
     if target.startswith((weights.LOCAL_DIR, weights.HF_HUB)):
         return target
-    folder = Path(target)
+    if (Path(target) / "summary.json").is_file() and (Path(target) / "muscle").is_dir():
+        raise InputError(f"{target} holds two runs; give {Path(target) / 'muscle'} or {Path(target) / 'supervised'}")
+    folder = one_run(Path(target))
+    if folder != Path(target):
+        target = str(folder)
     if folder.suffix in PICKLES:
         raise InputError(f"{target} is a pickle, which may run anything when it is read; {UNPICKLE}")
     if (folder / "status.json").is_file() or (folder / "recipe.json").is_file():
@@ -37,19 +43,37 @@ def checkpoint_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder / 'export'}"
     if (folder / "config.json").is_file():
         return f"{weights.LOCAL_DIR}{folder}"
-    if (folder / "summary.json").is_file() and (folder / "muscle").is_dir():
-        raise InputError(f"{target} holds two runs; give {folder / 'muscle'} or {folder / 'supervised'}")
-    if inside := runs_inside(folder):
-        raise InputError(f"{target} {inside}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give {weights.WHAT}")
     return target
 
 
+def one_run(folder: Path) -> Path:
+    """A run folder; of a folder that is none and holds one, as ``runs/NAME`` holds ``seed0``, that one, and it is said.
+
+    Args:
+        folder: What was typed.
+
+    Returns:
+        The run; what was typed where it is a run itself, or holds none.
+
+    Raises:
+        InputError: It holds several.
+    """
+    if any((folder / name).exists() for name in (*_OF_A_RUN, "config.json")):
+        return folder
+    found = sorted({path.parent for name in _OF_A_RUN for path in folder.glob(f"*/{name}")})
+    if len(found) > 1:
+        raise InputError(f"{folder} {runs_inside(folder)}")
+    if found:
+        warnings.warn(f"{folder} is no run folder, but holds one, which is taken: {found[0]}", Notice, stacklevel=3)
+    return found[0] if found else folder
+
+
 def runs_inside(folder: Path) -> str:
     """What to say of a folder that is no run's and holds some, as ``runs/NAME`` holds ``seed0``; empty where not."""
-    found = sorted({path.parent for name in ("recipe.json", "status.json") for path in folder.glob(f"*/{name}")})
+    found = sorted({path.parent for name in _OF_A_RUN for path in folder.glob(f"*/{name}")})
     if not found:
         return ""
     number = "a run" if len(found) == 1 else f"{len(found)} runs"

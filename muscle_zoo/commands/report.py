@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..checkpoints.target import one_run
 from ..errors import ExitCode
 from .arguments import add_source_arguments, source_of
 from .terminal import say
@@ -21,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     """Writes it into the run folder."""
     from ..auto.report import write_report
 
-    say(f"{write_report(args.run, source_of(args), args.cpu)}: open it in a browser")
+    say(f"{write_report(one_run(args.run), source_of(args), args.cpu)}: open it in a browser")
     return ExitCode.DONE

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.target import one_run
 from ..errors import ExitCode
 from .arguments import add_source_arguments, source_of
 from .terminal import printable, say
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from ..auto.suggestions import check_out, suggest_pictures
 
     check_out(args.out)
-    found = suggest_pictures(args.run, args.number, args.rule, source_of(args), args.seed, args.cpu)
+    found = suggest_pictures(one_run(args.run), args.number, args.rule, source_of(args), args.seed, args.cpu)
     found.write(args.out)
     if args.sheet:
         found.draw(args.sheet)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,9 +14,12 @@ import torch
 from ..auto.choices import BACKBONE, FOLDS, METHODS_COMPARED, Choices, is_own_pictures
 from ..checkpoints.target import checkpoint_name
 from ..data.addresses import local_pictures
+from ..data.catalog import FOLDER
 from ..engine.processes import is_main_process
+from ..engine.run_folder import RunFolder
 from ..errors import ExitCode, InputError
 from ..recipes import get_recipe
+from ..recipes.names import make_name
 from .arguments import add_run_arguments, parse_overrides, run_options
 from .terminal import say
 
@@ -138,11 +142,15 @@ def summary(result: RunResult) -> str:
         f"no network: {result.without_network}" if result.without_network else f"load it:    {load_line(result.path)}"
     )
     lines = [f"run folder: {result.path}", load]
+    data = RunFolder(result.path).read_status().get("data")
+    where = f" --data {shlex.quote(data)}" if isinstance(data, str) and data else ""
     if result.row is None and (measured := result.neighbors):
         knn = f"nearest neighbors among {measured['references']} labeled images"
         knn += f": {100 * measured['top1']:.2f} % of {measured['n']} images"
         lines.insert(0, f"{result.recipe.name}, seed {result.recipe.seed}, no classifier; {knn}")
-        lines.append(f"go on:      train NAME init={result.path}")
+        budget = "all" if result.recipe.dataset == FOLDER else "40"
+        name = make_name(result.recipe.arch, "muscle", result.recipe.dataset, budget)
+        lines.append(f"go on:      muscle-zoo train {name} {shlex.quote(f'init={result.path}')}{where}")
     if (row := result.row) is not None:
         seconds = f"{row.hours * 3600:.0f} s of training and evaluation"
         known = " that it was trained on" if result.recipe.fold == "labeled" else ""

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK
-from ..checkpoints.target import runs_inside
+from ..checkpoints.target import one_run
 from ..checkpoints.weights import from_folder
 from ..errors import START_OVER, InputError
 from ..files import read_json
@@ -34,8 +34,7 @@ def read_finished_run(path: Path) -> FinishedRun:
     """
     if not path.is_dir():
         raise InputError(f"{path} is not a run folder; give one that train wrote")
-    if not (path / "status.json").exists() and (inside := runs_inside(path)):
-        raise InputError(f"{path} {inside}")
+    path = one_run(path)
     status = read_json(path / "status.json")
     if "knn" in status:
         raise InputError(
