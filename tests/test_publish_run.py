@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from muscle_zoo.auto.findings import Comparison, Found, Interval, MethodScore
-from muscle_zoo.auto.run_card import CardChoices, base_model_of, make_run_card
+from muscle_zoo.auto.run_card import CardChoices, base_model_of, make_run_card, render_run_card
 from muscle_zoo.checkpoints import registry
 from muscle_zoo.errors import InputError
 from muscle_zoo.recipes import get_recipe
@@ -73,7 +73,7 @@ def test_what_goes_into_a_runs_card(made: Path, tmp_path: Path) -> None:  # noqa
     assert "and 30 without a label" in text and "base_model: timm/some.thing" in text and "secret" not in text
     assert "with 95 % intervals: with the unlabeled pictures 70.0 %, without 50.0: +20.0 (+10.0 to +30.0)." in text
     assert "| **muscle** | 75.0 (65.0 to 85.0) | 75.0 | 75.0 | 0.50 |" in text
-    assert "To expect on new pictures like these: 70.0 (60.0 to 80.0) %, less 5.0 points" in text
+    assert "To expect on new pictures like these: **70.0 (60.0 to 80.0) %**, less 5.0 points" in text
     assert set(asdict(found)["labeled"]) == {2} and not list((mine / "card").glob("*.part"))
 
 
@@ -129,3 +129,27 @@ def test_wrong_input_of_publishing_a_run(made: Path, tmp_path: Path, capsys: pyt
     config.write_text(json.dumps(values))
     with pytest.raises(InputError, match="init=local-dir:/home/somebody/run/export names a path of this machine"):
         make_run_card(Path(mine), CardChoices("other"))
+
+
+def test_pictures_that_it_was_trained_on_say_nothing_of_new_ones(made: Path) -> None:  # noqa: F811
+    config = json.loads((made / "run" / "export" / "config.json").read_text())
+    block = config["muscle_zoo"]
+    block["metrics"] |= {"top1": 1.0, "n": 40}
+    block["recipe"]["fold"] = "labeled"
+    score = MethodScore("muscle", Interval(0.81, 0.7, 0.9), 0.8, 0.79, 0.6, (0.81,), True, True, 1.0)
+    found = Found("/place", "/place", (20, 20), 9, (0, 0))
+    compared = Comparison(found, ("cat", "dog"), "net", 0, 5, 3, (score,), "muscle", "logistic", "muscle",
+                          Interval(0.7931, 0.644, 0.89), None, 0.0, "why", (), 9.0)  # fmt: skip
+    text = render_run_card("pets", config, CardChoices("other"), compared)
+    assert "held out" not in text and "value: 0.7931" in text and "cross-validation on 40 labeled pictures" in text
+    good, known = (
+        text.index("**79.3 (64.4 to 89.0) %**"),
+        text.index("Top-1 on 40 labeled pictures that it was trained on"),
+    )
+    assert good < known and "100.00 %; " in text and "This says nothing of new pictures." in text
+    text = render_run_card("pets", config, CardChoices("other"), None)
+    assert "model-index" not in text and "**" not in text.split("## Use")[0]
+    block["recipe"]["fold"] = "dev"
+    assert "40 labeled pictures that were held out of training: **100.00 %**" in render_run_card(
+        "pets", config, CardChoices("other"), None
+    )

@@ -12,7 +12,9 @@ import pytest
 
 from muscle_zoo import InputError, get_recipe
 from muscle_zoo.auto.choices import Choices
+from muscle_zoo.auto.words import will_lines
 from muscle_zoo.checkpoints.target import checkpoint_name, one_run
+from muscle_zoo.commands.eval import render
 from muscle_zoo.commands.info_words import about
 from muscle_zoo.data import dataset_names
 from muscle_zoo.engine import training_progress
@@ -130,7 +132,7 @@ def test_a_share_of_few_pictures_is_told_with_their_number(tmp_path: Path, capsy
     code, _, err = run(["train", "cnn4.supervised_folder_all", *few, *words, "--out", str(out)], capsys)
     assert code == 0 and " % of 4 pictures\n" in err
     code, shown, _ = run(["eval", str(out), *words], capsys)
-    assert code == 0 and shown.count(" % of 4 pictures") == 3 and "accuracy per class, of 4 pictures in all" in shown
+    assert code == 0 and shown.count(" % of 4 pictures") == 2 and "accuracy per class, of 4 pictures in all" in shown
 
 
 def test_the_only_run_in_a_folder_is_taken(finished_run: Path, tmp_path: Path) -> None:
@@ -144,3 +146,47 @@ def test_the_only_run_in_a_folder_is_taken(finished_run: Path, tmp_path: Path) -
     shutil.copytree(finished_run, tmp_path / "mine" / "seed1")
     with pytest.raises(InputError, match=r"holds 2 runs; give .*seed0 or .*seed1"):
         one_run(tmp_path / "mine")
+
+
+def test_a_run_that_was_stopped_while_comparing_is_not_called_no_run(tmp_path: Path) -> None:
+    (tmp_path / "pets" / "comparison").mkdir(parents=True)
+    with pytest.raises(InputError, match="pets is not finished: it was stopped while comparing; run the same train"):
+        checkpoint_name(str(tmp_path / "pets"))
+
+
+def test_eval_says_that_it_was_trained_on_these_pictures() -> None:
+    figure = {"top1": 1.0, "n": 40, "reproduced": True}
+    report = {
+        "name": "pets",
+        "origin": "run",
+        "dataset": "folder",
+        "n": 40,
+        "fold": "labeled",
+        "top1": 1.0,
+        "top5": 1.0,
+    }
+    report |= {
+        "top1": 1.0,
+        "top5": 1.0,
+        "nll": 0.5,
+        "ece": 0.4,
+        "temperature": 1,
+        "published": figure,
+        "per_class": {"cat": 1.0, "dog": 1.0},
+    }
+    known = "  It was trained on these pictures: what follows says nothing of new ones."
+    assert render(report).splitlines()[2] == known and "top-5" not in render(report)
+    attacked = render({**report, "attack": "pgd", "attacked_top1": 0.5}).splitlines()
+    assert attacked[2] == known and "top-1  " in attacked[3] and "top-1, pgd" in attacked[4]
+    more = {**report, "fold": "test", "per_class": dict.fromkeys("abcdef", 1.0)}
+    assert known not in render(more) and "top-5" in render(more)
+
+
+def test_a_time_limit_that_will_end_it_is_said_before() -> None:
+    found = SimpleNamespace(labeled=(4, 4), unlabeled=9, test=())
+    plan = SimpleNamespace(found=found, side=64, folds=0, fallback="logistic", control=SimpleNamespace(init="net"))
+    speed = SimpleNamespace(reading=0.0, embedding=600.0, comparing=300.0, training=60.0, total=960.0)
+    speed.embedding_threads = speed.step_threads = 1
+    told = [" ".join(" ".join(will_lines(plan, speed, Path("out"), limit)).split()) for limit in (300.0, 960.0, None)]
+    assert "end it before that: the same command goes on, about 4 times in all" in told[0]
+    assert told[1] == told[2] and "end it before" not in told[1]

@@ -24,6 +24,8 @@ from .run_pictures import read_run
 from .words import headline, percent
 
 FOLDER = "card"  # in the run folder
+_PICTURES = {"test": "test pictures", "labeled": "labeled pictures that it was trained on"}  # by fold
+_HELD_OUT = "labeled pictures that were held out of training"
 _PATHS = ("init", "teacher", "split")  # fields of a recipe that may name files of this machine
 
 
@@ -120,7 +122,7 @@ def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, com
         return "\n".join(_backbone_card(name, config, recipe, choices, base))
     lines = [
         "---",
-        _metadata(name, config, choices, base),
+        _metadata(name, config, choices, base, comparison),
         "---",
         "",
         f"# {name}",
@@ -176,26 +178,36 @@ def _backbone_card(name: str, config: dict[str, Any], recipe: Recipe, choices: C
     ]
 
 
-def _metadata(name: str, config: dict[str, Any], choices: CardChoices, base: str) -> str:
+def _metadata(name: str, config: dict[str, Any], choices: CardChoices, base: str, comparison: Comparison | None) -> str:
     """The Hub's, in YAML."""
-    metrics = config[BLOCK]["metrics"]
-    fold = {"test": "test pictures"}.get(config[BLOCK]["recipe"]["fold"], "held-out labeled pictures")
-    result = EvalResult(
-        task_type="image-classification",
-        dataset_type="own-pictures",
-        dataset_name=f"{metrics['n']} {fold}",
-        metric_type="accuracy",
-        metric_value=round(metrics["top1"], 6),
-    )
     data = ModelCardData(
         **lineage(base, choices.license),
         **library_of(config["architecture"]),
         pipeline_tag="image-classification",
         model_name=name,
         metrics=["accuracy"],
-        eval_results=[result],
+        eval_results=_results(config, comparison),
     )
     return str(data.to_yaml())
+
+
+def _results(config: dict[str, Any], comparison: Comparison | None) -> list[EvalResult] | None:
+    """The figure for the Hub's search: none that is of pictures which it was trained on."""
+    metrics, fold = config[BLOCK]["metrics"], config[BLOCK]["recipe"]["fold"]
+    top1, pictures = metrics["top1"], f"{metrics['n']} {_PICTURES.get(fold, _HELD_OUT)}"
+    if fold == "labeled":
+        if comparison is None or comparison.expected is None:
+            return None
+        top1, pictures = comparison.expected.value, f"cross-validation on {metrics['n']} labeled pictures"
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="own-pictures",
+            dataset_name=pictures,
+            metric_type="accuracy",
+            metric_value=round(top1, 6),
+        )
+    ]
 
 
 def _unlabeled(comparison: Comparison | None) -> str:
@@ -203,21 +215,25 @@ def _unlabeled(comparison: Comparison | None) -> str:
 
 
 def _figures(config: dict[str, Any], recipe: Recipe, comparison: Comparison | None) -> list[str]:
-    """How good it is, and how that is known."""
+    """How good it is, and how that is known: what says nothing of new pictures comes last, and says so."""
     metrics, calibration = config[BLOCK]["metrics"], calibration_of(config)
-    pictures = "test pictures" if recipe.fold == "test" else "labeled pictures that were held out of training"
-    lines = [
-        "## How good it is",
-        "",
-        f"Top-1 on {metrics['n']} {pictures}: **{100 * metrics['top1']:.2f} %**; negative log-likelihood "
-        f"{metrics['nll']:.3f} nats, expected calibration error {100 * metrics['ece']:.1f} points (temperature "
-        f"{calibration['temperature']:.3g}, in the weights).",
+    trained_on = recipe.fold == "labeled"
+    top1 = f"{100 * metrics['top1']:.2f} %"
+    measured = [
+        f"Top-1 on {metrics['n']} {_PICTURES.get(recipe.fold, _HELD_OUT)}: {top1 if trained_on else f'**{top1}**'}; "
+        f"negative log-likelihood {metrics['nll']:.3f} nats, expected calibration error {100 * metrics['ece']:.1f} "
+        f"points (temperature {calibration['temperature']:.3g}, in the weights)."
+        + (" This says nothing of new pictures." if trained_on else ""),
         "",
     ]
-    if comparison is None or not comparison.methods:
-        return lines
+    compared = [] if comparison is None or not comparison.methods else _compared(comparison)
+    return ["## How good it is", "", *(compared + measured if trained_on else measured + compared)]
+
+
+def _compared(comparison: Comparison) -> list[str]:
+    """What cross-validation on the labels says."""
     folds = f"{comparison.repeats} times {comparison.folds} folds of the labeled pictures"
-    lines += [
+    lines = [
         f"By cross-validation ({folds}), with 95 % intervals: {headline(comparison)}. Chosen: "
         f"`{comparison.chosen}`; {comparison.why}.",
         "",
@@ -228,7 +244,7 @@ def _figures(config: dict[str, Any], recipe: Recipe, comparison: Comparison | No
     ]
     if comparison.expected is not None:
         less = f", less {100 * comparison.optimism:.1f} points for having been chosen" if comparison.optimism else ""
-        lines += [f"To expect on new pictures like these: {percent(comparison.expected)} %{less}.", ""]
+        lines += [f"To expect on new pictures like these: **{percent(comparison.expected)} %**{less}.", ""]
     return lines
 
 

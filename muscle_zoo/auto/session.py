@@ -158,7 +158,7 @@ class _Work:
         device = process_state(options.cpu).device
         speed = self._measure(device)
         plan = self.plan
-        self.say(words.joined(words.will_lines(plan, speed, self.out)))
+        self.say(words.joined(words.will_lines(plan, speed, self.out, options.time_limit)))
         if options.fresh and (old := RunFolder(self.out).set_aside()) is not None:
             self.say(f"the previous run was moved to {old}")
         self.options = replace(options, fresh=False)

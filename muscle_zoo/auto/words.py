@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,7 +39,7 @@ def side_lines(why: str) -> list[str]:
     return _row("side", why)
 
 
-def will_lines(plan: Plan, speed: Speed, out: Path) -> list[str]:
+def will_lines(plan: Plan, speed: Speed, out: Path, time_limit: float | None = None) -> list[str]:
     """What will be done, how long it takes, and where it goes."""
     found = plan.found
     pictures = sum(found.labeled) + found.unlabeled + sum(found.test)
@@ -60,6 +61,11 @@ def will_lines(plan: Plan, speed: Speed, out: Path) -> list[str]:
     lines += _row(
         "in all", f"about {in_words(speed.total)}, {_threads(speed)}; Ctrl-C is safe: the same command goes on"
     )
+    if time_limit is not None and speed.total > time_limit:
+        calls = math.ceil(speed.total / time_limit)
+        lines += _row(
+            "limit", f"{in_words(time_limit)} end it before that: the same command goes on, about {calls} times in all"
+        )
     return lines + _row("into", str(out))
 
 

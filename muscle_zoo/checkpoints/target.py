@@ -43,6 +43,8 @@ def checkpoint_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder / 'export'}"
     if (folder / "config.json").is_file():
         return f"{weights.LOCAL_DIR}{folder}"
+    if (folder / "comparison").is_dir() or (folder / "pictures.json").is_file():
+        raise InputError(f"{target} is not finished: it was stopped while comparing; run the same train command again")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give {weights.WHAT}")

@@ -44,12 +44,14 @@ def render(report: dict[str, Any]) -> str:
         f"{report['name']} ({report['origin']})",
         f"{report['dataset']}, {report['n']} images of the {report['fold']} fold",
         f"  top-1                {100 * report['top1']:6.2f} %{few}",
-        f"  top-5                {100 * report['top5']:6.2f} %{few}",
+        *([f"  top-5                {100 * report['top5']:6.2f} %{few}"] if len(report["per_class"]) > 5 else []),
         f"  neg. log-likelihood  {report['nll']:6.3f} nats",
         f"  calibration error    {100 * report['ece']:6.2f} %",
     ]
     if "attack" in report:
         lines.insert(3, f"  top-1, {report['attack']:<13} {100 * report['attacked_top1']:6.2f} %{few}")
+    if report["fold"] == "labeled":
+        lines.insert(2, "  It was trained on these pictures: what follows says nothing of new ones.")
     if report["temperature"] != 1:
         lines.append(f"  temperature          {report['temperature']:6.3f} (in the weights)")
     lines.append(f"  accuracy per class{few and f', {few.strip()} in all'}")
