@@ -356,8 +356,8 @@ def test_info_says_how_sure_and_in_which_precision(capsys: OUTPUT) -> None:
     ("name", "says"),
     [
         ("cnn4.supervised_digits_10", "is in the ledger, but its weights are not published; train it"),
-        ("cnn4.muscle_digits_30", "is a recipe without weights; train it (python train.py cnn4.muscle_digits_30)"),
-        ("cnn4.muscle_digits_30", "did you mean 'cnn4.muscle_digits_10', 'cnn4.muscle_digits_20', 'cnn4.muscle_dig"),
+        ("cnn4.muscle_digits_90", "is a recipe without weights; train it (python train.py cnn4.muscle_digits_90)"),
+        ("cnn4.muscle_digits_90", "did you mean 'cnn4.muscle_digits_10', 'cnn4.muscle_digits_20', 'cnn4.muscle_dig"),
         ("cnn4.muscle_fashion_mnist_40", "did you mean 'test_resnet.muscle_fashion_mnist_40'"),
         ("cnn5.muscle_digits_10", "no weights for 'cnn5.muscle_digits_10'; did you mean 'cnn4.muscle_digits_10'?"),
     ],
