@@ -65,7 +65,7 @@ def one_run(folder: Path) -> Path:
     """
     if any((folder / name).exists() for name in (*_OF_A_RUN, "config.json")):
         return folder
-    found = sorted({path.parent for name in _OF_A_RUN for path in folder.glob(f"*/{name}")})
+    found = _runs_in(folder)
     if len(found) > 1:
         raise InputError(f"{folder} {runs_inside(folder)}")
     if found:
@@ -75,8 +75,12 @@ def one_run(folder: Path) -> Path:
 
 def runs_inside(folder: Path) -> str:
     """What to say of a folder that is no run's and holds some, as ``runs/NAME`` holds ``seed0``; empty where not."""
-    found = sorted({path.parent for name in _OF_A_RUN for path in folder.glob(f"*/{name}")})
+    found = _runs_in(folder)
     if not found:
         return ""
     number = "a run" if len(found) == 1 else f"{len(found)} runs"
     return f"is no run folder, but holds {number}; give {' or '.join(map(str, found[:_SHOWN]))}"
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted({path.parent for name in _OF_A_RUN for path in folder.glob(f"*/{name}")})

@@ -139,14 +139,7 @@ def list_shards(file: Path) -> Listing:
             members[name] = (number, offset, size)
             pictures.append((name, word, part))
     listing = Listing(ShardFolder(root, tuple(entries), members), (), layout=_layout(names, parts, kind))
-    trained = {word for _, word, part in pictures if word and part == LABELED}
-    if len(trained) < 2:
-        raise InputError(
-            f"--data {given}: {pictures_in_words(len(pictures))}, and labels of fewer than two classes in the training "
-            f"part; add KEY.cls, KEY.json or KEY.txt to the samples ({listing.layout})"
-        )
-    if strange := next((one for one in pictures if one[1] and one[1] not in trained), None):
-        raise InputError(f"{strange[0]}: class {strange[1]!r} has no training picture; {suggest(strange[1], trained)}")
+    _require_classes(pictures, given, listing.layout)
     fill_parts(listing, pictures)
     _note(listing, [indexes[number] for number in used], [names[number] for number in used], unlabeled)
     if left_out := [name for name, part in zip(names, parts, strict=True) if part is None]:
@@ -156,6 +149,18 @@ def list_shards(file: Path) -> Listing:
             decide=True,
         )
     return listing
+
+
+def _require_classes(pictures: Sequence[tuple[str, str, str]], given: str, layout: str) -> None:
+    """Refuses shards that have not two classes to learn, or judge by one that is not learned."""
+    trained = {word for _, word, part in pictures if word and part == LABELED}
+    if len(trained) < 2:
+        raise InputError(
+            f"--data {given}: {pictures_in_words(len(pictures))}, and labels of fewer than two classes in the training "
+            f"part; add KEY.cls, KEY.json or KEY.txt to the samples ({layout})"
+        )
+    if strange := next((one for one in pictures if one[1] and one[1] not in trained), None):
+        raise InputError(f"{strange[0]}: class {strange[1]!r} has no training picture; {suggest(strange[1], trained)}")
 
 
 def _require_unchanged(entries: Iterable[Shard], given: str) -> None:
