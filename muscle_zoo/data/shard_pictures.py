@@ -109,13 +109,7 @@ def list_shards(file: Path) -> Listing:
     Raises:
         InputError: A shard has changed, they have no labels of two classes, or the index cannot be read.
     """
-    try:
-        content = read_json(file)
-        entries, given = _entries(content), content["given"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{file} cannot be read as an index ({error}); delete it, and give --data {PREFIX}..."
-        ) from None
+    entries, given = _read_index(file)
     _require_unchanged(entries, given)
     paths = [shard.path for shard in entries]
     root = common_folder(paths)
@@ -149,6 +143,17 @@ def list_shards(file: Path) -> Listing:
             decide=True,
         )
     return listing
+
+
+def _read_index(file: Path) -> tuple[dict[Shard, dict[str, Any]], str]:
+    """The shards of an index, and what was given for them."""
+    try:
+        content = read_json(file)
+        return _entries(content), content["given"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{file} cannot be read as an index ({error}); delete it, and give --data {PREFIX}..."
+        ) from None
 
 
 def _require_classes(pictures: Sequence[tuple[str, str, str]], given: str, layout: str) -> None:
