@@ -159,6 +159,10 @@ def test_a_search_shows_what_was_changed_by_method() -> None:
     ]
     with pytest.raises(InputError, match="no runs of cnn4 digits labels=20"):
         render_page(f"{mark}\n<!-- /search -->".replace("labels=10", "labels=20"), rows, {})
+    text = render_page(
+        "<!-- search cnn4 digits labels=10 fold=dev muscle.weight=2 | lr=0.2 -->\n<!-- /search -->", rows, {}
+    )
+    assert text.splitlines()[3] == "| nothing | 50.0 | 90.0 |  |  |"  # `supervised` has no such weight to change
 
 
 def test_the_zoo_shows_each_checkpoint_beside_its_controls() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -204,19 +204,24 @@ def search_rows(
         methods: Which methods.
 
     Returns:
-        Runs by the position in ``tried`` and the method; an option of a part that a method does not have is not tried
-        with it.
+        Runs by the position in ``tried`` and the method. An option of a part that a method does not have is not tried
+        with it, and changes nothing of it where all change it.
     """
     rows = list(rows)
     runs = {}
     for position, changes in enumerate(tried):
-        all_changes = {**overrides, **changes}
-        parts = {key.partition(".")[0] for key in all_changes if "." in key}
         for method in methods:
-            if parts <= default_options(method).keys():
+            known = default_options(method).keys()
+            common = {key: value for key, value in overrides.items() if _has_part(known, key)}
+            if all(_has_part(known, key) for key in changes):
                 name = make_name(arch, method, dataset, labels)
-                runs[position, method] = runs_of(rows, name, get_recipe(name, all_changes).sha256)
+                runs[position, method] = runs_of(rows, name, get_recipe(name, {**common, **changes}).sha256)
     return runs
+
+
+def _has_part(parts: Container[str], key: str) -> bool:
+    """Whether a method of these parts has what ``key`` names, a part's option or any recipe's field."""
+    return "." not in key or key.partition(".")[0] in parts
 
 
 def search_table(
