@@ -21,10 +21,12 @@ from muscle_zoo.auto.intervals import corrected_half_width, optimism, wilson
 from muscle_zoo.auto.plan import Plan, make_plan
 from muscle_zoo.auto.verdict import judge, score
 from muscle_zoo.auto.words import comparison_lines, headline
+from muscle_zoo.checkpoints.card import BLOCK, read_config
 from muscle_zoo.data import DataSet, DataSetInfo, Split
 from muscle_zoo.data.embedded import EmbeddedImages
 from muscle_zoo.engine.build import Data
 from muscle_zoo.engine.head import Head
+from muscle_zoo.engine.held_out import HELD_OUT_RULE, calibrate_held_out
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.methods.logistic import logistic_regression
 
@@ -74,6 +76,11 @@ def test_a_folder_becomes_a_run_that_other_commands_take(trained: Path, capsys: 
     said = OutOfFold.read(trained / "run")
     assert said is not None and said.probabilities["muscle"].shape == (3, 8, 2)
     torch.testing.assert_close(said.mean("knn").sum(1), torch.ones(8))
+    probabilities, labels, images = said.held_out(found.chosen)
+    temperature = calibrate_held_out(probabilities, labels, images).temperature
+    calibration = read_config(trained / "run" / "export")[BLOCK]["calibration"]
+    assert (len(labels), images) == (24, 8)
+    assert (calibration["temperature"], calibration["rule"]) == (temperature, HELD_OUT_RULE)
     code, text, err = run(["eval", str(trained / "run"), "--cpu"], capsys)
     assert code == 0 and "reproduced" in text, err
     code, text, _ = run(["predict", str(trained / "run"), str(trained / "pets" / "test"), "--cpu"], capsys)

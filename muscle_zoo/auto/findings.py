@@ -206,6 +206,12 @@ class OutOfFold:
         """Probabilities ``(n, C)``, averaged over the repeats; nan for pictures that were never held out."""
         return self.probabilities[method].mean(dim=0)
 
+    def held_out(self, method: str) -> tuple[Tensor, Tensor, int]:
+        """Predictions ``(m, C)`` of held-out pictures in all repeats, their labels ``(m,)``, and how many pictures."""
+        there = self.fold >= 0
+        labels = self.labels.expand(len(self.fold), -1)
+        return self.probabilities[method][there], labels[there], int(there.any(dim=0).sum())
+
     def write(self, folder: Path) -> None:
         """Writes ``out_of_fold.safetensors``, whole."""
         tensors = {f"probabilities/{method}": value.float() for method, value in self.probabilities.items()}

@@ -7,15 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..engine.held_out import best_temperature
+
 ALL_PAIRS = 6000  # pictures, up to which every pair is looked at
-_TEMPERATURES = torch.logspace(-1.5, 1.5, 61, base=10)
 _CHUNK = 512
 
 
 def calibrate_folds(probabilities: Tensor, labels: Tensor, fold: Tensor) -> Tensor:
     """Out-of-fold probabilities at temperatures that never saw the picture they are of.
 
-    Each fold gets the temperature that is best for the other folds of its repeat (negative log-likelihood).
+    Each fold gets the temperature that is best for the other folds of its repeat; where there is no other, that of no
+    picture at all, which is 1.
 
     Args:
         probabilities: ``(R, n, C)``; rows of pictures that were never held out may be nan.
@@ -31,14 +33,9 @@ def calibrate_folds(probabilities: Tensor, labels: Tensor, fold: Tensor) -> Tens
         for number in fold[repeat][fold[repeat] >= 0].unique():
             inside = fold[repeat] == number
             others = (fold[repeat] >= 0) & ~inside
-            temperature = _best_temperature(logits[repeat, others], labels[others]) if bool(others.any()) else 1.0
+            temperature = best_temperature(logits[repeat, others], labels[others], int(others.sum()))
             calibrated[repeat, inside] = (logits[repeat, inside] / temperature).softmax(dim=1)
     return calibrated.mean(dim=0)
-
-
-def _best_temperature(logits: Tensor, labels: Tensor) -> float:
-    losses = [torch.nn.functional.cross_entropy(logits / t, labels) for t in _TEMPERATURES]
-    return float(_TEMPERATURES[torch.stack(losses).argmin()])
 
 
 @dataclass(frozen=True)

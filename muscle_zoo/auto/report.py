@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import __version__
 from ..checkpoints.card import BLOCK, calibration_of
 from ..data import DataConfig
+from ..engine.held_out import HELD_OUT_RULE
 from ..files import write_text
 from ..results.stats import of_few
 from .findings import Comparison, Interval, OutOfFold
@@ -102,6 +103,7 @@ def render_report(
     pool = Pool(pictures.probabilities, pictures.embeddings, pictures.embeddings[:0])
     unit, _ = pool.unit()
     source = pictures.source
+    calibration = calibration_of(pictures.config)
     facts: dict[str, Any] = {
         "title": source.stem if source is not None else pictures.dataset.info.title,
         "version": __version__,
@@ -118,7 +120,8 @@ def render_report(
         "unsure": _unsure(pictures),
         "recipe": pictures.recipe,
         "run": shlex.quote(str(pictures.run)),
-        "temperature": float(calibration_of(pictures.config)["temperature"]),
+        "temperature": float(calibration["temperature"]),
+        "by_labels": calibration.get("rule") == HELD_OUT_RULE,
         **_held_out(pictures, held_out),
     }
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)

@@ -16,6 +16,7 @@ from ..data import DataConfig, DataSet, load_dataset
 from ..data.manifest import changes_since, manifest_of
 from ..engine.build import prepare_data
 from ..engine.frozen import embed_data
+from ..engine.held_out import calibrate_held_out
 from ..engine.options import RunOptions, process_state
 from ..engine.run_folder import RunFolder
 from ..engine.stop import StopSignal
@@ -27,7 +28,7 @@ from ..sessions.train import PICTURES, RunResult, own_accelerate_state, train_ru
 from . import words
 from .choices import Choices
 from .compare import CrossValidation
-from .findings import COMPARISON, Comparison, Interval
+from .findings import COMPARISON, Comparison, Interval, OutOfFold
 from .folds import draw_folds
 from .intervals import wilson
 from .plan import SIDES, Plan, make_plan
@@ -243,6 +244,8 @@ class _Work:
         recipe = self.plan.recipes[comparison.chosen]
         options = replace(self.options, time_limit=self._seconds_left())
         is_finished = RunFolder(self.out).read_status().get("status") == "finished"
+        if not is_finished:
+            self._remember_confidence(comparison)
         result = train_run(recipe, self.out, options, loaded=None if is_finished else self._loaded())
         if not result.finished:
             return result
@@ -256,6 +259,14 @@ class _Work:
             write_report(self.out, pictures=pictures)
         self.say(f"{self.out / REPORT}: open it in a browser")
         return result
+
+    def _remember_confidence(self, comparison: Comparison) -> None:
+        """Writes down how sure the chosen method is of pictures it has not seen, for the export's temperature."""
+        file = RunFolder(self.out).calibration_file
+        said = OutOfFold.read(self.out) if comparison.folds and not file.exists() else None
+        if said is not None:
+            probabilities, labels, images = said.held_out(comparison.chosen)
+            calibrate_held_out(probabilities, labels, images).write(file)
 
 
 def _difference(before: Any, now: dict[str, Any]) -> str:

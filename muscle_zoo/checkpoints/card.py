@@ -153,7 +153,7 @@ _METRICS: dict[str, Field] = {
 _CALIBRATION: dict[str, Field] = {
     "temperature": _number(0.01, 100),
     "images": _whole(1, 10**12),
-    **dict.fromkeys(("confidence", "agreement_weak", "ece_uncalibrated"), _SHARE),
+    **dict.fromkeys(("confidence", "agreement_weak", "accuracy", "ece_uncalibrated"), _SHARE),
     "labels_per_class": _number(0, 1e12),
     "nll_uncalibrated": _number(0, 1e9),
     **dict.fromkeys(("rule", "why"), _TEXT),

@@ -17,13 +17,14 @@ from ..recipes import Recipe, changes
 from .folder_lock import FolderLock
 
 # What may lie in a folder before its run is begun: which pictures it is of, and what was compared for it (auto/).
-BEFORE_A_RUN = ("pictures.json", "comparison.json", "out_of_fold.safetensors", "comparison")
+BEFORE_A_RUN = ("pictures.json", "comparison.json", "out_of_fold.safetensors", "calibration.json", "comparison")
 
 
 class RunFolder:
     """``recipe.json split.json log.jsonl status.json curves.png state/ export/`` of one run.
 
-    A run that starts from weights has ``normalization.json`` too: it goes on without them.
+    A run that starts from weights has ``normalization.json`` too: it goes on without them. Where labeled pictures were
+    held out before, ``calibration.json`` says how sure of them the networks were.
 
     Args:
         path: The folder; :meth:`open` creates it.
@@ -34,6 +35,7 @@ class RunFolder:
         self.recipe_file = path / "recipe.json"
         self.split_file = path / "split.json"
         self.normalization_file = path / "normalization.json"
+        self.calibration_file = path / "calibration.json"
         self.log_file = path / "log.jsonl"
         self.status_file = path / "status.json"
         self.curves_file = path / "curves.png"

@@ -17,6 +17,7 @@ from ..engine.calibration import calibrate, calibrate_logits, choose_images
 from ..engine.classifier import fold_temperature
 from ..engine.evaluate import Metrics
 from ..engine.frozen import logits_by_view
+from ..engine.held_out import HeldOutCalibration
 from ..errors import CalibrationError
 from ..methods import create_method
 from ..recipes import Recipe
@@ -42,9 +43,13 @@ class Written:
 
 
 def with_temperature(
-    written: Written, recipe: Recipe, data: Data, write: Callable[[dict[str, Tensor]], Written]
+    written: Written,
+    recipe: Recipe,
+    data: Data,
+    write: Callable[[dict[str, Tensor]], Written],
+    held_out: HeldOutCalibration | None = None,
 ) -> tuple[Written, dict[str, Any]]:
-    """Finds the temperature of written weights on the unlabeled pool, and writes them with it in the classifier.
+    """Writes weights with their temperature in the classifier: of held-out pictures, or found on the unlabeled pool.
 
     The weights are measured as they were written, float16 parameters included. The classifier's become float32, for in
     float16 the quotients would be rounded, and images that are nearly a toss would get another class.
@@ -54,6 +59,7 @@ def with_temperature(
         recipe: What they were trained by.
         data: What they were trained on.
         write: Writes tensors into the file and evaluates what is in it.
+        held_out: What held-out pictures say of the temperature, where there were any.
 
     Returns:
         What is in the file now, and config.json's ``calibration``. A network that cannot be calibrated is left at
@@ -62,7 +68,8 @@ def with_temperature(
     before = written.metrics
     uncalibrated = {"nll_uncalibrated": before.nll, "ece_uncalibrated": before.ece}
     try:
-        facts, tensors = _fold(written, recipe, data)
+        facts = held_out.to_dict() if held_out is not None else _measure(written, recipe, data)
+        tensors = _fold(written, recipe, data, facts["temperature"])
         if facts["temperature"] == 1:
             return written, {**facts, **uncalibrated}
         calibrated = write(tensors)
@@ -85,8 +92,8 @@ def by_embeddings(recipe: Recipe) -> bool:
     return recipe.tune == "head" and recipe.embedding_views > 1 and PartialState().num_processes == 1
 
 
-def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What was measured, and the tensors with the temperature in the classifier; the written ones where it is 1."""
+def _measure(written: Written, recipe: Recipe, data: Data) -> dict[str, Any]:
+    """What the unlabeled pool says of the temperature."""
     info, train, split = data.dataset.info, data.dataset.train, data.split
     views = create_method(recipe.method, recipe.options).views
     labels_per_class = len(split.labeled) / info.num_classes
@@ -94,18 +101,20 @@ def _fold(written: Written, recipe: Recipe, data: Data) -> tuple[dict[str, Any],
     if by_embeddings(recipe) and split.unlabeled:
         positions = torch.tensor(choose_images(recipe.seed, split.unlabeled))
         logits = logits_by_view(written.model, recipe, data, positions)
-        calibration = calibrate_logits(logits, labels_per_class, saw_strong)
-    else:
-        weak = parse_policy("weak", recipe.weak)
-        calibration = calibrate(
-            written.model, train, info, weak, recipe.seed, labels_per_class, saw_strong, split.unlabeled
-        )
-    facts = calibration.to_dict()
-    if calibration.temperature == 1:
-        return facts, written.tensors
-    positions = torch.tensor(choose_images(recipe.seed, split.unlabeled, FOLD_IMAGES))
-    (raw,) = train.batches([positions])
-    images = normalize(raw.to(next(written.model.parameters()).device), info)
-    names = fold_temperature(written.model, calibration.temperature, images)
+        return calibrate_logits(logits, labels_per_class, saw_strong).to_dict()
+    weak = parse_policy("weak", recipe.weak)
+    return calibrate(
+        written.model, train, info, weak, recipe.seed, labels_per_class, saw_strong, split.unlabeled
+    ).to_dict()
+
+
+def _fold(written: Written, recipe: Recipe, data: Data, temperature: float) -> dict[str, Tensor]:
+    """The tensors with a temperature in the classifier; the written ones where it is 1."""
+    if temperature == 1:
+        return written.tensors
+    pool = data.split.unlabeled or data.split.labeled
+    (raw,) = data.dataset.train.batches([torch.tensor(choose_images(recipe.seed, pool, FOLD_IMAGES))])
+    images = normalize(raw.to(next(written.model.parameters()).device), data.dataset.info)
+    names = fold_temperature(written.model, temperature, images)
     state = written.model.state_dict()
-    return facts, {**written.tensors, **{name: state[name].cpu().clone() for name in names}}
+    return {**written.tensors, **{name: state[name].cpu().clone() for name in names}}

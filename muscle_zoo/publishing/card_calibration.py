@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..engine.held_out import HELD_OUT_RULE
 from ..methods import base_of
 from ..recipes import get_recipe
 from ..recipes.names import parse_name, with_method
@@ -41,6 +42,8 @@ def _how(said: dict[str, Any]) -> list[str]:
         return []
     if "why" in said:
         return [f"It is not calibrated: {said['why']}.", ""]
+    if said.get("rule") == HELD_OUT_RULE:
+        return [_by_labels(said), ""]
     agreed = (
         f"two weak views of {said['images']} unlabelled training images have the same class for "
         f"{100 * said['agreement_weak']:.1f} % of them, and its mean confidence was {100 * said['confidence']:.1f} %"
@@ -54,6 +57,17 @@ def _how(said: dict[str, Any]) -> list[str]:
         f"{100 * said['ece_uncalibrated']:.1f} %; its accuracy was the same.",
         "",
     ]
+
+
+def _by_labels(said: dict[str, Any]) -> str:
+    """How the temperature was found on labeled pictures that were held out."""
+    return (
+        f"It is calibrated by labels: its logits are divided by {said['temperature']:g}, which is in the weights of "
+        f"its classifier. In a cross-validation it was right in {100 * said['accuracy']:.1f} % of {said['images']} "
+        f"labeled pictures, and its mean confidence was {100 * said['confidence']:.1f} %. Without that, its negative "
+        f"log-likelihood were {said['nll_uncalibrated']:.3f} nats and its expected calibration error "
+        f"{100 * said['ece_uncalibrated']:.1f} %."
+    )
 
 
 def _control(block: dict[str, Any], rows: Sequence[Row]) -> tuple[str, Row] | None:

@@ -25,6 +25,7 @@ from ..engine.build import Data, build_model, prepare_data
 from ..engine.evaluate import Metrics, evaluate
 from ..engine.frozen import evaluate_embedded, whole_network
 from ..engine.head import is_linear
+from ..engine.held_out import HeldOutCalibration
 from ..engine.network import backbone_weights
 from ..engine.options import TrainResult
 from ..engine.run_folder import RunFolder
@@ -53,8 +54,9 @@ def export_run(
     """Writes ``export/`` of a finished run: what hub_cards/NAME/ and the Hub repo hold.
 
     The weights are the EMA weights of the last step, with float16 parameters where the accuracy stays within 0.1
-    points and float32 otherwise; the temperature of :mod:`muscle_zoo.engine.calibration` is in their classifier, which
-    is float32 then. What is evaluated and hashed is the written file.
+    points and float32 otherwise; the temperature (of held-out pictures, if the folder has one, or else by
+    :mod:`muscle_zoo.engine.calibration`) is in their classifier, which is float32 then. What is evaluated and hashed
+    is the written file.
 
     Args:
         recipe: Of the run.
@@ -89,7 +91,8 @@ def export_run(
         written = write(ema)
     if not math.isfinite(nll := written.metrics.nll):
         raise TrainingError(f"the exported weights give a likelihood that is not finite ({nll}); lower lr")
-    written, calibration = with_temperature(written, recipe, data, write)
+    held_out = HeldOutCalibration.read(folder.calibration_file)
+    written, calibration = with_temperature(written, recipe, data, write, held_out)
     if "why" in calibration:
         print(f"{recipe.name}: not calibrated, its temperature is 1: {calibration['why']}", file=sys.stderr)
     row = make_row(recipe, trained, written.metrics, data.split, written.sha256, calibration)
