@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ from .commands import list as list_command
 from .commands.terminal import printable
 from .engine.processes import is_main_process
 from .errors import ExitCode, InputError, MuscleZooError, Notice
+from .errors import suggest as suggest_name
 
 Command = tuple[str, Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]
 
@@ -69,10 +71,21 @@ COMMANDS: dict[str, Command] = {
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, like every other error here."""
+    """Says what is wrong in one line, like every other error here, and what may have been meant."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {message}; {self._meant(message)}see {self.prog} --help\n")
+
+    def _meant(self, message: str) -> str:
+        """``did you mean '--out'?; `` where a command, a choice or an option is misspelled."""
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            word, known = choice[1], re.findall(r"[\w:/.-]+", choice[2])
+        elif option := re.search(r"unrecognized arguments: .*?(--[\w-]+)", message):
+            word, known = option[1], re.findall(r"--[a-z][\w-]*", self.format_usage())
+        else:
+            return ""
+        said = suggest_name(word, known, n=1)
+        return f"{said} " if said.startswith("did you mean") else ""
 
 
 def main(argv: Sequence[str] | None = None, command: str | None = None) -> int:

@@ -222,7 +222,9 @@ def test_cross_validation_is_what_a_loop_over_the_folds_gives_and_goes_on(tmp_pa
         torch.testing.assert_close(said.probabilities["logistic"][0, out], (x[out] @ weight.T + bias).softmax(1))
     assert set(seconds) == {"logistic", "muscle"}
     begun = cross_validation(data, tmp_path / "b")
+    assert begun.number_done() == 0
     next(begun.run())  # and is stopped
+    assert begun.number_done() == 1
     (tmp_path / "b" / "muscle-0-1.safetensors").write_bytes(b"cut short")
     assert [there for _, there in begun.run()] == [True] + [False] * 5
     assert torch.equal(begun.out_of_fold()[0].probabilities["muscle"], said.probabilities["muscle"])

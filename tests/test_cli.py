@@ -17,6 +17,7 @@ import pytest
 
 from muscle_zoo import DownloadError, InputError, TrainingError, cli, get_recipe
 from muscle_zoo.checkpoints import registry
+from muscle_zoo.cli import main
 from muscle_zoo.commands.arguments import source_of, time_limit
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.engine.run_folder import RunFolder
@@ -286,3 +287,22 @@ def test_a_folder_of_two_runs_is_set_aside_too(tmp_path: Path) -> None:
     (tmp_path / "quickstart" / "muscle").mkdir(parents=True)
     assert RunFolder(tmp_path / "quickstart").set_aside() == tmp_path / "quickstart.old-1"
     assert (tmp_path / "quickstart.old-1" / "muscle").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["trian", "x"], "did you mean 'train'?"),
+        (["train", "--time-limt", "5"], "did you mean '--time-limit'?"),
+        (["bench", "stpe"], "did you mean 'step'?"),
+        (["predict", "NAME", "pictures", "--cvs", "x"], "did you mean '--csv'?"),
+        (["train", "--zzzzzz"], "unrecognized arguments: --zzzzzz; see muscle-zoo train --help"),
+    ],
+)
+def test_a_misspelled_command_or_option_says_what_was_meant(
+    words: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and meant in err and err.count("\n") == 1

@@ -66,6 +66,10 @@ class CrossValidation:
             for method in self.recipes
         ]
 
+    def number_done(self) -> int:
+        """How many parts were done before."""
+        return sum(self._read(*part) is not None for part in self.parts())
+
     def run(self) -> Iterator[tuple[str, bool]]:
         """Does what is not done yet, part after part; whoever asks for no more of them stops it.
 

@@ -217,6 +217,8 @@ class _Work:
     def _all_folds(self, validation: CrossValidation) -> bool:
         """Does what is left of the folds; whether all are done."""
         total = len(validation.parts())
+        if done := validation.number_done():
+            self.say(f"{done} of {total} folds were compared before")
         show = self.options.progress
         bar = tqdm(total=total, desc="comparing", unit="fold", disable=None if show else True, leave=False)
         with StopSignal(self._seconds_left()) as stop, bar:
