@@ -126,9 +126,9 @@ def test_a_mark_shows_the_runs_of_its_recipes_and_no_others() -> None:
         ("zoo", "the ledger has no runs of any checkpoint"),
         ("study cnn4", "needs an architecture and a data set"),
         ("search cnn4 digits mnist labels=10", "needs an architecture and a data set"),
-        ("bias cnn4 digits figure=x.png", "figure= is for study, curve and zoo"),
+        ("bias cnn4 digits figure=x.png", "figure= is for study, curve, zoo and methods"),
         ("bias cnn4 digits gains=x.png", "gains= is for study;"),
-        ("search cnn4 digits labels=10 figure=x.png", "figure= is for study, curve and zoo"),
+        ("search cnn4 digits labels=10 figure=x.png", "figure= is for study, curve, zoo and methods"),
     ],
 )
 def test_a_mark_that_cannot_be_shown_is_named(mark: str, says: str, tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 
 from muscle_zoo import InputError, get_recipe, list_methods
 from muscle_zoo.methods import METHODS
-from muscle_zoo.results import method_table
+from muscle_zoo.results import method_figure, method_table
 from muscle_zoo.results.ledger import Row
+from muscle_zoo.results.method_figure import plot_methods
 from muscle_zoo.results.pages import render_page
 from tests.test_cards import row
 
@@ -73,3 +76,40 @@ def test_what_the_ledger_has_stands_beside_each_other_and_the_rest_is_empty() ->
 def test_a_mark_that_cannot_be_shown_is_named(words: str, says: str) -> None:
     with pytest.raises(InputError, match=says):
         render(words, [row("cnn4.vat_digits_10")])
+
+
+def test_the_figure_says_each_methods_accuracy_and_gain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(method_figure, "save_figure", lambda figure, path, rows: drawn.append(figure))
+    rows = [
+        *(row("cnn4.uda_digits_10", seed, top1) for seed, top1 in enumerate((0.6, 0.7))),
+        *(row("cnn4.muscle_uda_digits_10", seed, top1) for seed, top1 in enumerate((0.701, 0.8))),
+        *(row("cnn4.vat_digits_10", seed, 0.9) for seed in (0, 1)),
+        *(row("cnn4.muscle_vat_digits_10", seed, top1) for seed, top1 in enumerate((0.8, 0.95))),
+        row("cnn4.vat_digits_100", 0, 0.5),
+    ]
+    plot_methods(rows, tmp_path / "methods.png")
+    alone, gains = drawn[0].axes
+    assert [label.get_text() for label in alone.get_yticklabels()] == ["vat", "uda"]  # by few labels, not by 100
+    assert [label.get_text() for label in gains.get_xticklabels()] == ["10", "100"]
+    said = [
+        [(text.get_position(), text.get_text(), text.get_weight()) for text in panel.texts] for panel in (alone, gains)
+    ]
+    assert said[0] == [((0, 0), "90.0", "normal"), ((1, 0), "50.0", "normal"), ((0, 1), "65.0", "normal")]
+    assert said[1] == [((0, 0), "-2.5", "normal"), ((0, 1), "+10.1", "bold")]  # 10.05 -+ 12.7 * 0.07 / sqrt(2)
+    for panel in (alone, gains):
+        for text in panel.texts:  # is read on its field
+            image = panel.images[0]
+            field = image.cmap(image.norm(image.get_array()[text.get_position()[1], text.get_position()[0]]))
+            assert contrast(to_rgb(text.get_color()), field[:3]) > 4.5
+
+
+def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """WCAG 2.1's contrast ratio."""
+
+    def light(color: tuple[float, ...]) -> float:
+        parts = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    low, high = sorted((light(a), light(b)))
+    return (high + 0.05) / (low + 0.05)

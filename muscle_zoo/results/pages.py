@@ -16,6 +16,7 @@ from .active_table import active_table
 from .curves import curve_table, plot_curve
 from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
+from .method_figure import plot_methods
 from .method_table import method_table, result_table
 from .study import select
 from .tables import (
@@ -50,7 +51,8 @@ class Mark:
     - ``zoo``: every checkpoint of hub_cards/.
     - ``methods``: what every method is; with ``ARCH DATASET labels=N+N+... key=value ...``: what every method reaches.
 
-    ``figure=FILE`` names a picture beside the page, of ``study`` and ``curve`` (accuracies) and ``zoo`` (gains);
+    ``figure=FILE`` names a picture beside the page, of ``study``, ``curve`` and ``methods`` (accuracies; of ``methods``
+    gains too) and ``zoo`` (gains);
     ``gains=FILE`` one of a ``study``'s gains.
     """
 
@@ -222,7 +224,7 @@ class PageFigure:
     """A picture beside a page.
 
     Attributes:
-        kind: Of the mark that names it: ``study``, ``curve`` or ``zoo``; ``gains`` for that of a study's gains.
+        kind: Of the mark that names it: ``study``, ``curve``, ``zoo``, ``methods``; ``gains`` for a study's gains.
         rows: What it shows.
         curve: Of a ``curve`` the field, and the rows of each of its values.
     """
@@ -236,7 +238,8 @@ class PageFigure:
         if self.curve is not None:
             plot_curve(*self.curve, path)
             return
-        {"zoo": plot_gains, "study": plot_study, "gains": plot_gains_of_study}[self.kind](self.rows, path)
+        plots = {"zoo": plot_gains, "study": plot_study, "gains": plot_gains_of_study, "methods": plot_methods}
+        plots[self.kind](self.rows, path)
 
     def is_at(self, path: Path) -> bool:
         """Whether the picture there shows these rows."""
@@ -267,8 +270,8 @@ def page_figures(root: Path, rows: Sequence[Row], parameters: Mapping[str, int])
         for match in _MARK.finditer(page.read_text(encoding="utf-8")):
             mark = Mark(match["kind"], match["text"])
             for word, file in mark.figures.items():
-                if mark.kind != "study" and (mark.kind not in ("curve", "zoo") or word == "gains"):
-                    fit = "study" if word == "gains" else "study, curve and zoo"
+                if mark.kind != "study" and (mark.kind not in ("curve", "zoo", "methods") or word == "gains"):
+                    fit = "study" if word == "gains" else "study, curve, zoo and methods"
                     raise InputError(f"<!-- {mark.kind}{mark.text} -->: {word}= is for {fit}; leave it out here")
                 kind = "gains" if word == "gains" else mark.kind
                 figures[page.with_name(file)] = _figure(kind, mark, rows, parameters)
