@@ -47,6 +47,8 @@ def test_a_table_adds_labels_to_a_folder(folder: Path) -> None:
         assert classes_of(table) == expected
         assert find_pictures(table).root.resolve() == folder and find_pictures(table).class_names[0] == "auk"
         assert f"{table} adds labels to 2 pictures of" in texts(table)
+        # In the same places, so that what was embedded of them is found again.
+        assert [name for name, _ in find_pictures(table).train] == [name for name, _ in find_pictures(folder).train]
     assert classes_of(folder) == before  # a table with suggestions that lies in the folder is not its table
 
 

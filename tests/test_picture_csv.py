@@ -37,15 +37,15 @@ CSVS = {
 @pytest.mark.parametrize("name", CSVS)
 def test_csv(pictures: Path, name: str) -> None:
     path = write(pictures / "list.csv", CSVS[name])
-    assert listed(path) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dog"), ("1.png", None)], [])
+    assert listed(path) == ([("1.png", None), ("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dog")], [])
     data = load_dataset("folder", DataConfig(root=path, stream=True))
-    assert data.info.class_names == ("cat", "dog") and data.train.labels.tolist() == [0, 0, 1, -1]
+    assert data.info.class_names == ("cat", "dog") and data.train.labels.tolist() == [-1, 0, 0, 1]
 
 
 def test_csv_with_test_pictures(pictures: Path) -> None:
     text = "path,label,split\nin/5 5.png,dog,test\n1.png,dog,test\n2.png,cat,test\nin/3.png,dog,\nin/4.png,cat,train\n"
     train, test = listed(write(pictures / "list.csv", text))
-    assert train == [("in/4.png", "cat"), ("in/3.png", "dog")]
+    assert train == [("in/3.png", "dog"), ("in/4.png", "cat")]
     assert test == [("2.png", "cat"), ("1.png", "dog"), ("in/5 5.png", "dog")]
 
 
@@ -111,7 +111,7 @@ def test_one_picture_by_two_paths_and_with_two_labels_has_none(pictures: Path, f
     with pytest.warns(
         UserWarning, match=r"1 picture listed with two labels, .*: 1\.png is 'a' \(line 2\) and 'b' \(3\)"
     ):
-        assert listed(path)[0] == [("2.png", "a"), ("in/3.png", "b"), ("1.png", None)]
+        assert listed(path)[0] == [("1.png", None), ("2.png", "a"), ("in/3.png", "b")]
     with pytest.raises(InputError, match=r"two labels.*or leave --strict out"):
         list_folder(path, strict=True)
 
@@ -251,7 +251,7 @@ def test_what_other_programs_write_is_understood_and_said(pictures: Path, name: 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train, test = listed(path)
-    assert (train, test) == ([("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dög"), ("1.png", None)], [])
+    assert (train, test) == ([("1.png", None), ("2.png", "cat"), ("in/3.png", "cat"), ("in/4.png", "dög")], [])
     texts = [str(warning.message) for warning in caught]
     assert any(said in text for text in texts) if said else not texts
 

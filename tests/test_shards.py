@@ -174,7 +174,7 @@ def test_classes_have_the_names_beside_the_shards() -> None:
     files = [(f"{key}.png", encoded("cat", 90 + i)) for i, (key, _) in enumerate(others)]
     shard(Path("s/0.tar"), [*samples(range(4)), *files, *((f"{key}.cls", text) for key, text in others)])
     found = listed("wds:s")
-    assert found.class_names == ("0", "1", "9", "11") and found.train[-1] == ("0.tar/x.png", -1)  # 9 before 11
+    assert found.class_names == ("0", "1", "9", "11") and ("0.tar/x.png", -1) in found.train  # 9 before 11
     Path("s/classes.txt").write_text("\n".join(["zebra", "ape", *(f"c{i}" for i in range(2, 12))]) + "\n")
     named = listed("wds:s/0.tar")
     assert named.class_names == ("ape", "c9", "c11", "zebra") and ("0.tar/000.png", 3) in named.train

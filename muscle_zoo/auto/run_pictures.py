@@ -20,9 +20,9 @@ from ..data.catalog import FOLDER
 from ..data.decoding import open_picture
 from ..data.picture_folder import find_pictures
 from ..data.shard_files import PictureRoot
-from ..engine.backbone import split_network
+from ..engine.backbone import Backbone, split_network
 from ..engine.embeddings import PLAIN, Pictures, embed_pictures
-from ..engine.frozen import logits_of
+from ..engine.frozen import backbone_of, logits_of
 from ..engine.network import backbone_weights
 from ..engine.options import process_state
 from ..engine.processes import device_for
@@ -31,6 +31,7 @@ from ..engine.state import load_generations
 from ..errors import InputError
 from ..publishing.export import trained_network
 from ..recipes import Recipe
+from ..recipes.defaults import EMBEDDED
 from ..sessions.evaluate import read_recipe, remembered_data
 
 
@@ -111,7 +112,7 @@ def load_run_pictures(
     network = create_model(target, pretrained=True).eval().to(device_for(cpu))
     network = network.to(memory_format=torch.channels_last)
     dataset = _dataset(run, recipe, config, data, loaded)
-    backbone = split_network(network, dataset.info.input_size)
+    backbone = _unrounded(recipe, dataset, split_network(network, dataset.info.input_size))
     (embeddings,) = embed_pictures(backbone, Pictures.of(dataset.train, dataset.info), (PLAIN,), data.progress)
     probabilities = logits_of(backbone, embeddings).softmax(dim=1)
     labeled = _labeled(run, recipe, dataset)
@@ -121,6 +122,18 @@ def load_run_pictures(
     class_names = tuple(config.get("label_names") or dataset.info.class_names)
     unlabeled = without.nonzero().flatten()
     return RunPictures(run, recipe, config, dataset, source, class_names, labeled, unlabeled, embeddings, probabilities)
+
+
+def _unrounded(recipe: Recipe, dataset: DataSet, exported: Backbone) -> Backbone:
+    """A frozen backbone in float32, as it embedded the pictures for the comparison, with the exported classifier.
+
+    Parameters are exported in float16, so the cache has no embeddings of theirs: to make them is a tenth of the time of
+    a first run, for a difference in the fourth digit. Only of weights that a package holds: others may not be at hand.
+    """
+    if recipe.tune != "head" or recipe.init not in EMBEDDED.values():
+        return exported
+    backbone = backbone_of(recipe, dataset, next(exported.network.parameters()).device)
+    return replace(backbone, classifier=exported.classifier)
 
 
 def read_run(run: Path, any_network: bool = False) -> tuple[Recipe, dict[str, Any]]:

@@ -14,6 +14,7 @@ from ..data import DataSetInfo
 from ..data.images import ImageFiles
 from ..engine.backbone import split_network
 from ..engine.embeddings import PLAIN, batch_size, embed_batch
+from ..engine.frozen import draws_of
 from ..engine.threads import faster_threads
 from ..methods import takes_steps
 from ..recipes import Recipe
@@ -72,7 +73,7 @@ def measure(plan: Plan, device: torch.device, workers: int = 0) -> Speed:
     images = torch.zeros(size, *info.input_size, dtype=torch.uint8)
     threads, seconds = faster_threads(lambda: embed_batch(backbone, images, info, (PLAIN,), 0))
     labeled, test = sum(found.labeled), sum(found.test)
-    views = 1 + 2 * recipe.embedding_views
+    views = 1 + sum(map(len, draws_of(recipe, list(plan.recipes.values())).values()))
     # The exported network embeds what it is evaluated on again, for its weights are rounded to half precision.
     passes = (labeled + found.unlabeled) * views + test + (test or labeled)
     heads = {m: _seconds_of_steps(r, backbone.width, len(plan.classes), device) for m, r in plan.recipes.items()}

@@ -89,7 +89,10 @@ def _note(listing: Listing, source: Path, missing: list[str], said: dict[str, se
 
 
 def _fill(listing: Listing, added: dict[str, str], source: Path) -> None:
-    """Gives pictures their new labels; the numbers of the classes follow their names."""
+    """Gives pictures their new labels; the numbers of the classes follow their names.
+
+    The pictures keep their places, by which what was embedded of them is found again.
+    """
     before = listing.class_names
     listing.class_names = tuple(sorted({*before, *added.values()}, key=natural_key))
     numbers = {name: number for number, name in enumerate(listing.class_names)}
@@ -103,7 +106,6 @@ def _fill(listing: Listing, added: dict[str, str], source: Path) -> None:
     listing.train = [
         (name, numbers[added[name]] if name in added else label) for name, label in renumbered(listing.train)
     ]
-    listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
     listing.test, listing.validation = renumbered(listing.test), renumbered(listing.validation)
     listing.add(f"{source} adds labels to {pictures_in_words(len(new))} of {listing.root}", new)
     if changed:

@@ -216,7 +216,6 @@ def fill_parts(listing: Listing, pictures: Sequence[tuple[str, str, str]]) -> No
     for name, label, part in pictures:
         number = numbers[label] if label and part != UNLABELED else UNKNOWN
         of_part.get(part, listing.train).append((name, number))
-    # By class, then by name, those without a label last. The order of the lines does not count.
-    listing.train.sort(key=lambda item: (item[1] == UNKNOWN, item[1], item[0]))
+    listing.train.sort()  # by name: what was embedded is found again, whichever of them got a label since
     listing.test.sort(key=lambda item: (item[1], item[0]))
     listing.validation.sort(key=lambda item: (item[1], item[0]))

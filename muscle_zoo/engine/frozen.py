@@ -100,24 +100,38 @@ def embed_views(
     stop: Callable[[], bool] = lambda: False,
     sharing: Sequence[Recipe] = (),
 ) -> tuple[Backbone, Tensor, dict[str, tuple[Tensor, ...]]]:
-    """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy.
-
-    Of the policies that its method, or one that shares them, has views of, and of the weak one, of which two draws tell
-    the temperature.
-    """
+    """A recipe's backbone, the training images' plain embeddings, and those of each draw by policy."""
     with shared_errors():
         backbone = backbone_of(recipe, data.dataset, device)
         train = Pictures.of(data.dataset.train, data.dataset.info)
+    draws = draws_of(recipe, sharing)
+    asked = list(dict.fromkeys([PLAIN, *(view for drawn in draws.values() for view in drawn)]))
+    found = dict(zip(asked, embed_pictures(backbone, train, asked, progress, stop=stop), strict=True))
+    return backbone, found[PLAIN], {name: tuple(found[view] for view in drawn) for name, drawn in draws.items()}
+
+
+def draws_of(recipe: Recipe, sharing: Sequence[Recipe] = ()) -> dict[str, list[CachedView]]:
+    """The draws that are embedded of each image, by policy.
+
+    Of the policies that the recipe's method, or one that shares them, has views of, and of the weak one, of which two
+    draws tell the temperature.
+
+    Args:
+        recipe: With ``tune=head``.
+        sharing: Recipes of other methods that use the same embeddings.
+
+    Example:
+        >>> from muscle_zoo import get_recipe
+        >>> {name: len(draws) for name, draws in draws_of(get_recipe("test_resnet.uda_digits_10_frozen")).items()}
+        {'weak': 4, 'strong': 4}
+    """
     views = [view for r in (recipe, *sharing) for view in create_method(r.method, r.options).views.values()]
     count = recipe.embedding_views if views else min(recipe.embedding_views, 2)
-    draws = {
+    return {
         name: [CachedView(policy, draw) for draw in range(count)]
         for name, policy in (("weak", recipe.weak), ("strong", recipe.strong))
         if name == "weak" or name in {view.policy for view in views}
     }
-    asked = list(dict.fromkeys([PLAIN, *(view for drawn in draws.values() for view in drawn)]))
-    found = dict(zip(asked, embed_pictures(backbone, train, asked, progress, stop=stop), strict=True))
-    return backbone, found[PLAIN], {name: tuple(found[view] for view in drawn) for name, drawn in draws.items()}
 
 
 @torch.inference_mode()
