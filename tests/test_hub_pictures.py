@@ -97,7 +97,7 @@ def test_splits_and_labels_become_parts_and_what_is_wrong_is_named(tmp_path: Pat
         )
         assert birds["classes"] == ["cat", "owl"]
         assert [tuple(item) for item in birds["train"]] == [
-            ("train/0000001.png", 0), ("train/0000002.png", 0), ("train/0000000.png", 1),
+            ("train/0000000.png", 1), ("train/0000001.png", 0), ("train/0000002.png", 0),
             ("train/0000003.png", -1), ("unlabeled/0000000.png", -1), ("unlabeled/0000001.png", -1),
         ]  # fmt: skip
         assert birds["test"] == [["test/0000000.png", 1]] and birds["validation"] == [["validation/0000000.png", 0]]
