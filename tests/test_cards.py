@@ -162,6 +162,8 @@ def test_a_search_shows_what_was_changed_by_method() -> None:
     text = render_page(
         "<!-- search cnn4 digits labels=10 fold=dev muscle.weight=2 | lr=0.2 -->\n<!-- /search -->", rows, {}
     )
+    both = render_page(mark.replace("labels=10", "methods=muscle labels=20+10") + "\n<!-- /search -->", rows, {})
+    assert both.splitlines()[1:4:2] == ["| changed | muscle, 20 labels | muscle, 10 labels |", "| nothing |  | 80.0 |"]
     assert text.splitlines()[3] == "| nothing | 50.0 | 90.0 |  |  |"  # `supervised` has no such weight to change
 
 

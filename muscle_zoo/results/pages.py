@@ -45,8 +45,8 @@ class Mark:
     - ``overall ARCH DATASET key=value ...``: the gain over all methods together.
     - ``controls ARCH DATASET method=M key=value ...``: what M gains over the other ``methods``.
     - ``calibration ARCH DATASET key=value ...``: likelihood and calibration error before and after the temperature.
-    - ``search ARCH DATASET labels=N key=value ... | key=value ... | ...``: what was tried on the dev fold; before the
-      first bar is what all runs change of the recipe; ``methods`` chooses the columns.
+    - ``search ARCH DATASET labels=N+N+... key=value ... | key=value ... | ...``: what was tried on the dev fold; before
+      the first bar is what all runs change of the recipe; ``methods`` and the budgets choose the columns.
     - ``active FILE``: of ``muscle-zoo study --active``, whose ``active.json`` lies under this name beside the page.
     - ``zoo``: every checkpoint of hub_cards/.
     - ``methods``: what every method is; with ``ARCH DATASET labels=N+N+... key=value ...``: what every method reaches.
@@ -177,10 +177,14 @@ class Mark:
         labels, methods = overrides.pop("labels", ""), overrides.pop("methods", "")
         columns = methods.split("+") if methods else ZOO_METHODS
         tried: list[dict[str, str]] = [{}, *(_values(words) for words in self.parts[1:])]
-        runs = search_rows(rows, arch, dataset, labels, overrides, tried, columns)
+        runs: dict[tuple[int, str], list[Row]] = {}
+        for budget in labels.split("+"):
+            found = search_rows(rows, arch, dataset, budget, overrides, tried, columns)
+            title = f", {budget} labels" if "+" in labels else ""
+            runs |= {(position, method + title): own for (position, method), own in found.items()}
         if not any(runs.values()):
             raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
-        return search_table(runs, tried, columns)
+        return search_table(runs, tried, list(dict.fromkeys(column for _, column in runs)))
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:
