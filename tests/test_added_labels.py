@@ -52,6 +52,16 @@ def test_a_table_adds_labels_to_a_folder(folder: Path) -> None:
     assert classes_of(folder) == before  # a table with suggestions that lies in the folder is not its table
 
 
+def test_a_class_of_one_picture_that_is_called_nearly_as_another_is_refused(folder: Path) -> None:
+    table = folder.parent / "next.csv"
+    for words in ((A, "dogg"), (A, "Dog")):
+        table.write_text(f"path,label,adds_to\nmine/{words[0]},{words[1]},mine\nmine/{B},cat,mine\n")
+        with pytest.raises(InputError, match=rf"{A} has the new class '{words[1]}'; did you mean 'dog'\?"):
+            find_pictures(table)
+    table.write_text(f"path,label,adds_to\nmine/{A},dogg,mine\nmine/{B},dogg,mine\n")
+    assert "dogg" in find_pictures(table).class_names
+
+
 def test_a_second_table_adds_to_the_first(folder: Path) -> None:
     first, second = folder.parent / "1.csv", folder.parent / "2.csv"
     first.write_text(f"path,label,adds_to\nmine/{A},dog,mine\n")

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 from muscle_zoo import InputError, train
 from muscle_zoo.auto.choices import Choices, is_own_pictures
 from muscle_zoo.auto.compare import CrossValidation
-from muscle_zoo.auto.findings import Comparison, OutOfFold
+from muscle_zoo.auto.findings import Comparison, Interval, OutOfFold
 from muscle_zoo.auto.folds import draw_folds, number_of_folds
 from muscle_zoo.auto.intervals import corrected_half_width, optimism, wilson
 from muscle_zoo.auto.plan import Plan, make_plan
@@ -28,6 +28,7 @@ from muscle_zoo.engine.build import Data
 from muscle_zoo.engine.head import Head
 from muscle_zoo.engine.held_out import HELD_OUT_RULE, calibrate_held_out
 from muscle_zoo.engine.options import RunOptions
+from muscle_zoo.files import read_json
 from muscle_zoo.methods.logistic import logistic_regression
 
 from .conftest import once, run
@@ -126,6 +127,7 @@ def test_one_label_a_class_is_not_compared(tmp_path: Path, capsys: pytest.Captur
     stopped = ["train", str(pictures), *WORDS, "--out", str(tmp_path / "run"), "--time-limit", "0.01s"]
     code, text, _ = run(stopped, capsys)
     assert code == 75 and "run the same command again" in text
+    assert read_json(tmp_path / "run" / "comparison" / "plan.json")["folds"] == 0  # which the next call goes on with
     code, text, _ = run([*stopped[:-2], "--fresh"], capsys)
     text = " ".join(text.split())
     assert code == 0 and "nothing can be held out" in text and "muscle, the default" in text
@@ -313,12 +315,26 @@ def test_unlabeled_pictures_are_used_where_the_corrected_gain_is_above_0(
     assert found.gain is not None and found.gain.value == 0.125 - optimism(hits, 0)
     assert (found.gain.value > 0) is (chosen == "muscle")
     line = {
-        "muscle": "+12.5 points over logistic, the best without the unlabeled pictures",
+        "muscle": "+12.5 points over logistic, the best without the unlabeled pictures; that may be chance, for its "
+        "interval holds 0",
         "logistic": f"with the unlabeled pictures muscle gains {100 * found.gain.value:+.1f} points: they are not used",
     }[chosen]
-    assert found.why == line and f"chosen     {chosen}: {line}" in comparison_lines(found)
+    said_of_it = " ".join(" ".join(comparison_lines(found)).split())
+    assert found.why == line and f"chosen {chosen}: {line}" in said_of_it
     found.write(tmp_path)
     assert Comparison.read(tmp_path) == found
+
+
+def test_labels_that_were_asked_for_say_nothing_of_new_pictures(trained: Path) -> None:
+    rights = {"logistic": [True] * 6 + [False] * 2}
+    said = replace(predictions(rights), names=tuple("abcdefgh"))
+    whole = plan(["logistic"], trained)
+    asked = replace(whole, listing=replace(whole.listing, added=frozenset("fgh")))  # two of the three are wrong
+    found = judge(asked, said, {"logistic": 1.0})
+    assert found.expected == Interval(1.0, *wilson(1.0, 5)) and found.score("logistic").accuracy.value == 0.75
+    assert "by the 5 labels of before; of the 3 that were added 33.3 % are right" in found.asked
+    assert found.asked in " ".join(" ".join(comparison_lines(found)).split())
+    assert judge(whole, said, {"logistic": 1.0}).asked == ""
 
 
 def test_the_control_is_the_best_that_learns_from_the_labels_alone(trained: Path) -> None:

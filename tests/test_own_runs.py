@@ -116,3 +116,27 @@ def test_a_validation_part_is_what_fold_validation_evaluates_on(
         split = json.loads((out / "split.json").read_text())
         assert row["n_test"] == number and split["fold"] == fold and split["unlabelled"]["count"] == 42
         assert run(["eval", str(out)], capsys)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["labels.cvs"], "labels.cvs does not exist; did you mean 'labels.csv'?"),
+        (["petss"], "petss does not exist; did you mean 'pets'?"),
+        (["pets", "--methods", "muscle", "fixmach"], "methods are joined by commas; write muscle,fixmach"),
+        (["pets", "--methods", "muscle,fixmach"], "did you mean 'fixmatch'"),
+        (["pets", "steps=-5"], "steps=-5 is out of range"),
+    ],
+)
+def test_what_was_mistyped_is_named(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_folder(tmp_path / "pets", labeled=2, unlabeled=2, test=0)
+    (tmp_path / "labels.csv").write_text("path,label\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(["train", *words, "--cpu"], capsys)
+    assert code == 2 and message in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()

@@ -130,6 +130,10 @@ def is_own_pictures(word: str) -> bool:
     except InputError:
         if is_address(word) or "/" in word or word.lower().endswith(SUFFIXES) or Path(word).exists():
             return True
+        # A misspelled file of the working directory, such as labels.cvs.
+        arch = word.partition(".")[0]
+        if get_close_matches(word, os.listdir(), cutoff=0.8) and not get_close_matches(arch, timm.list_models()):
+            return True
         # Every recipe's name has a dot. Without one it is a folder that is not there, or a part of a recipe's name.
         is_half_a_name = get_close_matches(word, timm.list_models()) and not get_close_matches(word, os.listdir())
         is_word = word in (*method_names(), *DATASETS)

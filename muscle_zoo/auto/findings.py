@@ -109,6 +109,7 @@ class Comparison:
             and where there are none.
         gain_optimism: By how much being the best of those that learn from unlabeled pictures flatters
             ``with_unlabeled``.
+        asked: What ``expected`` leaves out, in words: labels that were asked for; empty where there were none.
     """
 
     found: Found
@@ -129,6 +130,7 @@ class Comparison:
     seconds: float
     test: Interval | None = None
     gain_optimism: float = 0.0
+    asked: str = ""
 
     @property
     def judged(self) -> int:

@@ -120,8 +120,8 @@ def make_plan(root: Path, choices: Choices, small_side: int = SIDES[0]) -> Plan:
 def _require_there(root: Path) -> None:
     if root.exists():
         return
-    parent = root.absolute().parent
-    near = suggest(root.name, [path.name for path in parent.iterdir()]) if parent.is_dir() else f"{parent} neither"
+    parent = root.parent
+    near = suggest(str(root), [str(path) for path in parent.iterdir()]) if parent.is_dir() else f"{parent} neither"
     raise InputError(f"{root} does not exist; {near}")
 
 
@@ -145,7 +145,7 @@ def _own_defaults(choices: Choices, headers: Survey, pictures: int, small_side: 
     """What the pictures make of the recipes' defaults."""
     frozen = PRETRAINED["frozen"]
     # Evaluated once, at the end: whoever watched the test pictures' accuracy on the way could stop by it.
-    own: dict[str, Value] = {"eval_every": choices.overrides.get("steps", frozen["steps"])}
+    own: dict[str, Value] = {"eval_every": _at_the_end(choices.overrides.get("steps", frozen["steps"]))}
     if pictures > MANY:
         own["embedding_views"] = 2
     if "mu" not in choices.overrides and "batch_size" not in choices.overrides:
@@ -156,6 +156,11 @@ def _own_defaults(choices: Choices, headers: Survey, pictures: int, small_side: 
     if sides and default and median(sides) <= SMALL:
         own["image_size"] = min(default, small_side)
     return own
+
+
+def _at_the_end(steps: Value) -> int:
+    """The steps, if they are a number of some: that they are none is said of them, not of what follows from them."""
+    return int(steps) if str(steps).isdecimal() and int(steps) else 1
 
 
 def _require_overrides_used(choices: Choices, recipes: dict[str, Recipe]) -> None:

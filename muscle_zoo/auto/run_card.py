@@ -244,7 +244,8 @@ def _compared(comparison: Comparison) -> list[str]:
     ]
     if comparison.expected is not None:
         less = f", less {100 * comparison.optimism:.1f} points for having been chosen" if comparison.optimism else ""
-        lines += [f"To expect on new pictures like these: **{percent(comparison.expected)} %**{less}.", ""]
+        asked = f", {comparison.asked}" if comparison.asked else ""
+        lines += [f"To expect on new pictures like these: **{percent(comparison.expected)} %**{less}{asked}.", ""]
     return lines
 
 

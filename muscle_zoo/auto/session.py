@@ -191,12 +191,13 @@ class _Work:
         plan = self.plan
         dataset = self._loaded()
         data = prepare_data(plan.control, self.options.data, dataset)
-        with StopSignal(self._seconds_left()) as stop, cpu_threads(speed.embedding_threads):
-            used = list(plan.recipes.values()) if plan.folds else [plan.recipes[plan.fallback]]
-            data = embed_data(plan.control, data, device, self.options.progress, lambda: stop.requested, used)
+        # Before the long part: where that is stopped, the same call goes on with the same settings, image_size too.
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.out / PICTURES, manifest_of(plan.listing))
         write_json(self.folder / PLAN, plan.settings)
+        with StopSignal(self._seconds_left()) as stop, cpu_threads(speed.embedding_threads):
+            used = list(plan.recipes.values()) if plan.folds else [plan.recipes[plan.fallback]]
+            data = embed_data(plan.control, data, device, self.options.progress, lambda: stop.requested, used)
         if not plan.folds:
             comparison = without_comparison(plan)
             comparison.write(self.out)

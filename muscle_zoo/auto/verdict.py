@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -38,6 +38,7 @@ def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparis
     # Chosen by the same rule: a method with unlabeled pictures must be better by more than the doubt.
     handicaps = [0.0] * len(without) + [doubt] * len(others)
     flattery = optimism(_hits([*without, *others], said), plan.control.seed, handicaps)
+    expected, asked = _expectation(chosen.method, said, plan.listing.added, flattery)
     return Comparison(
         found=plan.found,
         classes=plan.classes,
@@ -49,13 +50,14 @@ def judge(plan: Plan, said: OutOfFold, seconds: Mapping[str, float]) -> Comparis
         chosen=chosen.method,
         control=control.method,
         with_unlabeled=best.method if best else "",
-        expected=_share(max(0.0, chosen.accuracy.value - flattery), int(held_out(said.fold).sum())),
+        expected=expected,
         gain=gain,
         optimism=flattery,
         why=_why(chosen, control, best, gain),
         warnings=plan.warnings,
         seconds=sum(seconds.values()),
         gain_optimism=doubt,
+        asked=asked,
     )
 
 
@@ -113,6 +115,23 @@ def hit_rates(method: str, said: OutOfFold) -> np.ndarray:
     return right[:, held_out(said.fold)].double().mean(dim=0).numpy()
 
 
+def _expectation(method: str, said: OutOfFold, added: Container[str], flattery: float) -> tuple[Interval, str]:
+    """What to expect of new pictures, and in words what that leaves out.
+
+    Labels that a table adds are those of pictures that were asked for, and `suggest` asks for hard ones: what is right
+    of them says too little of new pictures. They count for the choice, and are learned from like the others.
+    """
+    names = [name for name, there in zip(said.names, held_out(said.fold).tolist(), strict=True) if there]
+    hits, asked = hit_rates(method, said), np.array([name in added for name in names])
+    if asked.all() or not asked.any():
+        return _share(max(0.0, float(hits.mean()) - flattery), len(hits)), ""
+    text = (
+        f"by the {int((~asked).sum())} labels of before; of the {int(asked.sum())} that were added "
+        f"{100 * hits[asked].mean():.1f} % are right, but those who ask for labels ask for hard ones"
+    )
+    return _share(max(0.0, float(hits[~asked].mean()) - flattery), int((~asked).sum())), text
+
+
 def fold_accuracies(method: str, said: OutOfFold) -> list[float]:
     """A method's accuracy in each fold, repeat after repeat."""
     right = (said.probabilities[method].argmax(dim=2) == said.labels).double()
@@ -150,7 +169,8 @@ def _why(chosen: MethodScore, control: MethodScore, best: MethodScore | None, ga
     points = f"{100 * gain.value:+.1f} points"
     if chosen is control:
         return f"with the unlabeled pictures {best.method} gains {points}: they are not used"
-    return f"{points} over {control.method}, the best without the unlabeled pictures"
+    doubt = "" if gain.low is None or gain.low > 0 else "; that may be chance, for its interval holds 0"
+    return f"{points} over {control.method}, the best without the unlabeled pictures{doubt}"
 
 
 def _hits(scores: Sequence[MethodScore], said: OutOfFold) -> np.ndarray:

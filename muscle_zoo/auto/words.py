@@ -85,7 +85,8 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     lines += ["", headline(comparison), *_row("chosen", f"{comparison.chosen}: {comparison.why}")]
     if (expected := comparison.expected) is not None:
         choice = f", less {100 * comparison.optimism:.1f} for having been chosen" if comparison.optimism else ""
-        lines += _row("expect", f"{percent(expected)} of new pictures right{choice}")
+        without = f", {comparison.asked}" if comparison.asked else ""
+        lines += _row("expect", f"{percent(expected)} of new pictures right{choice}{without}")
     return lines
 
 

@@ -85,6 +85,9 @@ def _own_pictures(args: argparse.Namespace) -> Path | None:
 def _train_pictures(pictures: Path, args: argparse.Namespace) -> int:
     from ..auto.session import own_name, train_pictures
 
+    if args.methods and (more := [word for word in args.overrides if "=" not in word]):
+        joined = ",".join([args.methods, *more])
+        raise InputError(f"--methods {args.methods} {' '.join(more)}: methods are joined by commas; write {joined}")
     choices = Choices(
         methods=tuple(filter(None, (args.methods or "").split(","))),
         folds=FOLDS if args.folds is None else args.folds,

@@ -7,9 +7,11 @@ of pictures like any other: ``--data next.csv`` is all pictures of the folder, w
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from ..errors import InputError
@@ -47,7 +49,7 @@ def add_labels(base: Listing, table: Table) -> Listing:
         table: Of paths below the table's folder, or below the listing's.
 
     Returns:
-        Another listing, in canonical order.
+        Another listing, in the same order.
     """
     source = table.rows[0].source
     names = _Names(base)
@@ -96,6 +98,7 @@ def _fill(listing: Listing, added: dict[str, str], source: Path) -> None:
     before = listing.class_names
     listing.class_names = tuple(sorted({*before, *added.values()}, key=natural_key))
     numbers = {name: number for number, name in enumerate(listing.class_names)}
+    _refuse_misspelled(before, added, source)
 
     def renumbered(pictures: Labeled) -> Labeled:
         return [(name, UNKNOWN if label == UNKNOWN else numbers[before[label]]) for name, label in pictures]
@@ -103,6 +106,7 @@ def _fill(listing: Listing, added: dict[str, str], source: Path) -> None:
     old = {name: before[label] for name, label in listing.train if label != UNKNOWN}
     changed = [f"{name}: {old[name]} -> {label}" for name, label in added.items() if old.get(name, label) != label]
     new = [name for name in added if name not in old]
+    listing.added |= frozenset(new)
     listing.train = [
         (name, numbers[added[name]] if name in added else label) for name, label in renumbered(listing.train)
     ]
@@ -110,6 +114,26 @@ def _fill(listing: Listing, added: dict[str, str], source: Path) -> None:
     listing.add(f"{source} adds labels to {pictures_in_words(len(new))} of {listing.root}", new)
     if changed:
         listing.add(f"{source} changes {len(changed)} labels: {first_of(changed)}", changed)
+
+
+def _refuse_misspelled(known: Sequence[str], added: dict[str, str], source: Path) -> None:
+    """Refuses a class of one picture that is called nearly as another is: nothing could be learned of it, or held out.
+
+    Raises:
+        InputError: There is such a one.
+    """
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for name, label in added.items():
+        by_class[label].append(name)
+    folded = {other.casefold(): other for other in known}
+    letters = {re.sub(r"\d", "", other) for other in known}  # class_2 is not class_1 misspelled
+    for label, names in by_class.items():
+        near = get_close_matches(label.casefold(), folded, n=1, cutoff=0.8)
+        if label not in known and len(names) == 1 and near and re.sub(r"\d", "", label) not in letters:
+            raise InputError(
+                f"{source}: {names[0]} has the new class {label!r}; did you mean {folded[near[0]]!r}? "
+                "If it is a class of its own, label two pictures with it"
+            )
 
 
 class _Names:

@@ -33,16 +33,17 @@ class Note:
 
 @dataclass
 class Listing:
-    """Pictures by name below a folder, each with its class or UNKNOWN, in canonical order.
+    """Pictures by name below a folder, each with its class or UNKNOWN, in an order that no label changes.
 
     Attributes:
         root: The folder; of pictures in shards one that reads from them.
         class_names: In the order of the classes.
-        train: Training pictures: the labeled ones by class, then those without a label.
+        train: Training pictures.
         test: Test pictures; may be empty.
         validation: Pictures of a validation part beside a test part; may be empty.
         layout: How the folder or CSV was understood, in words.
         notes: What is to be said about it.
+        added: Names of the pictures whose label a table added to those of a folder.
     """
 
     root: PictureRoot
@@ -52,6 +53,7 @@ class Listing:
     validation: Labeled = field(default_factory=list)
     layout: str = ""
     notes: list[Note] = field(default_factory=list)
+    added: frozenset[str] = frozenset()
 
     @property
     def folder(self) -> Path:
