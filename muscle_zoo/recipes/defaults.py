@@ -30,6 +30,9 @@ _FEW_STEPS = {
     "mixmatch.weight": 150.0,
     "uda.threshold": 0.6,
     "freematch.momentum": 0.99,
+    "pseudo_label.threshold": 0.8,
+    "simmatch.threshold": 0.6,
+    "comatch.threshold": 0.8,
     # Fewer and longer steps of the ascent train as well (40 digits labels, dev fold, one seed), and each costs a pass.
     "robust_self_training.iterations": 4,
     "robust_self_training.step_size": 0.01,
