@@ -142,7 +142,7 @@ def _is_run(args: argparse.Namespace) -> bool:
 def _card_of_run(args: argparse.Namespace) -> Path:
     from ..auto.run_card import CardChoices, make_run_card
 
-    choices = CardChoices(args.license, args.name, args.base_model, args.with_names)
+    choices = CardChoices(args.license, args.name, args.base_model, args.with_names, args.namespace)
     card = make_run_card(Path(args.names[0]), choices)
     names = "with the names of the labeled pictures" if args.with_names else "no names of pictures in it"
     print(f"{card}: the card, {names}", flush=True)
