@@ -123,9 +123,12 @@ def test_wrong_input_of_publishing_a_run(made: Path, tmp_path: Path, capsys: pyt
         ([mine, "--license", "other", "--pin"], "--pin is for checkpoints of hub_cards/"),
         ([mine, "cnn4.muscle_digits_10", "--license", "other"], "is a run folder; give it alone"),
         (["cnn4.muscle_digits_10", "--license", "other"], "--license goes with your own run; give its folder"),
+        ([str(tmp_path)], "is no run folder, but holds a run; give"),
     ):
         code, _, err = run(["publish", "--namespace", "owner", "--private", *words], capsys)
         assert code == 2 and message in err, err
+    code, _, err = run(["publish", mine], capsys)
+    assert code == 2 and err.startswith("error: --namespace and --license are missing: ") and err.count("\n") == 1
     assert not (Path(mine) / "card").exists()
     config = Path(mine) / "export" / "config.json"
     values = json.loads(config.read_text())
