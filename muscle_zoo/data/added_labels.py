@@ -48,8 +48,13 @@ def add_labels(base: Listing, table: Table) -> Listing:
 
     Returns:
         Another listing, in canonical order.
+
+    Raises:
+        InputError: It holds no label: nobody filled it in yet.
     """
     source = table.rows[0].source
+    if not any(row.label for row in table.rows):
+        raise InputError(f"{source} adds no labels: its column label is empty; fill it in, or give {base.root} alone")
     names = _Names(base)
     said: dict[str, set[str]] = defaultdict(set)
     missing = []
