@@ -9,6 +9,7 @@ import pytest
 
 from muscle_zoo.data.picture_folder import find_pictures
 from muscle_zoo.errors import InputError
+from tests.conftest import run
 from tests.pictures import make_folder
 
 A, B, C = (f"unlabeled/{i % 3}/{i:03}.png" for i in range(3))
@@ -86,6 +87,22 @@ def test_what_a_table_gets_wrong_is_said(folder: Path) -> None:
         table.write_text(f"path,label,adds_to\na.png,,{adds_to}\n")
         with pytest.raises(InputError, match=message):
             find_pictures(table)
+
+
+def test_a_table_that_nobody_filled_in_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = folder.parent / "next.csv"
+    for columns, message in (
+        ("label", f"{table} adds no labels: its column label is empty; fill it in"),
+        ("lable", "column 'lable' may be meant for label; rename it"),
+    ):
+        table.write_text(f"path,{columns},probability,score,adds_to\nmine/{A},,0.5,0.25,mine\nmine/{B},,0.5,0.7,mine\n")
+        code, said, _ = run(["data", "check", str(table)], capsys)
+        assert code == 1 and message in said
+        code, _, err = run(["train", str(table), "--out", str(folder.parent / "out")], capsys)
+        assert code == 2 and message in err and err.count("\n") == 1, err
+    table.write_text("file_pth,lable,score,x\na,cat,3,4\nb,dog,7,8\n")
+    with pytest.raises(InputError, match="column 'lable' may be meant for label"):
+        find_pictures(table)
 
 
 def task(picture: str, *choices: str, **more: object) -> dict[str, object]:

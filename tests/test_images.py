@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import io
+import signal
 import struct
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -18,9 +21,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform
 
+import muscle_zoo
 from muscle_zoo.data import DataConfig, DataSet, ImageFiles, LabeledImages, load_dataset, restrict
 from muscle_zoo.data.decoding import to_image
-from muscle_zoo.data.images import UNKNOWN
+from muscle_zoo.data.images import UNKNOWN, begin_worker
 from muscle_zoo.data.picture_survey import Survey, survey
 
 Array = NDArray[Any]
@@ -327,3 +331,37 @@ def test_a_set_that_takes_more_than_half_of_the_free_memory_is_streamed(
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free))
         data = load_dataset("folder", DataConfig(root=motley), image_size=12)
         assert isinstance(data.train, expected) and isinstance(data.test, expected)
+
+
+def test_a_reading_process_leaves_ctrl_c_to_the_main_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says nothing of a main process that is gone in the midst of a batch; of anything else it does."""
+    numbers = (signal.SIGINT, signal.SIGUSR1)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    try:
+        with warnings.catch_warnings():
+            begin_worker(0)
+        assert [signal.getsignal(number) for number in numbers] == [signal.SIG_IGN] * 2
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    # What hands images over calls it so, in a thread of its own (multiprocessing.resource_sharer).
+    for gone in (BrokenPipeError(), ConnectionResetError(), EOFError()):
+        sys.excepthook(type(gone), gone, None)
+    assert capsys.readouterr().err == ""
+    sys.excepthook(OSError, OSError("no space"), None)
+    assert "no space" in capsys.readouterr().err
+
+
+def test_every_loader_with_processes_begins_them_so() -> None:
+    package = Path(muscle_zoo.__file__).parent
+    calls = [
+        (path.name, ast.unparse(node))
+        for path in package.rglob("*.py")
+        if "DataLoader" in (text := path.read_text())
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "DataLoader"
+    ]
+    assert len(calls) == 3 and not [name for name, call in calls if "worker_init_fn=begin_worker" not in call]

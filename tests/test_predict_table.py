@@ -85,6 +85,14 @@ def test_what_an_interrupted_table_has_is_not_taken_for_all(tmp_path: Path, caps
     assert code == 2 and f"{tmp_path} cannot be written (it is a folder); give another file" in err
 
 
+def test_a_table_that_is_replaced_is_said(tmp_path: Path, capsys: OUTPUT) -> None:
+    table = tmp_path / "out.csv"
+    words = ["predict", NAME, str(picture(tmp_path / "a.png", "", 1)), "--csv", str(table), "--cpu"]
+    assert "replaced" not in run(words, capsys)[2]
+    code, _, err = run(words, capsys)
+    assert code == 0 and err == f"note: {table} was there before, and is replaced\n"
+
+
 def test_predictions_are_made_while_they_are_asked_for(pictures: Path) -> None:
     """None of what was computed is kept: of the network's outputs one batch is alive at a time."""
 

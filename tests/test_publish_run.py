@@ -43,6 +43,7 @@ def test_a_run_is_published_and_loads_elsewhere(
         assert not any(word.encode() in content for word in (".png", "labeled/", str(made), "/mine")), name
     text = files["README.md"].decode()
     assert "\nlicense: cc-by-4.0\n" in text and "2 classes of pictures apart: cat, dog" in text
+    assert text.count("hf-hub:owner/my-pets") == 2 and "ORG" not in text
     assert json.loads(files["config.json"])["pretrained_cfg"]["license"] == "cc-by-4.0"
     picture = str(made / "mine" / "test" / "cat" / "000.png")
     ours, theirs = (
@@ -89,6 +90,7 @@ def test_a_network_without_a_classifier_is_published_as_one(
     assert code == 0, err
     text = hub.read("owner/backbone", "README.md").decode()
     assert "\nlicense: cc-by-4.0\n" in text and "- image-feature-extraction" in text and "model-index" not in text
+    assert text.count("hf-hub:owner/backbone") == 3 and "ORG" not in text
     measured = json.loads((mine / "export" / "config.json").read_text())["muscle_zoo"]["neighbors"]
     assert f"for **{100 * measured['top1']:.2f} %** of {measured['n']} test pictures" in text
     assert "Training began with random weights. Recipe `cnn4.simclr_digits_20`, seed 0, 6 steps" in text
@@ -113,15 +115,20 @@ def test_wrong_input_of_publishing_a_run(made: Path, tmp_path: Path, capsys: pyt
     mine = str(shutil.copytree(made / "run", tmp_path / "pets"))
     for words, message in (
         ([mine], "--license is missing: say under which license"),
-        ([mine, "--license", "Apache 2"], "--license 'Apache 2' is none"),
+        ([mine, "--license", "Apache 2"], "--license 'Apache 2' is none of the Hub's; did you mean 'apache-2.0'"),
+        ([mine, "--license", "appache"], "did you mean 'apache-2.0'"),
+        ([mine, "--license", "MIT"], "did you mean 'mit'"),
         ([mine, "--license", "other", "--name", "a/b"], "--name 'a/b' is no name of a repo"),
         ([mine, "--license", "other", "--base-model", "net"], "--base-model 'net' is no repo"),
         ([mine, "--license", "other", "--pin"], "--pin is for checkpoints of hub_cards/"),
         ([mine, "cnn4.muscle_digits_10", "--license", "other"], "is a run folder; give it alone"),
         (["cnn4.muscle_digits_10", "--license", "other"], "--license goes with your own run; give its folder"),
+        ([str(tmp_path)], "is no run folder, but holds a run; give"),
     ):
         code, _, err = run(["publish", "--namespace", "owner", "--private", *words], capsys)
         assert code == 2 and message in err, err
+    code, _, err = run(["publish", mine], capsys)
+    assert code == 2 and err.startswith("error: --namespace and --license are missing: ") and err.count("\n") == 1
     assert not (Path(mine) / "card").exists()
     config = Path(mine) / "export" / "config.json"
     values = json.loads(config.read_text())

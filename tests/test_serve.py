@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -101,3 +103,25 @@ def test_wrong_input_of_serve(server: PictureServer, capsys: pytest.CaptureFixtu
     model = muscle_zoo.create_model(NAME, pretrained=True, num_classes=0)
     with pytest.raises(InputError, match="has no classifier"):
         Classifier(model, "x")
+
+
+def test_ctrl_c_ends_it_without_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """However often it is pressed: `timeout -s INT` sends it twice."""
+    closed: list[bool] = []
+
+    def interrupted(_: PictureServer) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def closing(server: PictureServer) -> None:
+        interrupted(server)
+        closed.append(True)
+        server.socket.close()
+
+    monkeypatch.setattr(PictureServer, "serve_forever", interrupted)
+    monkeypatch.setattr(PictureServer, "server_close", closing)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        code, out, err = run(["serve", NAME, "--cpu", "--port", "0"], capsys)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 0 and err == "" and closed and "Ctrl-C ends it" in out

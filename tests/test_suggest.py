@@ -103,6 +103,7 @@ def test_suggestions_come_back_as_labels(made: Path, tmp_path: Path, capsys: OUT
     words = ["suggest", str(made / "run"), "--data", str(folder), "-n", "7", "--cpu"]
     code, text, _ = run([*words, "--out", str(out), "--sheet", str(tmp_path / "next.png")], capsys)
     assert code == 0 and text.startswith(f"{out}: 7 of 30 unlabeled pictures, by diverse (taken for: ")
+    assert f"muscle-zoo train {out} --out NEW\n" in text
     rows = list(csv.DictReader(out.open()))
     assert list(rows[0]) == ["path", "label", "suggested_label", "probability", "score", "adds_to"]
     assert len({row["path"] for row in rows}) == 7 and {row["label"] for row in rows} == {""}
@@ -160,8 +161,8 @@ def test_wrong_input_of_suggest(made: Path, finished_run: Path, tmp_path: Path, 
         ([mine, "--rule", "margins"], "--rule margins is unknown; did you mean 'margin'?"),
         ([mine, "-n", "0"], "-n 0 is out of range; give 1 or more"),
         ([mine, "--out", "next.xlsx"], "next.xlsx has no ending that is known; give .csv or .json"),
-        (["cnn4.muscle_digits_10"], "is no run folder; give one that `train` made"),
-        ([str(tmp_path)], "is no run folder"),
+        (["cnn4.muscle_digits_10"], "is no run folder: it does not exist; give one that `train` made"),
+        ([str(tmp_path)], "is no run folder; give one that `train` made"),
         ([mine, "--data", str(tmp_path / "gone")], "does not exist"),
     ):
         code, _, err = run(["suggest", "--cpu", "--out", str(tmp_path / "x.csv"), *words], capsys)

@@ -148,10 +148,26 @@ def test_the_only_run_in_a_folder_is_taken(finished_run: Path, tmp_path: Path) -
         one_run(tmp_path / "mine")
 
 
-def test_a_run_that_was_stopped_while_comparing_is_not_called_no_run(tmp_path: Path) -> None:
-    (tmp_path / "pets" / "comparison").mkdir(parents=True)
-    with pytest.raises(InputError, match="pets is not finished: it was stopped while comparing; run the same train"):
-        checkpoint_name(str(tmp_path / "pets"))
+STOPPED = "pets is not finished: it was stopped while comparing; run the same train command again"
+NO_RUN = "is no run folder: it does not exist; give one that `train` made"
+
+
+@pytest.mark.parametrize("words", [["suggest"], ["report"], ["export"], ["publish", "--namespace", "owner"]])
+def test_a_run_that_was_stopped_while_comparing_is_not_called_no_run(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is one that is not there."""
+    monkeypatch.chdir(tmp_path)
+    Path("pets/comparison").mkdir(parents=True)
+    with pytest.raises(InputError, match=STOPPED):
+        checkpoint_name("pets")
+    licensed = ["--license", "mit"] if words[0] == "publish" else []
+    for name, message in (("pets", STOPPED), ("./pets", STOPPED), ("secnd", NO_RUN)):
+        code, _, err = run([*words, name, *licensed], capsys)
+        assert code == 2 and message in err, err
+    if licensed:
+        code, _, err = run([*words, "pets"], capsys)
+        assert code == 2 and STOPPED in err, err
 
 
 def test_eval_says_that_it_was_trained_on_these_pictures() -> None:

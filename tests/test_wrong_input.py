@@ -239,7 +239,7 @@ WRONG_INPUT = {
     "damaged block": (cards(damaged_block), ["eval", "card"], "the muscle_zoo block of config.json is damaged"),
     "foreign row": (foreign_row, ["export", "out", "--to", "out"], "has no ledger row"),
     "unknown info": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean"),
-    "export of nothing": (nothing, ["export", "runs"], "runs is not a run folder"),
+    "export of nothing": (nothing, ["export", "runs"], "runs is no run folder: it does not exist"),
     "unknown command": (nothing, ["trian"], "trian"),
     "no command": (nothing, [], "COMMAND"),
 }  # fmt: skip

@@ -15,9 +15,9 @@ from ..checkpoints.card import BLOCK, CONFIG_FILE, calibration_of
 from ..checkpoints.hub_names import canonical_name
 from ..checkpoints.registry import WEIGHTS_FILE
 from ..checkpoints.target import checkpoint_name
-from ..errors import InputError
+from ..errors import InputError, suggest
 from ..files import read_json, write_json, write_text
-from ..publishing.card_metadata import base_model_of, library_of, lineage
+from ..publishing.card_metadata import LICENSES, base_model_of, library_of, lineage
 from ..recipes import Recipe
 from .findings import COMPARISON, Comparison, MethodScore
 from .run_pictures import read_run
@@ -34,16 +34,22 @@ class CardChoices:
     """What a run's card is to say beside its figures.
 
     Attributes:
+        license: Of the weights, one of the Hub's (``apache-2.0``, ``cc-by-4.0``, ``other``, ...).
         name: Of the repo; the run folder's by default.
-        license: Of the weights, as the Hub spells it: ``apache-2.0``, ``cc-by-4.0``, ``other``, ...
         base_model: The repo on the Hub that training began with; by default what ``init`` names there.
         with_names: Publish the names of the labeled pictures and the paths that the recipe names, too.
+        namespace: Whose the repo is; where that is not known, the card says ``ORG``.
     """
 
     license: str
     name: str = ""
     base_model: str = ""
     with_names: bool = False
+    namespace: str = ""
+
+    def repo(self, name: str) -> str:
+        """What the snippets load."""
+        return f"hf-hub:{self.namespace or 'ORG'}/{name}"
 
 
 def make_run_card(run: Path, choices: CardChoices) -> Path:
@@ -86,10 +92,10 @@ def make_run_card(run: Path, choices: CardChoices) -> Path:
 def _check(name: str, recipe: Recipe, choices: CardChoices) -> None:
     if not re.fullmatch(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9])?", name):
         raise InputError(f"--name {name!r} is no name of a repo; give letters, digits and . _ -")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", choices.license):
+    if choices.license not in LICENSES:
         raise InputError(
-            f"--license {choices.license!r} is none; say under which the weights are published, such as apache-2.0, "
-            "cc-by-4.0, cc-by-nc-4.0 or other"
+            f"--license {choices.license!r} is none of the Hub's; {suggest(choices.license.lower(), LICENSES)} "
+            "(for any that is not among them: other)"
         )
     if choices.base_model and not re.fullmatch(r"[\w.-]+/[\w.-]+", choices.base_model):
         raise InputError(f"--base-model {choices.base_model!r} is no repo of the Hub; give ORG/NAME")
@@ -133,7 +139,7 @@ def render_run_card(name: str, config: dict[str, Any], choices: CardChoices, com
         "[MUSCLE's zoo](https://arxiv.org/abs/2012.00150).",
         "",
         *_figures(config, recipe, comparison),
-        *_use(name),
+        *_use(choices.repo(name)),
         *_training(config, recipe, base),
     ]
     return "\n".join(lines)
@@ -147,7 +153,7 @@ def _backbone_card(name: str, config: dict[str, Any], recipe: Recipe, choices: C
         license=choices.license, library_name="timm", tags=tags, model_name=name, base_model=base or None
     )
     fold = "test pictures" if recipe.fold == "test" else "labeled pictures that were held out"
-    arch, repo = config["architecture"], f"hf-hub:ORG/{name}"
+    arch, repo = config["architecture"], choices.repo(name)
     return [
         "---",
         str(data.to_yaml()),
@@ -255,15 +261,15 @@ def _row(score: MethodScore, comparison: Comparison) -> str:
     return f"| {name} | {percent(score.accuracy)} | {rates} |"
 
 
-def _use(name: str) -> list[str]:
+def _use(repo: str) -> list[str]:
     return [
         "## Use",
         "",
         "```python",
         "import muscle_zoo",
         "",
-        f'model = muscle_zoo.create_model("hf-hub:ORG/{name}", pretrained=True).eval()',
-        f'muscle_zoo.predict(model, "my_pictures")  # or: muscle-zoo predict hf-hub:ORG/{name} my_pictures',
+        f'model = muscle_zoo.create_model("{repo}", pretrained=True).eval()',
+        f'muscle_zoo.predict(model, "my_pictures")  # or: muscle-zoo predict {repo} my_pictures',
         "```",
         "",
         "Plain timm loads it too, unless the architecture is one of muscle_zoo's own.",

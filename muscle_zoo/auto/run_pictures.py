@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints import weights
 from ..checkpoints.card import calibration_of, normalization_said, read_config
 from ..checkpoints.factory import create_model
-from ..checkpoints.target import checkpoint_name, runs_inside
+from ..checkpoints.target import checkpoint_name, require_run
 from ..data import DataConfig, DataSet, load_dataset
 from ..data.catalog import FOLDER
 from ..data.decoding import open_picture
@@ -146,12 +146,8 @@ def read_run(run: Path, any_network: bool = False) -> tuple[Recipe, dict[str, An
     Raises:
         InputError: It is none, or has no network.
     """
-    folder = RunFolder(run)
-    if not folder.status_file.is_file() and (inside := runs_inside(run)):
-        raise InputError(f"{run} {inside}")
-    if not folder.status_file.is_file():
-        raise InputError(f"{run} is no run folder; give one that `train` made, which has status.json")
-    if why := folder.read_status().get("without_network"):
+    require_run(run)
+    if why := RunFolder(run).read_status().get("without_network"):
         raise InputError(f"{run} has no network: {why}; give another run")
     target = checkpoint_name(str(run))
     config = read_config(Path(target.removeprefix(weights.LOCAL_DIR)))

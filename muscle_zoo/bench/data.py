@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..data import Batches, DataSet, ImageFiles, ImageSource, LabeledImages, Split, normalize
 from ..data.batches import draw_random_numbers
+from ..data.images import begin_worker
 from ..engine.build import split_of
 from ..engine.stage_timer import StageTimer
 from ..errors import InputError
@@ -103,7 +104,14 @@ def _bench_pictures(files: ImageFiles, batch_size: int) -> dict[str, Any]:
     }
     if (bare := _image_folder(files)) is not None:
         generator = torch.Generator().manual_seed(0)
-        loader = DataLoader(bare, batch_size, shuffle=True, num_workers=files.workers, generator=generator)
+        loader = DataLoader(
+            bare,
+            batch_size,
+            shuffle=True,
+            num_workers=files.workers,
+            generator=generator,
+            worker_init_fn=begin_worker,
+        )
         readers["bare_pictures_per_s"] = lambda: (images for images, _ in loader)
     rates: dict[str, list[float]] = {name: [] for name in readers}
     for _ in range(1 + PICTURE_RUNS):

@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from ..data import DataSet, DataSetInfo
-from ..data.images import ImageFiles
+from ..data.images import ImageFiles, begin_worker
 from ..engine.backbone import Backbone
 from ..engine.embeddings import PLAIN, Pictures, batch_size, embed_pictures, embedding_file
 from ..engine.frozen import backbone_of
@@ -107,7 +107,7 @@ def bare_loop(
                 return cast(torch.Tensor, transform(picture.convert("L" if channels == 1 else "RGB")))
 
     network = cast(Any, backbone.network)
-    loader = DataLoader(Files(), batch_size(info, device), num_workers=workers)
+    loader = DataLoader(Files(), batch_size(info, device), num_workers=workers, worker_init_fn=begin_worker)
 
     @torch.inference_mode()
     def bare() -> None:

@@ -12,6 +12,7 @@ from .weights import PICKLES, UNPICKLE
 
 _SHOWN = 3  # runs in a message
 _OF_A_RUN = ("recipe.json", "status.json")
+_STOPPED = "is not finished: it was stopped while comparing; run the same train command again"
 
 
 def checkpoint_name(target: str) -> str:
@@ -43,8 +44,8 @@ def checkpoint_name(target: str) -> str:
         return f"{weights.LOCAL_DIR}{folder / 'export'}"
     if (folder / "config.json").is_file():
         return f"{weights.LOCAL_DIR}{folder}"
-    if (folder / "comparison").is_dir() or (folder / "pictures.json").is_file():
-        raise InputError(f"{target} is not finished: it was stopped while comparing; run the same train command again")
+    if _was_comparing(folder):
+        raise InputError(f"{target} {_STOPPED}")
     if "/" in target or folder.exists():
         what = "has neither recipe.json nor config.json" if folder.exists() else "does not exist"
         raise InputError(f"{target} {what}; give {weights.WHAT}")
@@ -80,6 +81,27 @@ def runs_inside(folder: Path) -> str:
         return ""
     number = "a run" if len(found) == 1 else f"{len(found)} runs"
     return f"is no run folder, but holds {number}; give {' or '.join(map(str, found[:_SHOWN]))}"
+
+
+def require_run(folder: Path) -> None:
+    """Refuses what is no run folder, and says what it is instead.
+
+    Raises:
+        InputError: It is not there, holds runs, was stopped before its run began, or is another folder.
+    """
+    if (folder / "status.json").is_file():
+        return
+    if inside := runs_inside(folder):
+        raise InputError(f"{folder} {inside}")
+    if _was_comparing(folder):
+        raise InputError(f"{folder} {_STOPPED}")
+    but = "" if folder.exists() else ": it does not exist"
+    raise InputError(f"{folder} is no run folder{but}; give one that `train` made, which has status.json")
+
+
+def _was_comparing(folder: Path) -> bool:
+    """Whether `train` on one's own pictures was stopped there before it chose what to train."""
+    return (folder / "comparison").is_dir() or (folder / "pictures.json").is_file()
 
 
 def _runs_in(folder: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK, CONFIG_FILE, read_config
+from ..checkpoints.target import require_run
 from ..errors import ExitCode, InputError, MuscleZooError, one_line
 from ..recipes.names import suggest_names
 from ..results.ledger import Row, read_ledger
@@ -21,13 +22,19 @@ if TYPE_CHECKING:
     from ..publishing.publish import Change
 
 
+_MISSING = {
+    "--namespace": "which user or organization on the Hub publishes",
+    "--license": "under which license the weights are published, such as apache-2.0, cc-by-4.0, cc-by-nc-4.0 or other",
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares `publish`."""
     parser.add_argument(
         "names", nargs="*", metavar="NAME", help="checkpoints of hub_cards/ (or --all); or your own run folder"
     )
     parser.add_argument("--all", action="store_true", help="every checkpoint of hub_cards/")
-    parser.add_argument("--namespace", required=True, metavar="ORG", help="user or organization on the Hub")
+    parser.add_argument("--namespace", default="", metavar="ORG", help="user or organization on the Hub; needed")
     own = parser.add_argument_group("your own run")
     own.add_argument("--license", default="", help="of its weights, as the Hub spells it: apache-2.0, cc-by-4.0, ...")
     own.add_argument("--name", default="", help="of the repo (default: the run folder's)")
@@ -120,29 +127,43 @@ def _is_run(args: argparse.Namespace) -> bool:
     Raises:
         InputError: An option does not go with what is published.
     """
-    runs = [name for name in args.names if (Path(name) / "status.json").is_file()]
+    runs = [name for name in args.names if _is_run_folder(Path(name))]
     own = {"--license": args.license, "--name": args.name, "--base-model": args.base_model}
     given = [flag for flag, value in (*own.items(), ("--with-names", args.with_names)) if value]
     if not runs:
+        if gone := [name for name in args.names if given and not Path(name).exists() and not registry.find_card(name)]:
+            require_run(Path(gone[0]))
         if given:
             raise InputError(f"{given[0]} goes with your own run; give its folder")
+        _require(args, "--namespace")
         return False
     if len(args.names) > 1:
         raise InputError(f"{runs[0]} is a run folder; give it alone")
     if args.verify or args.pin:
         raise InputError(f"{'--verify' if args.verify else '--pin'} is for checkpoints of hub_cards/; leave it out")
-    if not args.license:
-        raise InputError(
-            "--license is missing: say under which license the weights are published, such as apache-2.0, cc-by-4.0, "
-            "cc-by-nc-4.0 or other"
-        )
+    require_run(Path(runs[0]))
+    _require(args, "--namespace", "--license")
     return True
+
+
+def _is_run_folder(folder: Path) -> bool:
+    """Whether it may be meant as a run's: it is one, or a folder that is no card's, as of a run that was stopped."""
+    is_card = (folder / CONFIG_FILE).is_file() or registry.find_card(str(folder)) is not None
+    return (folder / "status.json").is_file() or (folder.is_dir() and not is_card)
+
+
+def _require(args: argparse.Namespace, *flags: str) -> None:
+    """Names all that is missing at once."""
+    if missing := [flag for flag in flags if not getattr(args, flag.removeprefix("--"))]:
+        verb = "is" if len(missing) == 1 else "are"
+        say = "; ".join(_MISSING[flag] for flag in missing)
+        raise InputError(f"{' and '.join(missing)} {verb} missing: say {say}")
 
 
 def _card_of_run(args: argparse.Namespace) -> Path:
     from ..auto.run_card import CardChoices, make_run_card
 
-    choices = CardChoices(args.license, args.name, args.base_model, args.with_names)
+    choices = CardChoices(args.license, args.name, args.base_model, args.with_names, args.namespace)
     card = make_run_card(Path(args.names[0]), choices)
     names = "with the names of the labeled pictures" if args.with_names else "no names of pictures in it"
     print(f"{card}: the card, {names}", flush=True)

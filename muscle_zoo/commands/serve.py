@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import signal
+from contextlib import suppress
+from types import FrameType
 
 from ..checkpoints.factory import create_model
 from ..checkpoints.target import checkpoint_name
@@ -23,10 +26,16 @@ def run(args: argparse.Namespace) -> int:
     from ..auto.serve import Classifier, PictureServer
 
     model = create_model(checkpoint_name(args.name), pretrained=True).eval().to(device_for(args.cpu))
-    with PictureServer(Classifier(model, args.name.rstrip("/").rpartition("/")[2]), args.port) as server:
+    server = PictureServer(Classifier(model, args.name.rstrip("/").rpartition("/")[2]), args.port)
+    signal.signal(signal.SIGINT, _end)
+    with suppress(KeyboardInterrupt), server:
         say(f"open http://127.0.0.1:{server.port}/ in a browser; it is for this machine alone; Ctrl-C ends it")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            say("")
+        server.serve_forever()
+    say("")
     return ExitCode.DONE
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """Ends the server, once: another Ctrl-C would be an error while it ends, which is what was asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

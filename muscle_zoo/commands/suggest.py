@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from ..checkpoints.target import one_run
@@ -66,8 +67,8 @@ def summary(found: Suggestions, out: Path, sheet: Path | None) -> str:
             f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={documents}, with the interface",
             '  <View><Image name="image" value="$image"/><Choices name="label" toName="image">'
             f"{choices}</Choices></View>",
-            "then export as JSON, and train with it: --data EXPORT.json",
+            "then export as JSON, and train with it: muscle-zoo train EXPORT.json --out NEW",
         ]
     elif found.pictures.source is not None:
-        lines.append(f"fill in the column label, and train with it: --data {out}")
+        lines.append(f"fill in the column label, and train with it: muscle-zoo train {quote(str(out))} --out NEW")
     return "\n".join(lines)

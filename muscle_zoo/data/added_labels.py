@@ -50,8 +50,13 @@ def add_labels(base: Listing, table: Table) -> Listing:
 
     Returns:
         Another listing, in the same order.
+
+    Raises:
+        InputError: It holds no label, as nobody filled it in yet, or a misspelled class.
     """
     source = table.rows[0].source
+    if not any(row.label for row in table.rows):
+        raise InputError(f"{source} adds no labels: its column label is empty; fill it in, or give {base.root} alone")
     names = _Names(base)
     said: dict[str, set[str]] = defaultdict(set)
     missing = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def labels_of_one_hot(
         if len(shares := [at for at in free if _are_shares(lines, at)]) > 1:
             raise InputError(
                 f"{path}: columns {', '.join(header[at] for at in shares[:3])}, ... hold probabilities; write "
-                "the class of each picture into a column label"
+                f"the class of each picture into a column label{misspelled(header, ['label'])}"
             )
         return None
     labels = []
@@ -85,6 +86,19 @@ def labels_of_one_hot(
     none = labels.count("")
     words = f"a column of 0 and 1 for each of {len(classes)} classes ({shown})"
     return labels, classes, words + (f", {none} rows have no 1 and so no label" if none else "")
+
+
+def misspelled(header: Sequence[str], roles: Sequence[str]) -> str:
+    """What to say of columns that are called nearly so; empty where there is none.
+
+    Example:
+        >>> misspelled(["path", "lable", "score"], ["label"])
+        "; column 'lable' may be meant for label; rename it"
+    """
+    names = {name.strip().lower(): name for name in header if name.strip()}
+    close = {role: difflib.get_close_matches(role, names, n=1, cutoff=0.7) for role in roles}
+    meant = [f"column {names[found[0]]!r} may be meant for {role}" for role, found in close.items() if found]
+    return f"; {' and '.join(meant)}; rename it" if meant else ""
 
 
 def _are_flags(lines: Lines, at: int) -> bool:

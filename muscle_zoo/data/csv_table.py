@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import InputError, one_line
 from . import table_files
-from .csv_columns import Lines, labels_of_one_hot, split_of_flags
+from .csv_columns import Lines, labels_of_one_hot, misspelled, split_of_flags
 from .csv_labels import tidy_labels
 from .table_files import is_file, read_cells
 
@@ -175,7 +175,7 @@ def _require_columns(path: Path, header: Sequence[str], columns: Mapping[str, ob
         raise InputError(
             f"{path}: the first line is {one_line(','.join(header)[:200])!r}, which has no {' and no '.join(missing)}; "
             "it must be path,label or path,label,split, or other common names, or have a column of 0 and 1 for "
-            "each class; rename the columns meant"
+            f"each class{misspelled(header, missing) or '; rename the columns meant'}"
         )
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.context import BaseContext
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
@@ -195,7 +196,7 @@ class ImageFiles:
             num_workers=self.workers,
             collate_fn=partial(_collate, self.input_size),
             generator=torch.Generator(),  # else it would draw from the global one, and change what a network draws
-            worker_init_fn=_begin_worker,
+            worker_init_fn=begin_worker,
             multiprocessing_context=_context() if self.workers else None,
             **extra,
         )
@@ -214,12 +215,23 @@ def _context() -> BaseContext | None:
     return context
 
 
-def _begin_worker(worker: int) -> None:
-    """Ignores Ctrl-C: it reaches all processes of a group, and the main one needs pictures until it stops."""
+def begin_worker(worker: int) -> None:
+    """Begins a reading process, of every loader that has some.
+
+    It ignores Ctrl-C, which reaches all processes of a group: the main one needs pictures until it stops. Where that
+    one stops in the midst of a batch, the thread that hands images over would say in a traceback that nobody took them.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "SIGUSR1"):  # a batch system sends it to all processes
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as in __getitem__
+    sys.excepthook = _say_unless_gone
+
+
+def _say_unless_gone(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Says an error of a reading process, unless it is that the main one is gone."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 @dataclass(frozen=True)

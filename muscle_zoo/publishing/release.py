@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checkpoints import registry
 from ..checkpoints.card import BLOCK
-from ..checkpoints.target import one_run
+from ..checkpoints.target import one_run, require_run
 from ..checkpoints.weights import from_folder
 from ..errors import START_OVER, InputError
 from ..files import read_json
@@ -32,9 +32,8 @@ def read_finished_run(path: Path) -> FinishedRun:
     Raises:
         InputError: The folder holds no run, or one that is not finished, or one of an older edition.
     """
-    if not path.is_dir():
-        raise InputError(f"{path} is not a run folder; give one that train wrote")
     path = one_run(path)
+    require_run(path)
     status = read_json(path / "status.json")
     if "knn" in status:
         raise InputError(
@@ -64,7 +63,7 @@ def read_finished_backbone(path: Path) -> FinishedBackbone | None:
     Raises:
         InputError: Its status.json or recipe.json cannot be read.
     """
-    if not path.is_dir() or "knn" not in (status := read_json(path / "status.json")):
+    if not (path / "status.json").is_file() or "knn" not in (status := read_json(path / "status.json")):
         return None
     return FinishedBackbone(path, Recipe.from_dict(read_json(path / "recipe.json")), float(status["knn"]))
 

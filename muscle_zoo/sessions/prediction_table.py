@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from ..errors import InputError
+from ..errors import InputError, Notice
 from .predict import Prediction
 
 COLUMNS = ("path", "label", "probability")
@@ -20,7 +21,7 @@ class PredictionTable:
     one that was interrupted stays under that name, so that no program takes it for all of them.
 
     Args:
-        path: The file. One that is there is replaced at the end.
+        path: The file. One that is there is replaced at the end, and that is said.
 
     Raises:
         InputError: It cannot be written.
@@ -56,6 +57,8 @@ class PredictionTable:
             self._writer.writerow(COLUMNS)  # no picture could be read
         self._file.close()
         if error is None:
+            if self.path.exists():
+                warnings.warn(f"{self.path} was there before, and is replaced", Notice, stacklevel=2)
             self._part.replace(self.path)
         elif not self._width:
             self._part.unlink(missing_ok=True)
