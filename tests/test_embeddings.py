@@ -306,8 +306,9 @@ def test_embed_from_python_and_the_shell(folder: Path, tmp_path: Path, capsys: p
     assert load_file(out)["embeddings"].equal(found.embeddings) and load_file(out)["labels"].equal(found.labels)
     npy = tmp_path / "e.npy"
     words = ["embed", "cnn4.muscle_digits_10", "image_size=8", "--data", str(folder), "--out", str(npy), "--cpu"]
-    code, said, _ = run(words, capsys)
-    assert code == 0 and f"{npy.with_suffix('.json')}: their names and labels" in said
+    code, said, err = run(words, capsys)
+    assert code == 0 and f"{npy.with_suffix('.json')}: their names and labels" in said and "is replaced" not in err
+    assert f"note: {npy} was there before, and is replaced" in run(words, capsys)[2]
     import numpy as np
 
     assert torch.from_numpy(np.load(npy)).equal(found.embeddings)

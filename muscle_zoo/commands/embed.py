@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 from ..engine.processes import is_main_process
-from ..errors import ExitCode, InputError
+from ..errors import ExitCode, InputError, Notice
 from .arguments import add_source_arguments, parse_overrides, source_of
 from .terminal import say
 
@@ -29,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     check_suffix(args.out)
     found = embed_checkpoint(args.name, source_of(args), args.dataset, _size(args), args.cpu)
     if is_main_process():
+        if args.out.exists():
+            warnings.warn(f"{args.out} was there before, and is replaced", Notice, stacklevel=2)
         found.save(args.out)
         rows, width = found.embeddings.shape
         say(f"{args.out}: {rows:,} embeddings of {width:,} numbers, {int((found.labels >= 0).sum()):,} with a label")
