@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[Prepare, list[str], str]] = {
     "list data set": (nothing, ["list", "--dataset", "digit"], "dataset=digit: no model has it; did you mean 'digits'"),
     "list method": (nothing, ["list", "--method", "fixmach"], "method=fixmach: no model has it; did you mean 'fixm"),
     "list labels": (nothing, ["list", "--labels", "41"], "labels=41: no model has it; did you mean '40'"),
-    "list arch": (nothing, ["list", "--arch", "cnn5"], "arch=cnn5: no model has it; did you mean 'cnn4'"),
+    "list arch": (nothing, ["list", "--arch", "cnn5"], "arch=cnn5: no model has it; did you mean "),
     "info unknown": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean 'digits'"),
     "info no path": (nothing, ["info", "runs/nope"], "runs/nope does not exist; give a run folder"),
     "info of weights": (nothing, ["info", "tf_efficientnet_lite0.pypy"], "did you mean 'tf_efficientnet_lite0.pypi'"),
