@@ -128,6 +128,8 @@ def test_the_page_says_what_was_found(pictures: RunPictures, findings: tuple[Com
     assert "With the unlabeled pictures 70.0 %, without 50.0: +20.0 (-10.0 to +50.0)" in said
     assert "70.0 % to expect of new pictures (40.0 to 90.0)" in said and "66.0 % on test pictures" in said
     assert "Chosen: muscle. Because <it> won." in said and "<it>" not in text and "Few labels." in said
+    asked = replace(findings[0], asked="by the 3 labels of before")
+    assert "told by the 3 labels of before." in Page(render_report(pictures, asked, findings[1])).text
     assert "is \\ taken for cat dog cat 1 1 dog 2" in said and "cat taken for dog (1)" in said
     assert "taken off above, not in this table: 5.0 points of what to expect, 4.0 of the gain." in said
     assert "Of 4 labeled pictures that the chosen method had not learned from, 75.0 % were right." in said
