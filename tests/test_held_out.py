@@ -46,6 +46,7 @@ def test_a_few_that_are_all_right_are_not_made_certain() -> None:
     assert (few.accuracy, few.images, few.confidence) == (1.0, 3, pytest.approx(0.7))
     sure = [(right[:1].log() / found.temperature).softmax(1).max().item() for found in (few, more)]
     assert sure == [pytest.approx(4 / 6, abs=1e-3), pytest.approx(13 / 15, abs=1e-3)]
+    assert best_temperature(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long), 0) == 1.0
     thrice = calibrate_held_out(right.repeat(3, 1), torch.zeros(36, dtype=torch.long), 12)
     assert thrice.temperature == more.temperature  # repeats are no further pictures
 

@@ -204,7 +204,8 @@ def _results(config: dict[str, Any], comparison: Comparison | None) -> list[Eval
     if fold == "labeled":
         if comparison is None or comparison.expected is None:
             return None
-        top1, pictures = comparison.expected.value, f"cross-validation on {metrics['n']} labeled pictures"
+        of = "those labeled first of " if comparison.asked else ""
+        top1, pictures = comparison.expected.value, f"cross-validation on {of}{metrics['n']} labeled pictures"
     return [
         EvalResult(
             task_type="image-classification",

@@ -101,12 +101,17 @@ def best_temperature(logits: Tensor, labels: Tensor, images: int) -> float:
         labels: ``(n,)``.
         images: How many pictures, see :func:`calibrate_held_out`.
 
+    Returns:
+        The temperature; 1 where there is no picture to find it by.
+
     Example:
         >>> best_temperature(torch.tensor([[4.0, 0.0]] * 8), torch.zeros(8, dtype=torch.long), 8)  # 4 / log(9)
         1.8205
     """
     from scipy.optimize import minimize_scalar  # slow to import
 
+    if not len(logits):
+        return 1.0
     classes = logits.shape[1]
     targets = torch.full(logits.shape, 1.0 / (images + classes), dtype=torch.float64)
     targets.scatter_(1, labels[:, None], (images + 1.0) / (images + classes))
