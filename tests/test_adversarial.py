@@ -25,8 +25,8 @@ from muscle_zoo.methods import Batch, Group, RunContext, create_method
 from tests.conftest import run
 from tests.test_method_losses import (
     CLASSES,
-    LABELLED,
-    UNLABELLED,
+    LABELED,
+    UNLABELED,
     Arrays,
     check,
     divergence,
@@ -97,13 +97,13 @@ def test_adversarial_images_of_training_are_near_in_pixels_and_mislead() -> None
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Dropout(0.5), nn.Linear(12, CLASSES)).double()
     mean, std = (torch.tensor(values, dtype=torch.float64).view(-1, 1, 1) for values in (MEAN, STD))
-    pixels = torch.rand(LABELLED + UNLABELLED, 3, 2, 2, dtype=torch.float64)
-    views = dict(zip(("x_weak", "u_weak"), ((pixels - mean) / std).split([LABELLED, UNLABELLED]), strict=True))
+    pixels = torch.rand(LABELED + UNLABELED, 3, 2, 2, dtype=torch.float64)
+    views = dict(zip(("x_weak", "u_weak"), ((pixels - mean) / std).split([LABELED, UNLABELED]), strict=True))
     before = {key: value.clone() for key, value in network.state_dict().items()}
     teacher = linear_model(12).eval()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         method = robust(epsilon=0.1, step_size=0.04, iterations=5)
-        prepared = method.prepare(Batch(views, torch.zeros(LABELLED).long(), torch.arange(7)), network, teacher, 0)
+        prepared = method.prepare(Batch(views, torch.zeros(LABELED).long(), torch.arange(7)), network, teacher, 0)
     assert list(prepared.inputs) == ["x_weak", "u_weak", "adversarial"]
     assert prepared.groups == {"adversarial": Group(1)} and network.training and network[2].training
     assert all(before[key].equal(value) for key, value in network.state_dict().items())
@@ -119,29 +119,29 @@ def test_adversarial_images_of_training_are_near_in_pixels_and_mislead() -> None
 @pytest.mark.parametrize(("labels", "step"), [("ema", 99), ("ema", 100), ("teacher", 100)])
 def test_robust_self_training_against_loops(labels: str, step: int) -> None:
     rng = np.random.default_rng(0)
-    sizes = {"x_weak": LABELLED, "u_weak": UNLABELLED, "adversarial": LABELLED + UNLABELLED}
+    sizes = {"x_weak": LABELED, "u_weak": UNLABELED, "adversarial": LABELED + UNLABELED}
     outputs = {name: torch.from_numpy(2 * rng.normal(size=(n, CLASSES))).requires_grad_() for name, n in sizes.items()}
-    theirs = torch.from_numpy(3 * rng.normal(size=(UNLABELLED, CLASSES)))
-    truth = rng.integers(CLASSES, size=LABELLED)
-    batch = Batch({}, torch.from_numpy(truth), torch.arange(UNLABELLED), {"teacher": theirs})
+    theirs = torch.from_numpy(3 * rng.normal(size=(UNLABELED, CLASSES)))
+    truth = rng.integers(CLASSES, size=LABELED)
+    batch = Batch({}, torch.from_numpy(truth), torch.arange(UNLABELED), {"teacher": theirs})
     beliefs = softmax(theirs.numpy())
     counts = [max(p) >= 0.8 for p in beliefs]
-    assert 0 < sum(counts) < UNLABELLED
+    assert 0 < sum(counts) < UNLABELED
 
     def naive(live: Arrays, stopped: Arrays) -> float:
         x, u, moved = (softmax(live[name]) for name in sizes)
-        loss = -sum(math.log(p[y]) for p, y in zip(x, truth, strict=True)) / LABELLED
+        loss = -sum(math.log(p[y]) for p, y in zip(x, truth, strict=True)) / LABELED
         for p, belief, counted in zip(u, beliefs, counts, strict=True):
             if counted and step >= 100:
-                loss -= 0.7 * math.log(p[int(np.argmax(belief))]) / UNLABELLED
-        for part, others, factor in ((x, moved[:LABELLED], 1.0), (u, moved[LABELLED:], 0.7)):
+                loss -= 0.7 * math.log(p[int(np.argmax(belief))]) / UNLABELED
+        for part, others, factor in ((x, moved[:LABELED], 1.0), (u, moved[LABELED:], 0.7)):
             loss += 3.0 * factor * sum(divergence(p, q) for p, q in zip(part, others, strict=True)) / len(part)
         return loss
 
     method = robust(beta=3.0, weight=0.7, threshold=0.8, start=0.1, labels=labels)
     others = {("u_weak", "teacher"): theirs} if labels == "teacher" else {}
     terms = check(WithOutputs(method, others), outputs, batch, step, naive)
-    assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED if step >= 100 else 0)
+    assert terms["mask"] == pytest.approx(sum(counts) / UNLABELED if step >= 100 else 0)
 
 
 @pytest.mark.parametrize(("option", "value"), [("epsilon", 1.5), ("step_size", 0.0), ("labels", "mine")])

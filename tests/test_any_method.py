@@ -103,7 +103,7 @@ def checkout(root: Path, names: list[str], rows: list[Row]) -> list[str]:
         ),
         (
             "vat",
-            "Without unlabelled images, on the same labels, initial weights and views: `supervised` 35.0 ± 7.1 %.\n",
+            "Without unlabeled images, on the same labels, initial weights and views: `supervised` 35.0 ± 7.1 %.\n",
         ),
         ("supervised", ""),
     ],

@@ -223,7 +223,7 @@ def test_a_card_and_eval_say_what_the_temperature_changed(
     text = (folder.export_dir / "README.md").read_text()
     assert row.temperature > 1 and f"its logits are divided by {row.temperature:g}, which is in the weights" in text
     assert (
-        f"of {said['images']} unlabelled training images have the same class for {100 * said['agreement_weak']:.1f} %"
+        f"of {said['images']} unlabeled training images have the same class for {100 * said['agreement_weak']:.1f} %"
         in text
     )
     assert f"Negative log-likelihood {row.nll:.3f} nats, expected calibration error {100 * row.ece:.1f} %" in text

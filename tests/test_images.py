@@ -30,14 +30,14 @@ from muscle_zoo.data.picture_survey import Survey, survey
 Array = NDArray[Any]
 
 # 8 high and 10 wide, so that width and height cannot be mistaken; smooth, so that JPEG keeps the values.
-GREY = np.add.outer(np.arange(8) * 29, np.arange(10) * 5).astype(np.uint8)
-COLOR = np.stack([GREY, GREY[::-1], GREY[:, ::-1]], axis=2)
+GRAY = np.add.outer(np.arange(8) * 29, np.arange(10) * 5).astype(np.uint8)
+COLOR = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]], axis=2)
 ALPHA = (np.arange(80).reshape(8, 10) * 37 % 256).astype(np.uint8)
 INDEX = (np.arange(80).reshape(8, 10) % 16).astype(np.uint8)
 PALETTE = np.random.default_rng(0).integers(0, 256, (16, 3), dtype=np.uint8)
-CMYK = np.dstack([COLOR // 2, GREY // 3])
+CMYK = np.dstack([COLOR // 2, GRAY // 3])
 CMYK_AS_RGB = (255.0 - CMYK[..., :3]) * (255.0 - CMYK[..., 3:]) / 255
-DEEP = GREY.astype(np.uint16) * 256 + ALPHA // 2
+DEEP = GRAY.astype(np.uint16) * 256 + ALPHA // 2
 
 
 def in_palette() -> Image.Image:
@@ -81,11 +81,11 @@ HOLED = over_white(PALETTE[INDEX], np.where(INDEX == 3, 0, 255))  # what is tran
 
 KINDS: dict[str, tuple[str, Image.Image, Array, float, bool, dict[str, Any]]] = {
     # name: suffix, picture, its values as RGB, tolerance, is it gray, options
-    "gray": ("png", Image.fromarray(GREY), gray_as_rgb(GREY), 0, True, {}),
+    "gray": ("png", Image.fromarray(GRAY), gray_as_rgb(GRAY), 0, True, {}),
     "gray with transparency": (
         "png",
-        Image.fromarray(np.dstack([GREY, ALPHA])),
-        over_white(gray_as_rgb(GREY), ALPHA),
+        Image.fromarray(np.dstack([GRAY, ALPHA])),
+        over_white(gray_as_rgb(GRAY), ALPHA),
         1,
         True,
         {},
@@ -110,12 +110,12 @@ KINDS: dict[str, tuple[str, Image.Image, Array, float, bool, dict[str, Any]]] = 
         False,
         {},
     ),
-    "16 bits": ("png", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
-    "16 bits TIFF": ("tif", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
-    "16 bits PGM": ("pgm", Image.fromarray(DEEP), gray_as_rgb(GREY), 0, True, {}),
-    "32 bits TIFF": ("tif", Image.fromarray(DEEP.astype(np.int32)), gray_as_rgb(GREY), 0, True, {}),
+    "16 bits": ("png", Image.fromarray(DEEP), gray_as_rgb(GRAY), 0, True, {}),
+    "16 bits TIFF": ("tif", Image.fromarray(DEEP), gray_as_rgb(GRAY), 0, True, {}),
+    "16 bits PGM": ("pgm", Image.fromarray(DEEP), gray_as_rgb(GRAY), 0, True, {}),
+    "32 bits TIFF": ("tif", Image.fromarray(DEEP.astype(np.int32)), gray_as_rgb(GRAY), 0, True, {}),
     "JPEG": ("jpg", Image.fromarray(COLOR), COLOR, 6, False, {"quality": 100, "subsampling": 0}),
-    "gray JPEG": ("jpg", Image.fromarray(GREY), gray_as_rgb(GREY), 3, True, {"quality": 100}),
+    "gray JPEG": ("jpg", Image.fromarray(GRAY), gray_as_rgb(GRAY), 3, True, {"quality": 100}),
     "CMYK JPEG": ("jpg", Image.frombytes("CMYK", (10, 8), CMYK.tobytes()), CMYK_AS_RGB, 4, False, {"quality": 100}),
     "GIF": ("gif", in_palette(), PALETTE[INDEX], 0, False, {}),
     "GIF with transparency": ("gif", in_palette(), HOLED, 0, False, {"transparency": 3}),
@@ -211,10 +211,10 @@ def test_one_color_picture_makes_a_set_color(tmp_path: Path) -> None:
     gray = {f"{label}/{kind}.png": KINDS[kind][1] for label in "ab" for kind in ("gray", "one bit", "16 bits")}
     data = load_dataset("folder", DataConfig(root=classes_of(tmp_path, gray)))
     assert data.info.input_size == (1, 8, 10) and len(data.info.mean) == len(data.info.std) == 1
-    assert data.train.images[1, 0].numpy().tolist() == GREY.tolist()  # 16 bits, gray, one bit
+    assert data.train.images[1, 0].numpy().tolist() == GRAY.tolist()  # 16 bits, gray, one bit
     data = load_dataset("folder", DataConfig(root=classes_of(tmp_path, {"b/z.png": Image.fromarray(COLOR)})))
     assert data.info.input_size == (3, 8, 10) and len(data.info.mean) == len(data.info.std) == 3
-    assert data.train.images[1].permute(1, 2, 0).numpy().tolist() == gray_as_rgb(GREY).tolist()
+    assert data.train.images[1].permute(1, 2, 0).numpy().tolist() == gray_as_rgb(GRAY).tolist()
     assert data.train.images[-1].permute(1, 2, 0).numpy().tolist() == COLOR.tolist()
 
 

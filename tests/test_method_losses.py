@@ -23,7 +23,7 @@ Naive = Callable[[Arrays, Arrays], float]  # of the outputs, and of what stands 
 SETTING = RunContext(steps=1000, images=50, num_classes=4)
 STEPS = [(0, 0.0), (100, 0.5), (150, 0.75), (200, 1.0), (900, 1.0)]  # step, and how much of a ramp of 0.2 is over
 TOP = {t: 20.0 * math.exp(-5.0 * (1.0 - t) * (1.0 - t)) for _, t in STEPS}  # of a weight of 20
-LABELLED, UNLABELLED, CLASSES = 3, 7, 4
+LABELED, UNLABELED, CLASSES = 3, 7, 4
 WEAK, STRONG = ("x_weak", "u_weak"), ("x_weak", "u_weak", "u_strong")
 OUTPUTS = {"pi_model": (*WEAK, "u_second"), "temporal_ensembling": WEAK, "mean_teacher": WEAK}
 OUTPUTS |= {"vat": (*WEAK, "u_adversarial"), "mixmatch": ("x_mixed", "u_mixed"), "uda": STRONG, "freematch": STRONG}
@@ -44,13 +44,13 @@ def build(name: str, **options: Any) -> Any:
 
 def draw_outputs(name: str, seed: int = 0, scale: float = 2.0) -> tuple[dict[str, Tensor], Batch]:
     rng = np.random.default_rng(seed)
-    size = {view: LABELLED if view.startswith("x") else UNLABELLED for view in ("ensemble", "teacher", *OUTPUTS[name])}
+    size = {view: LABELED if view.startswith("x") else UNLABELED for view in ("ensemble", "teacher", *OUTPUTS[name])}
     logits = {view: scale * rng.normal(size=(size[view], CLASSES)) for view in OUTPUTS[name]}
     targets = {key: torch.from_numpy(rng.dirichlet(np.ones(CLASSES), size=n)) for key, n in size.items()}
     targets["seen"] = torch.tensor([1.0, 0, 1, 1, 0, 1, 1])
-    labels = torch.from_numpy(rng.integers(CLASSES, size=LABELLED))
+    labels = torch.from_numpy(rng.integers(CLASSES, size=LABELED))
     outputs = {view: torch.from_numpy(array).requires_grad_() for view, array in logits.items()}
-    return outputs, Batch({}, labels, torch.arange(UNLABELLED), targets)
+    return outputs, Batch({}, labels, torch.arange(UNLABELED), targets)
 
 
 def softmax(logits: np.ndarray) -> list[np.ndarray]:
@@ -70,7 +70,7 @@ def supervised_plus(labels: Tensor, weight: float, term: Naive) -> Naive:
     return lambda live, stopped: cross_entropy(live["x_weak"], labels) + weight * term(live, stopped)
 
 
-def apart_from(p: Any, counts: Any = (1.0,) * UNLABELLED, view: str = "u_weak") -> Naive:
+def apart_from(p: Any, counts: Any = (1.0,) * UNLABELED, view: str = "u_weak") -> Naive:
     def term(live: Arrays, stopped: Arrays) -> float:
         cells = [(i, c, q) for i, row in enumerate(softmax(live[view])) for c, q in enumerate(row)]
         return sum(counts[i] * (p[i][c] - q) ** 2 for i, c, q in cells) / len(cells)
@@ -109,7 +109,7 @@ def test_mean_teacher_against_loops(step: int, t: float) -> None:
     method = build("mean_teacher", weight=20.0, ramp=0.2)
     outputs, batch = draw_outputs("mean_teacher")
     teacher = linear_model(12).eval()
-    views = {name: torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64) for name in ("u_weak", "u_teacher")}
+    views = {name: torch.randn(UNLABELED, 3, 2, 2, dtype=torch.float64) for name in ("u_weak", "u_teacher")}
     with torch.no_grad():
         prepared = method.prepare(Batch(views, batch.labels, batch.indices), None, teacher, step)
         target = softmax(teacher(views["u_teacher"]).numpy())
@@ -130,7 +130,7 @@ def test_temporal_ensembling_against_a_dictionary() -> None:
         target = [table[i] / (1.0 - 0.7 ** times[i]) if i in times else np.zeros(CLASSES) for i in indices]
         naive = supervised_plus(batch.labels, TOP[t], apart_from(target, counts))
         terms = check(method, outputs, batch, step, naive, silent=() if seed else ("u_weak",))
-        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
+        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELED)
         classes, used = method.pseudo_labels(outputs, batch)
         assert used.tolist() == counts and classes[used].tolist() == [np.argmax(p) for p in target if p.any()]
         for i, z in zip(indices, softmax(outputs["u_weak"].detach().numpy()), strict=True):
@@ -145,7 +145,7 @@ def test_mean_teachers_teacher_is_in_training_mode_and_left_as_it_was() -> None:
     norm = nn.BatchNorm2d(3, momentum=0.5).double()
     teacher = nn.Sequential(norm, nn.Flatten(), nn.Linear(12, CLASSES)).double().eval()
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
-    images = 5.0 + torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64)
+    images = 5.0 + torch.randn(UNLABELED, 3, 2, 2, dtype=torch.float64)
     views = {"u_weak": images, "u_teacher": images}
     with torch.no_grad():
         prepared = build("mean_teacher").prepare(Batch(views, images, images), None, teacher, 0)
@@ -174,7 +174,7 @@ def test_mixmatch_against_loops(step: int, t: float) -> None:
     def naive(live: Arrays, stopped: Arrays) -> float:
         pairs = zip(batch.targets["x_mixed"].flatten(), np.concatenate(softmax(live["x_mixed"])), strict=True)
         consistency = apart_from(batch.targets["u_mixed"].tolist(), view="u_mixed")(live, stopped)
-        return -sum(float(a) * math.log(b) for a, b in pairs) / LABELLED + 20.0 * t * consistency
+        return -sum(float(a) * math.log(b) for a, b in pairs) / LABELED + 20.0 * t * consistency
 
     check(build("mixmatch", weight=20.0, ramp=0.2), outputs, batch, step, naive, silent=() if t else ("u_mixed",))
 
@@ -250,10 +250,10 @@ def test_uda_against_loops() -> None:
 
     def term(live: Arrays, stopped: Arrays) -> float:
         pairs = zip(counted, softmax(stopped["u_weak"] / 0.4), softmax(live["u_strong"]), strict=True)
-        return sum(divergence(p, q) for counts, p, q in pairs if counts) / UNLABELLED
+        return sum(divergence(p, q) for counts, p, q in pairs if counts) / UNLABELED
 
     terms = check(method, outputs, batch, 0, supervised_plus(batch.labels, 1.7, term), silent=("u_weak",))
-    assert terms["mask"] == pytest.approx(sum(counted) / UNLABELLED)
+    assert terms["mask"] == pytest.approx(sum(counted) / UNLABELED)
     classes, used = method.pseudo_labels(outputs, batch)
     assert used.tolist() == counted and classes.tolist() == weak.argmax(axis=1).tolist()
 
@@ -269,27 +269,27 @@ def test_freematch_against_loops() -> None:
             outputs["u_strong"][:, 3] -= 9.0 * (step > 3)
         weak = softmax(outputs["u_weak"].detach().numpy())
         pseudo_labels = [int(np.argmax(q)) for q in weak]
-        tau = 0.6 * tau + 0.4 * sum(max(q) for q in weak) / UNLABELLED
-        p = [0.6 * p[c] + 0.4 * sum(q[c] for q in weak) / UNLABELLED for c in range(CLASSES)]
-        histogram = [0.6 * histogram[c] + 0.4 * pseudo_labels.count(c) / UNLABELLED for c in range(CLASSES)]
+        tau = 0.6 * tau + 0.4 * sum(max(q) for q in weak) / UNLABELED
+        p = [0.6 * p[c] + 0.4 * sum(q[c] for q in weak) / UNLABELED for c in range(CLASSES)]
+        histogram = [0.6 * histogram[c] + 0.4 * pseudo_labels.count(c) / UNLABELED for c in range(CLASSES)]
         thresholds = [tau * p[c] / max(p) for c in range(CLASSES)]
         counted = [i for i, q in enumerate(weak) if max(q) >= thresholds[pseudo_labels[i]]]
         before = np.divide(p, histogram)
 
         def term(live: Arrays, _: Arrays, of=counted, pseudo_labels=pseudo_labels, before=before) -> float:
             strong = softmax(live["u_strong"])
-            unlabeled = -sum(math.log(strong[i][pseudo_labels[i]]) for i in of) / UNLABELLED
+            unlabeled = -sum(math.log(strong[i][pseudo_labels[i]]) for i in of) / UNLABELED
             classes = [int(np.argmax(strong[i])) for i in of]
             now = [sum(strong[i][c] for i in of if c in classes) / max(classes.count(c), 1) for c in range(CLASSES)]
             fairness = sum(before[c] / sum(before) * math.log(now[c] / sum(now) + 1e-12) for c in range(CLASSES))
             return 1.7 * unlabeled + 0.9 * fairness  # -H(., .): eq. 11; absent classes and 1e-12: the authors' code
 
         terms = check(method, outputs, batch, step, supervised_plus(batch.labels, 1.0, term), silent=("u_weak",))
-        assert terms["mask"] == pytest.approx(len(counted) / UNLABELLED)
+        assert terms["mask"] == pytest.approx(len(counted) / UNLABELED)
         kept = torch.cat([method.tau.view(1), method.thresholds(), method.p, method.histogram]).tolist()
         assert [terms["threshold"], *kept] == pytest.approx([tau, tau, *thresholds, *p, *histogram])
         assert method.pseudo_labels(outputs, batch).mask.nonzero().flatten().tolist() == counted
-        between += any(max(weak[i]) < tau for i in counted) * (len(counted) < UNLABELLED)  # tau alone would differ
+        between += any(max(weak[i]) < tau for i in counted) * (len(counted) < UNLABELED)  # tau alone would differ
         absent += len({int(outputs["u_strong"][i].argmax()) for i in counted}) < CLASSES
     assert between and absent and set(method.state_dict()) == {"tau", "p", "histogram"}
 

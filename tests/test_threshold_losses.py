@@ -13,8 +13,8 @@ from muscle_zoo.methods import Batch, RunContext, View, create_method
 from muscle_zoo.methods.base import Group, Method
 from tests.test_method_losses import (
     CLASSES,
-    LABELLED,
-    UNLABELLED,
+    LABELED,
+    UNLABELED,
     Arrays,
     build,
     check,
@@ -30,7 +30,7 @@ WEAK, STRONG = "mean_teacher", "uda"  # methods with the same outputs: of weak v
 def of_classes(live: Arrays, view: str, classes: list[int], weights: list[float]) -> float:
     """The mean over the unlabeled images of what each counts, times minus the logarithm of its class."""
     rows = zip(softmax(live[view]), classes, weights, strict=True)
-    return sum(-weight * math.log(q[c]) for q, c, weight in rows) / UNLABELLED
+    return sum(-weight * math.log(q[c]) for q, c, weight in rows) / UNLABELED
 
 
 def aligned(p: np.ndarray, mean: np.ndarray, target: np.ndarray | float = 1.0) -> np.ndarray:
@@ -44,10 +44,10 @@ def test_pseudo_label_against_loops(step: int, weight: float) -> None:
     outputs, batch = draw_outputs(WEAK)
     weak = softmax(outputs["u_weak"].detach().numpy())
     classes, counts = [int(np.argmax(p)) for p in weak], [float(max(p) >= 0.6) for p in weak]
-    assert 0 < sum(counts) < UNLABELLED
+    assert 0 < sum(counts) < UNLABELED
     naive = supervised_plus(batch.labels, 3.0 * weight, lambda live, _: of_classes(live, "u_weak", classes, counts))
     terms = check(method, outputs, batch, step, naive, silent=() if weight else ("u_weak",))
-    assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
+    assert terms["mask"] == pytest.approx(sum(counts) / UNLABELED)
     assert method.pseudo_labels(outputs, batch).mask.tolist() == [bool(c) for c in counts]
 
 
@@ -71,11 +71,11 @@ def test_flexmatch_against_a_dictionary() -> None:
             return of_classes(live, "u_strong", classes, mask)
 
         terms = check(method, outputs, batch, step, supervised_plus(batch.labels, 1.7, term), silent=("u_weak",))
-        assert terms["mask"] == pytest.approx(sum(mask) / UNLABELLED)
+        assert terms["mask"] == pytest.approx(sum(mask) / UNLABELED)
         assert terms["threshold"] == pytest.approx(sum(thresholds) / CLASSES)
         assert method.pseudo_labels(outputs, batch).mask.tolist() == [bool(m) for m in mask]  # after the update
         last |= {i: c for i, p, c in zip(indices, weak, classes, strict=True) if max(p) >= 0.7}
-        some += 0 < sum(mask) < UNLABELLED
+        some += 0 < sum(mask) < UNLABELED
         assert method.classes.tolist() == [last.get(i, -1) for i in range(50)]
     assert some and set(method.state_dict()) == {"classes"} and 0 < len(last) < 10
 
@@ -86,11 +86,11 @@ def test_softmatch_against_loops() -> None:
     for step in range(4):
         outputs, batch = draw_outputs(STRONG, step, scale=1.0)
         weak = softmax(outputs["u_weak"].detach().numpy())
-        prediction = 0.6 * prediction + 0.4 * sum(weak) / UNLABELLED
+        prediction = 0.6 * prediction + 0.4 * sum(weak) / UNLABELED
         confidence = [max(aligned(p, prediction)) for p in weak]
-        center = sum(confidence) / UNLABELLED
+        center = sum(confidence) / UNLABELED
         mean = 0.6 * mean + 0.4 * center
-        variance = 0.6 * variance + 0.4 * sum((c - center) ** 2 for c in confidence) / (UNLABELLED - 1)
+        variance = 0.6 * variance + 0.4 * sum((c - center) ** 2 for c in confidence) / (UNLABELED - 1)
         weights = [math.exp(-((c - mean) ** 2) / (2 * variance / 4)) if c < mean else 1.0 for c in confidence]
         classes = [int(np.argmax(p)) for p in weak]  # of the prediction itself
 
@@ -98,7 +98,7 @@ def test_softmatch_against_loops() -> None:
             return of_classes(live, "u_strong", classes, weights)
 
         terms = check(method, outputs, batch, step, supervised_plus(batch.labels, 1.7, term), silent=("u_weak",))
-        assert (terms["mask"], terms["mean"]) == pytest.approx((sum(weights) / UNLABELLED, mean))
+        assert (terms["mask"], terms["mean"]) == pytest.approx((sum(weights) / UNLABELED, mean))
         assert method.variance.item() == pytest.approx(variance) and 0 < min(weights) < 1 == max(weights)
     assert set(method.state_dict()) == {"mean", "variance", "prediction"}
 
@@ -106,11 +106,11 @@ def test_softmatch_against_loops() -> None:
 def adamatch_case(step: int) -> tuple[dict[str, Tensor], Batch]:
     rng = np.random.default_rng(step)
     names = ("x_weak", "x_strong", "x_weak_alone", "x_strong_alone", "u_weak", "u_strong")
-    sizes = {name: LABELLED if name.startswith("x") else UNLABELLED for name in names}
+    sizes = {name: LABELED if name.startswith("x") else UNLABELED for name in names}
     outputs = {
         name: torch.from_numpy(2.0 * rng.normal(size=(n, CLASSES))).requires_grad_() for name, n in sizes.items()
     }
-    return outputs, Batch({}, torch.from_numpy(rng.integers(CLASSES, size=LABELLED)), torch.arange(UNLABELLED))
+    return outputs, Batch({}, torch.from_numpy(rng.integers(CLASSES, size=LABELED)), torch.arange(UNLABELED))
 
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.0), (125, 0.146446609), (250, 0.5), (500, 1.0), (999, 1.0)])
@@ -119,7 +119,7 @@ def test_adamatch_against_loops(step: int, weight: float) -> None:
     assert method.weight_at(step) == pytest.approx(1.7 * weight)
     outputs, batch = adamatch_case(step)
     torch.manual_seed(0)
-    shares = {name: torch.rand(LABELLED, CLASSES, dtype=torch.float64).numpy() for name in ("x_weak", "x_strong")}
+    shares = {name: torch.rand(LABELED, CLASSES, dtype=torch.float64).numpy() for name in ("x_weak", "x_strong")}
     torch.manual_seed(0)
 
     def between(arrays: Arrays, name: str) -> np.ndarray:
@@ -127,11 +127,11 @@ def test_adamatch_against_loops(step: int, weight: float) -> None:
 
     stopped = {name: value.detach().numpy() for name, value in outputs.items()}
     labeled, unlabeled = softmax(between(stopped, "x_weak")), softmax(stopped["u_weak"])
-    threshold = 0.9 * sum(max(p) for p in labeled) / LABELLED
+    threshold = 0.9 * sum(max(p) for p in labeled) / LABELED
     p_x, p_u = (0.6 / CLASSES + 0.4 * sum(ps) / len(ps) for ps in (labeled, unlabeled))
     targets = [aligned(p, p_u, p_x) for p in unlabeled]
     classes, counts = [int(np.argmax(p)) for p in targets], [float(max(p) >= threshold) for p in targets]
-    assert 0 < sum(counts) < UNLABELLED
+    assert 0 < sum(counts) < UNLABELED
 
     def naive(live: Arrays, _: Arrays) -> float:
         both = sum(cross_entropy(between(live, name), batch.labels) for name in shares) / 2
@@ -139,7 +139,7 @@ def test_adamatch_against_loops(step: int, weight: float) -> None:
 
     silent = ("u_weak",) if weight else ("u_weak", "u_strong")
     terms = check(method, outputs, batch, step, naive, silent)
-    assert (terms["mask"], terms["threshold"]) == pytest.approx((sum(counts) / UNLABELLED, threshold))
+    assert (terms["mask"], terms["threshold"]) == pytest.approx((sum(counts) / UNLABELED, threshold))
     pseudo = method.pseudo_labels(outputs, batch)
     assert pseudo.classes.tolist() == classes and pseudo.mask.tolist() == [bool(c) for c in counts]
 
@@ -171,8 +171,8 @@ def test_the_feedback_is_what_a_step_along_the_pseudo_labels_does_for_the_labels
     """A linear model: the first-order change of the labeled loss is compared with a real, small step's."""
     torch.manual_seed(0)
     model = nn.Linear(5, CLASSES).double()
-    x, u, v = (torch.randn(n, 5, dtype=torch.float64) for n in (LABELLED, UNLABELLED, UNLABELLED))
-    batch = Batch({}, torch.arange(LABELLED) % CLASSES, torch.arange(UNLABELLED))
+    x, u, v = (torch.randn(n, 5, dtype=torch.float64) for n in (LABELED, UNLABELED, UNLABELED))
+    batch = Batch({}, torch.arange(LABELED) % CLASSES, torch.arange(UNLABELED))
     method = build("self_meta_pseudo_labels", threshold=0.3, weight=0.7, feedback=100.0)
     nets = Nets(model, lr=1e-4)
     terms = method.loss({"x_weak": model(x), "u_weak": model(u), "u_strong": model(v)}, batch, 0)
@@ -213,7 +213,7 @@ def test_uncertainty_mean_teacher_against_loops(step: int) -> None:
     outputs, batch = draw_outputs(WEAK)
     torch.manual_seed(1)
     teacher = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(12, CLASSES)).double().eval()
-    views = {name: 2.0 * torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64) for name in ("u_weak", "u_teacher")}
+    views = {name: 2.0 * torch.randn(UNLABELED, 3, 2, 2, dtype=torch.float64) for name in ("u_weak", "u_teacher")}
     torch.manual_seed(2)
     with torch.no_grad():
         prepared = method.prepare(Batch(views, batch.labels, batch.indices), None, teacher, step)
@@ -223,7 +223,7 @@ def test_uncertainty_mean_teacher_against_loops(step: int) -> None:
         target = softmax(teacher(views["u_teacher"]).numpy())
         passes = []
         for _ in range(3):
-            noise = (0.5 * torch.randn(UNLABELLED, 3, 2, 2, dtype=torch.float64)).numpy()
+            noise = (0.5 * torch.randn(UNLABELED, 3, 2, 2, dtype=torch.float64)).numpy()
             noisy = views["u_teacher"].numpy() + np.minimum(np.maximum(noise, -1.0), 1.0)
             passes.append(softmax(teacher(torch.from_numpy(noisy)).numpy()))
     rise = math.exp(-5.0 * (1.0 - step / 1000) ** 2)
@@ -240,7 +240,7 @@ def test_uncertainty_mean_teacher_against_loops(step: int) -> None:
         ) / sum(sure)
 
     terms = check(method, outputs, prepared, step, supervised_plus(batch.labels, 20.0 * ramp, term))
-    assert terms["mask"] == pytest.approx(sum(sure) / UNLABELLED)
+    assert terms["mask"] == pytest.approx(sum(sure) / UNLABELED)
     nobody = prepared.targets["sure"] * 0.0
     prepared.targets["sure"] = nobody
     assert method.loss(outputs, prepared, step)["consistency"] == 0.0
@@ -270,13 +270,13 @@ def test_noisy_student_against_a_dictionary_of_counts(labels: str, balance: bool
     largest = 0.0
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        truth, theirs = rng.integers(CLASSES, size=LABELLED), 3 * rng.normal(size=(UNLABELLED, CLASSES))
-        sizes = {"x_strong": LABELLED, "u_strong": UNLABELLED}
+        truth, theirs = rng.integers(CLASSES, size=LABELED), 3 * rng.normal(size=(UNLABELED, CLASSES))
+        sizes = {"x_strong": LABELED, "u_strong": UNLABELED}
         outputs = {v: torch.from_numpy(2 * rng.normal(size=(n, CLASSES))).requires_grad_() for v, n in sizes.items()}
-        batch = Batch({}, torch.from_numpy(truth), torch.arange(UNLABELLED))
+        batch = Batch({}, torch.from_numpy(truth), torch.arange(UNLABELED))
         beliefs = softmax(theirs)
         classes, counts = [int(np.argmax(p)) for p in beliefs], [max(p) >= 0.7 for p in beliefs]
-        assert 0 < sum(counts) < UNLABELLED
+        assert 0 < sum(counts) < UNLABELED
         for c, counted in zip(classes, counts, strict=True):
             seen[c] += counted
         weights = [min(1.02, sum(seen.values()) / (CLASSES * seen[c])) if balance else 1.0 for c in classes]
@@ -284,16 +284,16 @@ def test_noisy_student_against_a_dictionary_of_counts(labels: str, balance: bool
 
         def naive(live: Arrays, _: Arrays, truth=truth, beliefs=beliefs, counts=counts, weights=weights) -> float:
             x, u = (softmax(live[name]) for name in ("x_strong", "u_strong"))
-            loss = -sum(math.log(p[y]) for p, y in zip(x, truth, strict=True)) / LABELLED
+            loss = -sum(math.log(p[y]) for p, y in zip(x, truth, strict=True)) / LABELED
             for p, belief, counted, weight in zip(u, beliefs, counts, weights, strict=True):
                 target = belief if labels == "soft" else [float(c == np.argmax(belief)) for c in range(CLASSES)]
                 entropy = -sum(a * math.log(b) for a, b in zip(target, p, strict=True))
-                loss += 1.7 * counted * weight * entropy / UNLABELLED
+                loss += 1.7 * counted * weight * entropy / UNLABELED
             return loss
 
         one = {("u_weak", "teacher"): torch.from_numpy(theirs)}
         terms = check(WithOutputs(method, one), outputs, batch, 0, naive)
-        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELLED)
+        assert terms["mask"] == pytest.approx(sum(counts) / UNLABELED)
         assert method.pseudo_labels(one, batch).classes.tolist() == classes
     assert method.counts.tolist() == (list(seen.values()) if balance else [1.0] * CLASSES)
     assert not balance or largest == 1.02

@@ -41,10 +41,10 @@ def render_backbone_card(config: dict[str, Any], info: DataSetInfo) -> str:
         "",
         f"# {block['name']}",
         "",
-        f"`{arch}` pre-trained with `{block['method']}` on the unlabelled images of {info.title}: no label was used, "
+        f"`{arch}` pre-trained with `{block['method']}` on the unlabeled images of {info.title}: no label was used, "
         "and there is no classifier.",
         "",
-        f"The features' nearest neighbours among {measured['references']} labelled images have the right class for "
+        f"The features' nearest neighbors among {measured['references']} labeled images have the right class for "
         f"**{100 * measured['top1']:.2f} %** of the {measured['n']} {fold}. The labels were used for this number "
         "alone; it is no accuracy of a classifier, and stands in no ledger.",
         "",

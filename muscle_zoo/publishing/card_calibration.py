@@ -45,7 +45,7 @@ def _how(said: dict[str, Any]) -> list[str]:
     if said.get("rule") == HELD_OUT_RULE:
         return [_by_labels(said), ""]
     agreed = (
-        f"two weak views of {said['images']} unlabelled training images have the same class for "
+        f"two weak views of {said['images']} unlabeled training images have the same class for "
         f"{100 * said['agreement_weak']:.1f} % of them, and its mean confidence was {100 * said['confidence']:.1f} %"
     )
     if said["temperature"] == 1:

@@ -55,7 +55,7 @@ def render_card(config: dict[str, Any], info: DataSetInfo, rows: Sequence[Row]) 
         "",
         f"# {name}",
         "",
-        f"`{config['architecture']}` trained with `{block['method']}` on {info.title} with {block['labels']} labelled "
+        f"`{config['architecture']}` trained with `{block['method']}` on {info.title} with {block['labels']} labeled "
         f"images, after [arXiv 2012.00150]({PAPER}), reconstructed from its abstract; hyper-parameters are this "
         "project's.",
         "",
@@ -147,7 +147,7 @@ def _reproduction(block: dict[str, Any], own: Row, named: bool) -> list[str]:
         "```",
         "",
         f"{CHOSEN if named else NOT_CHOSEN} Recipe version "
-        f"{recipe['version']}, sha256 `{block['recipe_sha256'][:16]}`; labelled split `{block['split_sha256'][:16]}` "
+        f"{recipe['version']}, sha256 `{block['recipe_sha256'][:16]}`; labeled split `{block['split_sha256'][:16]}` "
         f"(split.json); code `{block['git_sha'] or 'not a checkout'}`; torch {block['versions']['torch']}, "
         f"timm {block['versions']['timm']}; "
         f"{own.device}, {_count(own.threads, 'thread')}, {_count(own.processes, 'process', 'es')}, {own.dtype}, "
@@ -169,7 +169,7 @@ def _controls(name: str, rows: Sequence[Row]) -> list[str]:
     controls = ", ".join(f"`{control}` {accuracy} %" for control, accuracy in accuracies.items())
     gain = next((gain_text(cell.gains) for cell in checkpoint_cells if cell.base == base), "")
     more = f" MUSCLE's paired gain over `{base}`: {gain} points." if gain else ""
-    without = "MUSCLE" if method != base else "unlabelled images"
+    without = "MUSCLE" if method != base else "unlabeled images"
     return [f"Without {without}, on the same labels, initial weights and views: {controls}.{more}", ""]
 
 
@@ -191,7 +191,7 @@ def _limits(info: DataSetInfo, block: dict[str, Any]) -> list[str]:
         "",
         "Meant for research on learning from few labels, as a baseline and as a start for fine-tuning; not for "
         "decisions about people or anything that must not fail. The number holds for these test images and this "
-        "label budget: another draw of the labelled images gives another number (see the seeds above), and other "
+        "label budget: another draw of the labeled images gives another number (see the seeds above), and other "
         "pictures than this data set's were not tried. It is no number of the paper's.",
         "",
     ]
