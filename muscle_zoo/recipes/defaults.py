@@ -35,6 +35,7 @@ _FEW_STEPS = {
     "comatch.threshold": 0.8,
     "mp_ssl.weight": 0.1,
     "interpolation_contrastive.weight": 0.3,
+    "neighbor_consistency.neighbors": 3,
     # Fewer and longer steps of the ascent train as well (40 digits labels, dev fold, one seed), and each costs a pass.
     "robust_self_training.iterations": 4,
     "robust_self_training.step_size": 0.01,
