@@ -36,6 +36,7 @@ _FEW_STEPS = {
     "mp_ssl.weight": 0.1,
     "interpolation_contrastive.weight": 0.3,
     "neighbor_consistency.neighbors": 3,
+    "robust_self_training.threshold": 0.6,
     # Fewer and longer steps of the ascent train as well (40 digits labels, dev fold, one seed), and each costs a pass.
     "robust_self_training.iterations": 4,
     "robust_self_training.step_size": 0.01,
