@@ -32,7 +32,8 @@ class CoMatch(Method):
     The bank holds the last ``bank`` images of the global batches, labeled ones with their labels. Followed is the
     authors' code (github.com/salesforce/CoMatch) as microsoft/Semi-supervised-learning has it: pseudo-labels are
     smoothed once the bank is full. The mean prediction for the alignment is an average over the steps, there of the
-    last 256 batches. The graph is that of the global batch. The defaults are the paper's for CIFAR-10.
+    last 32 or 256 batches; there 1e-7 is added to a similarity before its logarithm. The graph is that of the global
+    batch. The defaults are the paper's for CIFAR-10.
 
     Logs ``cross_entropy``, ``pseudo_label`` and ``graph`` (without their weights), in nats, and ``mask``, the share of
     unlabeled images whose classes count.

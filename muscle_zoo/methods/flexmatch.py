@@ -20,12 +20,13 @@ class FlexMatch(Method):
     """FlexMatch (Zhang et al. 2021, arXiv 2110.08263).
 
     FixMatch's loss with the threshold ``M(b_c) * threshold`` for class c: ``M(b) = b / (2 - b)``, and
-    ``b_c = s_c / max(max s, N - sum s)``, where ``s_c`` counts the images of the unlabeled pool, N in all,
-    whose last sure prediction was c. A table keeps that class for each image; it takes 8 bytes an image. As in
-    the authors' code (github.com/microsoft/Semi-supervised-learning) a step uses the thresholds of the steps before it.
-    So at first every pseudo-label counts, and the more images are predicted surely, the higher are the thresholds.
-    The defaults are the paper's. Logs ``cross_entropy``, ``pseudo_label`` (without its weight), both in nats, ``mask``,
-    the share of unlabeled images that count, and ``threshold``, the mean over the classes.
+    ``b_c = s_c / max(max s, N - sum s)``, where ``s_c`` counts the images of the unlabeled pool, N in all, whose last
+    sure prediction was c. A table keeps that class for each image; it takes 8 bytes an image. As in the authors' code
+    (github.com/microsoft/Semi-supervised-learning) a step uses the thresholds of the steps before it; that code keeps
+    them where the whole pool is of one class. So at first every pseudo-label counts, and the more images are predicted
+    surely, the higher are the thresholds. The defaults are the paper's. Logs ``cross_entropy``, ``pseudo_label``
+    (without its weight), both in nats, ``mask``, the share of unlabeled images that count, and ``threshold``, the mean
+    over the classes.
 
     Args:
         threshold: The highest threshold, above 0 and at most 1.

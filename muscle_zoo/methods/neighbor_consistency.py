@@ -25,7 +25,9 @@ class NeighborConsistency(Method):
 
     The paper's weight for CIFAR-10 is 0.7, and it has no unlabeled images (``neighbor_consistency.preset=paper``); here
     they are neighbors too, and are drawn to theirs. The two terms are weighted as in the authors' code
-    (github.com/google-research/scenic, projects/ncr); where gradients flow there could not be read.
+    (github.com/google-research/scenic, projects/ncr). There the divergence is the other way round,
+    ``KL(neighbors || f(x_i))``, times the squared temperature, and gradients flow through the neighbors and the
+    similarities too.
 
     Logs ``cross_entropy`` and ``neighbors`` (without its weight), in nats.
 

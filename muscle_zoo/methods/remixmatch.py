@@ -40,12 +40,12 @@ class ReMixMatch(Method):
     the labels, divided by the mean prediction) and sharpened; its weak view and its ``copies`` strong ones are anchored
     to that label. These and the strong views of labeled images are mixed with each other as in MixMatch. The loss is
     ``H(p', f(x')) + w(t) mix_weight H(q', f(u')) + w(t) weight H(q, f(A(u))) + rotation_weight H(r, g(A(u) turned by
-    r))``: of the mixed images, of one strong view that is not mixed, and of the same turned, where g is a
-    linear head on the features. ``w(t)`` rises linearly over the ramp. Followed is the authors' code
-    (github.com/google-research/remixmatch); their mean prediction is that of the last 128 batches, here an average
-    over the steps, and the views are the recipe's instead of CTAugment's. The paper's copies and ramp
-    (``remixmatch.preset=paper``) are 8 and 2^14 of 2^20 steps. Permutation and mixing weights are drawn in each process
-    for its own images: N processes draw others than one.
+    r))``: of the mixed images, of one strong view that is not mixed, and of the same turned, where g is a linear head
+    on the features. ``w(t)`` rises linearly over the ramp. Followed is the authors' code
+    (github.com/google-research/remixmatch); their mean prediction is that of the last 128 batches, here an average over
+    the steps, as is the labels' (decay 0.999 there), and the views are the recipe's instead of CTAugment's. The paper's
+    copies and ramp (``remixmatch.preset=paper``) are 8 and 2^14 of 2^20 steps. Permutation and mixing weights are drawn
+    in each process for its own images: N processes draw others than one.
 
     Logs ``cross_entropy``, ``mixed``, ``anchored`` and ``rotation``, all without their weights, in nats.
 

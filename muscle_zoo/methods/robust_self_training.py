@@ -37,9 +37,10 @@ class RobustSelfTraining(Method):
 
     The loss is ``H(y, f(x)) + beta R(x) + weight (H(y', f(u)) + beta R(u))`` with ``R(x) = KL(f(x) || f(x'))``, the
     stability term of TRADES (Zhang et al. 2019, arXiv 1901.08573). x' is within ``epsilon`` of x in every pixel's
-    channel, and within 0..1: projected gradient ascent of the divergence finds it, from x and a little noise, with the
-    network in evaluation mode. Gradients flow through both sides of R. The paper's batches hold as many labeled as
-    pseudo-labeled images; then this is twice its loss at weight 1.
+    channel, and within 0..1: projected gradient ascent of the divergence finds it, from x and a little noise (within
+    0..1 too; in the authors' code only the later images are), with the network in evaluation mode. Gradients flow
+    through both sides of R. The paper's batches hold as many labeled as pseudo-labeled images; then this is twice its
+    loss at weight 1.
 
     In the paper y' are the classes of a finished network that was trained in the ordinary way: the recipe's
     ``teacher`` with ``labels=teacher`` (``robust_self_training.preset=paper``). By default one run does both: the

@@ -21,11 +21,12 @@ _ROTATION = "rotation"
 class S4L(Method):
     """Self-supervised semi-supervised learning with rotations (Zhai et al. 2019, arXiv 1905.03670).
 
-    The loss is ``H(y, f(x)) + weight * H(r, g(turned by r quarters(u)))``: g is a linear head on the
-    features. In the paper each image is turned by all four in a step (``s4l.preset=paper``); here by ``turns`` of them,
-    other ones at another step, which costs less. The paper's supervised loss is taken of turned images too; here not,
-    for a turned 6 is a 9. Its exemplar loss is left out. Logs ``cross_entropy`` and ``rotation``, in nats, and
-    ``rotation_accuracy``.
+    The loss is ``H(y, f(x)) + weight * H(r, g(turned by r quarters(u)))``: g is a linear head on the features. In the
+    paper each image is turned by all four in a step (``s4l.preset=paper``); here by ``turns`` of them, other ones at
+    another step, which costs less. The paper's supervised loss is taken of turned images too; here not, for a turned 6
+    is a 9. In the authors' code (github.com/google-research/s4l) the rotation loss is the mean of unlabeled and labeled
+    images'; here it is of the unlabeled pool, which holds the labeled ones. The exemplar loss is left out. Logs
+    ``cross_entropy`` and ``rotation``, in nats, and ``rotation_accuracy``.
 
     Args:
         weight: Weight of the rotation loss, at least 0; the paper's is the default.

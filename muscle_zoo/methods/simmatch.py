@@ -29,11 +29,13 @@ class SimMatch(Method):
     view's prediction, where the most probable class has at least the ``threshold``. The loss is ``H(y, f(x)) + weight *
     classes + instance_weight * instances``.
 
-    As in the authors' code for CIFAR (github.com/KyleZheng1997/simmatch, and microsoft/Semi-supervised-learning) the
-    network itself gives the targets, and the bank is averaged over the steps. There the bank begins with random
-    vectors, the first epoch is without it, and a step's own images come into it after the step; here an image counts
-    from its first visit on, and a step's come first. The mean prediction for the alignment is an average over the
-    steps, there of the last 256. The other defaults are the paper's.
+    As in microsoft/Semi-supervised-learning for CIFAR the network itself gives the targets, and the bank is averaged
+    over the steps; in the authors' code (github.com/KyleZheng1997/simmatch), for ImageNet, averaged weights give them
+    and the bank holds the last projection. There the bank begins with random vectors, the first epoch is without it,
+    and a step's own images come into it after the step; here an image counts from its first visit on, a step's come
+    first, and each projection of an averaged bank has length 1, where the former normalizes each number over the batch.
+    The mean prediction for the alignment is an average over the steps, there of the last 32 or 256. The other defaults
+    are the paper's.
 
     Logs ``cross_entropy``, ``pseudo_label`` and ``instances`` (without their weights), in nats, and ``mask``, the share
     of unlabeled images whose classes count.

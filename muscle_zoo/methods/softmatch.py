@@ -20,12 +20,13 @@ class SoftMatch(Method):
     """SoftMatch (Chen et al. 2023, arXiv 2301.10921).
 
     The loss is ``H(y, f(x)) + weight * w(u) H(argmax f(alpha(u)), f(A(u)))``. The weight of an image is a Gaussian of
-    its confidence c, ``exp(-(c - mu)^2 / (2 sigma^2 / sigmas^2))`` below the mean mu and 1 above it; mean and
-    variance are averages over the steps. Uniform alignment: the confidence is that of the
-    prediction divided by the mean prediction, the pseudo-label is the prediction's own. The paper's formula has no
-    ``sigmas``; 2 is the value of the authors' code (github.com/microsoft/Semi-supervised-learning), which is followed,
-    also in bringing the averages up to date before they are used. Statistics are of the global batch. Logs
-    ``cross_entropy``, ``pseudo_label`` (without its weight), both in nats, ``mask``, the mean weight, and ``mean``, mu.
+    its confidence c, ``exp(-(c - mu)^2 / (2 sigma^2 / sigmas^2))`` below the mean mu and 1 above it; mean and variance
+    are averages over the steps. Uniform alignment: the confidence is that of the prediction divided by the mean
+    prediction, the pseudo-label is the prediction's own. The paper's formula has no ``sigmas``; 2 is the value of the
+    authors' code (github.com/microsoft/Semi-supervised-learning), which is followed, also in bringing the averages up
+    to date before they are used; its mean prediction begins as the first batch's, here as equal shares. Statistics are
+    of the global batch. Logs ``cross_entropy``, ``pseudo_label`` (without its weight), both in nats, ``mask``, the mean
+    weight, and ``mean``, mu.
 
     Args:
         momentum: Share of an average that a step keeps, 0 to 1.
