@@ -16,8 +16,10 @@ from torch import Tensor
 
 from muscle_zoo import create_model, get_recipe
 from muscle_zoo.data import load_dataset
+from muscle_zoo.engine import embedding_progress
 from muscle_zoo.engine import embeddings as module
 from muscle_zoo.engine.backbone import split_network
+from muscle_zoo.engine.embedding_progress import EmbeddingProgress
 from muscle_zoo.engine.embeddings import PLAIN, Pictures, embed_pictures
 from muscle_zoo.engine.options import RunOptions, process_state
 from muscle_zoo.engine.run_folder import RunFolder
@@ -151,3 +153,19 @@ def test_gray_images_are_embedded_by_a_network_of_colored_ones(
     with torch.no_grad():
         own = network((images / 255 - 0.5) / 0.5)  # the mean over the channels of what the weights were trained with
     torch.testing.assert_close(found["embeddings"][:2].float(), own, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5, ""), (50, "it takes about 8 minutes more\nembedded 200 of 1,000\n")])
+def test_where_nothing_is_wanted_only_what_takes_long_is_said(
+    seconds: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    process_state(cpu=True)
+    clock = [0.0]
+    monkeypatch.setattr(embedding_progress.time, "monotonic", lambda: clock[0])
+    with EmbeddingProgress("cnn4", load_dataset("digits").info, 1000, 2, 0, show=False) as progress:
+        for _ in range(5):
+            clock[0] += seconds
+            progress.done(100)
+    err = capsys.readouterr().err
+    assert said in err and bool(err) == bool(said)
+    assert not said or err.startswith("embedding 1,000 pictures in 2 views each of 8x8 with cnn4;\nCtrl-C is safe")

@@ -12,6 +12,7 @@ from ..data import DataSetInfo
 from .processes import is_main_process
 
 MEASURED = 3.0  # seconds of work after which it is known how long the rest takes
+PATIENCE = 60.0  # seconds that are waited for without a word where none is wanted
 
 
 class EmbeddingProgress:
@@ -23,11 +24,12 @@ class EmbeddingProgress:
         pictures: How many.
         views: Of each.
         begun: Pictures that were embedded before.
-        show: Say anything.
+        show: Say it from the beginning; otherwise nothing is said, unless it takes longer than a minute. A study's
+            runs are quiet, and the first of them may embed for half an hour.
     """
 
     def __init__(self, arch: str, info: DataSetInfo, pictures: int, views: int, begun: int, show: bool) -> None:
-        self.show = show and is_main_process()
+        self.show = show
         self.pictures, self._done, self._begun = pictures, begun, begun
         self._bar: tqdm[Any] | None = None
         self._measured = False
@@ -37,29 +39,36 @@ class EmbeddingProgress:
         self.told = f"embedding {what} of {size} with {arch}{before};\nCtrl-C is safe: the same command goes on"
 
     def __enter__(self) -> EmbeddingProgress:
-        if self.show:
-            print(self.told, file=sys.stderr, flush=True)
-            self._bar = tqdm(total=self.pictures, initial=self._done, unit="picture", disable=None, leave=False)
         self._start = time.monotonic()
+        if self.show:
+            self._begin()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
+    def _begin(self) -> None:
+        if is_main_process():
+            print(self.told, file=sys.stderr, flush=True)
+            self._bar = tqdm(total=self.pictures, initial=self._done, unit="picture", disable=None, leave=False)
+
     def done(self, pictures: int) -> None:
         """So many more are embedded."""
         before, self._done = self._done, self._done + pictures
-        if self._bar is None:
-            return
-        self._bar.update(pictures)
+        tenth = before * 10 // self.pictures < self._done * 10 // self.pictures
         spent = time.monotonic() - self._start
         if not self._measured and spent >= MEASURED and self._done < self.pictures:
             self._measured = True
             left = spent / (self._done - self._begun) * (self.pictures - self._done)
-            print(f"it takes about {in_words(left)} more", file=sys.stderr, flush=True)
-        elif self._measured and self._bar.disable and before * 10 // self.pictures < self._done * 10 // self.pictures:
+            if self._bar is None and left > PATIENCE:
+                self._begin()
+            if self._bar is not None:
+                print(f"it takes about {in_words(left)} more", file=sys.stderr, flush=True)
+        elif self._measured and self._bar is not None and self._bar.disable and tenth:
             print(f"embedded {self._done:,} of {self.pictures:,}", file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.update(self._done - self._bar.n)
 
 
 def in_words(seconds: float) -> str:
