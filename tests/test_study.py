@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from muscle_zoo import InputError, get_recipe
+from muscle_zoo.data import DataConfig, DataSet, load_dataset
+from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.methods import METHODS, with_muscle
 from muscle_zoo.recipes import Recipe
 from muscle_zoo.results.figures import plot_study, style_of
@@ -303,3 +305,20 @@ def test_a_study_can_be_stopped_and_continued(tmp_path: Path, capsys: pytest.Cap
     assert code == 75 and "8 runs, 0 of them done" in text
     code, _, err = run([*words, "--ledger", str(tmp_path / "none.csv")], capsys)
     assert code == 2 and "none.csv is not a file" in err
+
+
+def test_a_worker_reads_a_data_set_once_and_a_users_own_pictures_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, int]] = []
+
+    def reading(name: str, config: object, image_size: int) -> DataSet:
+        read.append((name, image_size))
+        return load_dataset(name)
+
+    monkeypatch.setattr(study_session, "load_dataset", reading)
+    last, options = study_session.LastDataSet(), RunOptions(cpu=True)
+    wanted = [("digits_10", "0"), ("digits_20", "0"), ("digits_10", "16"), ("folder_10", "0"), ("digits_10", "0")]
+    found = [last.of(get_recipe(f"cnn4.muscle_{name}", {"image_size": size}), options) for name, size in wanted]
+    assert read == [("digits", 0), ("digits", 16), ("digits", 0)]
+    assert found[0] is found[1] and found[2] is not found[1] and found[3] is None
+    last.of(get_recipe("cnn4.muscle_digits_10"), dataclasses.replace(options, data=DataConfig(workers=1)))
+    assert len(read) == 4

@@ -15,6 +15,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..data import DataSet, load_dataset
+from ..data.catalog import FOLDER
 from ..engine.build import own_folder
 from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
@@ -290,19 +292,43 @@ def _work(connection: Connection) -> None:
         os.setsid()
     # Else what reads pictures would be spawned too, as this process was, and import torch every time.
     multiprocessing.set_start_method(None, force=True)
+    last = LastDataSet()
     with StopSignal(None) as stop, suppress(EOFError):
         while True:
-            job_and_options = connection.recv()
-            connection.send((False, "") if stop.requested else attempt(*job_and_options))
+            recipe, folder, options = connection.recv()
+            connection.send((False, "") if stop.requested else attempt(recipe, folder, options, last))
 
 
-def attempt(recipe: Recipe, folder: Path, options: RunOptions) -> tuple[bool, str]:
+class LastDataSet:
+    """The data set of a worker's last run: most runs of a study have the same, and 50,000 JPEG files take seconds."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._dataset: DataSet | None = None
+
+    def of(self, recipe: Recipe, options: RunOptions) -> DataSet | None:
+        """A recipe's data set, as it was read for the run before or read now; None of a user's own pictures.
+
+        Those may change between two runs: each run reads them itself, and says which it has seen.
+        """
+        if recipe.dataset == FOLDER:
+            return None
+        key = (recipe.dataset, recipe.image_size, options.data)
+        if key != self._key:
+            self._key, self._dataset = (), None  # two are not held at a time
+            self._dataset = load_dataset(recipe.dataset, options.data, recipe.image_size)
+            self._key = key
+        return self._dataset
+
+
+def attempt(recipe: Recipe, folder: Path, options: RunOptions, last: LastDataSet | None = None) -> tuple[bool, str]:
     """Trains one of a study's runs, or goes on with it, in the process that is called.
 
     Args:
         recipe: What to train.
         folder: The run folder.
         options: How.
+        last: What this process has read before.
 
     Returns:
         Whether it is finished, and what went wrong; neither where it was stopped.
@@ -311,7 +337,8 @@ def attempt(recipe: Recipe, folder: Path, options: RunOptions) -> tuple[bool, st
         >>> finished, error = attempt(recipe, folder, RunOptions(cpu=True))  # doctest: +SKIP
     """
     try:
-        return train_run(recipe, folder, options).finished, ""
+        loaded = None if last is None else last.of(recipe, options)
+        return train_run(recipe, folder, options, loaded=loaded).finished, ""
     except MuscleZooError as problem:
         return False, str(problem)
     except Exception as problem:  # whatever ends one run, the others go on
