@@ -51,18 +51,18 @@ def test_every_method_has_a_row_from_its_code() -> None:
         assert int(lines) == Path(inspect.getfile(METHODS[name])).read_text(encoding="utf-8").count("\n")
 
 
-def test_what_the_ledger_has_stands_beside_each_other_and_the_rest_is_empty() -> None:
+def test_what_the_ledger_has_stands_beside_each_other_and_other_methods_are_left_out() -> None:
     rows = [row("cnn4.vat_digits_10", seed, top1, hours=h / 3600) for seed, top1, h in ((0, 0.5, 9), (1, 0.7, 20))]
     rows += [row("cnn4.vat_digits_20", 0, 0.9, hours=30 / 3600), row("cnn4.muscle_vat_digits_20", 0, 0.8)]
     rows += [row("cnn4.muscle_digits_20", 3, 0.25, hours=1 / 3600), row("cnn4.fixmatch_digits_40", 0, 0.1)]
     rows += [row("cnn4.vat_digits_10", 5, 0.1, recipe_sha256=get_recipe("cnn4.vat_digits_10", {"steps": 7}).sha256)]
     page = render(" cnn4 digits labels=10+20", rows)
     assert "| method | 10 labels | with MUSCLE | 20 labels | with MUSCLE | seconds | with MUSCLE |" in page
-    shown = cells_of(page)
-    assert list(shown) == list_methods()
-    assert shown.pop("vat") == ["60.0 ± 14.1", "", "90.0", "80.0", "20", "36"]
-    assert shown.pop("supervised") == ["", "", "", "25.0", "", "1"]
-    assert set(map(tuple, shown.values())) == {("",) * 6}
+    assert cells_of(page) == {
+        "supervised": ["", "", "", "25.0", "", "1"],
+        "vat": ["60.0 ± 14.1", "", "90.0", "80.0", "20", "36"],
+    }
+    assert list(cells_of(page)) == ["supervised", "vat"]  # in the registry's order, whatever the ledger's
 
 
 @pytest.mark.parametrize(

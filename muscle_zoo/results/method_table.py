@@ -55,9 +55,9 @@ def result_table(rows: Iterable[Row], labels: Sequence[str]) -> str:
         labels: Label budgets.
 
     Returns:
-        A row for each base method: for each budget its mean top-1 in per cent, with the standard deviation over its
+        A row for each base method that has any: for each budget its mean top-1 in per cent, with the standard deviation over its
         seeds, alone and with MUSCLE; then the median seconds of a run, over all of these, alone and with MUSCLE. What
-        the rows do not have is left empty.
+        the rows do not have is left empty, and a method without any row is left out.
     """
     shown = list(rows)
     accuracy = {(cell.base, str(cell.labels)): (cell.alone, cell.muscle) for cell in cells(shown)}
@@ -67,7 +67,7 @@ def result_table(rows: Iterable[Row], labels: Sequence[str]) -> str:
         base = base_of(method)
         seconds.setdefault((base, method != base), []).append(3600 * row.hours)
     lines = []
-    for name in METHODS:
+    for name in (name for name in METHODS if {(name, False), (name, True)} & seconds.keys()):
         words = [f"`{name}`"]
         for budget in labels:
             words += [percent(list(by_seed.values())) for by_seed in accuracy.get((name, budget), ({}, {}))]
