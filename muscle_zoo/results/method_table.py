@@ -55,9 +55,9 @@ def result_table(rows: Iterable[Row], labels: Sequence[str]) -> str:
         labels: Label budgets.
 
     Returns:
-        A row for each base method that has any: for each budget its mean top-1 in per cent, with the standard deviation over its
-        seeds, alone and with MUSCLE; then the median seconds of a run, over all of these, alone and with MUSCLE. What
-        the rows do not have is left empty, and a method without any row is left out.
+        A row for each base method that has any: for each budget its mean top-1 in per cent, with the standard
+        deviation over its seeds, alone and with MUSCLE; then the median seconds of a run, over all of these, alone and
+        with MUSCLE. What the rows do not have is left empty, and a method without any row is left out.
     """
     shown = list(rows)
     accuracy = {(cell.base, str(cell.labels)): (cell.alone, cell.muscle) for cell in cells(shown)}
