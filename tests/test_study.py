@@ -40,7 +40,7 @@ def test_a_plan_is_paired_and_seed_by_seed() -> None:
         changed = dataclasses.replace(muscle, method=alone.method, options=alone.options)
         assert changed == alone
     assert {recipe.steps for recipe in recipes} == {7}
-    with pytest.raises(InputError, match="--methods muscle is not a base method"):
+    with pytest.raises(InputError, match="--methods muscle is of MUSCLE, which every study adds"):
         plan("cnn4", ["muscle"], ["digits"], ["10"], [0])
 
 

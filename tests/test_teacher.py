@@ -18,8 +18,8 @@ from torch import nn
 import muscle_zoo
 from muscle_zoo import InputError, create_model, get_recipe
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE
-from muscle_zoo.data import dataset_info
-from muscle_zoo.engine.build import prepare_data
+from muscle_zoo.data import dataset_info, load_dataset
+from muscle_zoo.engine.build import build_model, prepare_data
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
 from muscle_zoo.engine.teacher import Teacher, load_teacher, tensors_sha256
@@ -201,3 +201,20 @@ def test_an_input_may_be_the_teachers_alone() -> None:
     trainer = Trainer(recipe, prepare_data(recipe), ON_CPU.accelerator(RunFolder(Path("nowhere"))))
     outputs, _ = forward(student, student, method, dataclasses.replace(trainer.batches.at(0)), 0, teacher)
     assert set(outputs) == {"x_weak", ("u_weak", "teacher")} and sizes == [16]
+
+
+@pytest.mark.parametrize("field", ["teacher", "init"])
+def test_a_run_measured_on_the_dev_fold_takes_nothing_that_was_trained_on_it(field: str) -> None:
+    name = "cnn4.distillation_digits_40" if field == "teacher" else "cnn4.supervised_digits_40"
+    data = dataset_info("digits")
+
+    def begin(fold: str, target: str) -> None:
+        recipe = get_recipe(name, {field: target, "fold": fold})
+        if field == "teacher":
+            load_teacher(recipe, create_method(recipe.method, recipe.options), data)
+        else:
+            build_model(recipe, load_dataset("digits"))
+
+    begin("test", "cnn4.muscle_digits_40")
+    with pytest.raises(InputError, match=f"{field}=cnn4.muscle_digits_40 .*fold=test.*give one .* fold=dev"):
+        begin("dev", "cnn4.muscle_digits_40")

@@ -64,6 +64,11 @@ Prepare = Callable[[Path, Path], None]
 WRONG: dict[str, tuple[Prepare, list[str], str]] = {
     "list data set": (nothing, ["list", "--dataset", "digit"], "dataset=digit: no model has it; did you mean 'digits'"),
     "list method": (nothing, ["list", "--method", "fixmach"], "method=fixmach: no model has it; did you mean 'fixm"),
+    "list method without weights": (
+        nothing,
+        ["list", "--method", "s4l"],
+        "s4l: no model has it; `muscle-zoo train cnn4.s4l_",
+    ),
     "list labels": (nothing, ["list", "--labels", "41"], "labels=41: no model has it; did you mean '40'"),
     "list arch": (nothing, ["list", "--arch", "cnn5"], "arch=cnn5: no model has it; did you mean "),
     "info unknown": (nothing, ["info", "cnn4.muscle_digit_10"], "did you mean 'digits'"),

@@ -15,7 +15,7 @@ import torch
 
 from ..data import DataSetInfo
 from ..errors import InputError, WeightsError, one_line, suggest
-from ..methods import trains_classifier
+from ..methods import method_names, trains_classifier
 from ..recipes import get_recipe
 from ..recipes.names import parse_name, recipe_names
 from . import efficientnet_lite, registry, weights
@@ -98,7 +98,9 @@ def list_models(
     for key, value in conditions.items():
         choices = {str(part[key]) for part in parts.values() if part}
         if value not in choices:
-            raise InputError(f"{key}={value}: no model has it; {suggest(value, choices)}")
+            known = key == "method" and value in method_names()
+            remedy = f"`muscle-zoo train cnn4.{value}_digits_10` trains one" if known else suggest(value, choices)
+            raise InputError(f"{key}={value}: no model has it; {remedy}")
     names = {name for name in names if all(str(parts[name].get(key)) == value for key, value in conditions.items())}
     if pretrained:
         names &= set(checkpoints)

@@ -70,8 +70,9 @@ def run(args: argparse.Namespace) -> int:
     Runs of an earlier study in the same folder stay in all of them. With ``--vary`` there is a folder with all of these
     for each value, and curve.md and curve.png for all together.
     """
-    if args.seeds < 1 or args.jobs < 1:
-        raise InputError(f"--seeds {args.seeds} --jobs {args.jobs}: give 1 or more")
+    for name, value in (("seeds", args.seeds), ("jobs", args.jobs)):
+        if value < 1:
+            raise InputError(f"--{name} {value} is out of range; give 1 or more")
     overrides = parse_overrides(_overrides(args))
     if "seed" in overrides or "bias" in overrides:
         raise InputError("override seed or bias: say --seeds N and --bias B ...")

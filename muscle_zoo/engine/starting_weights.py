@@ -9,13 +9,16 @@ import torch
 from torch import nn
 
 from ..checkpoints import weights
+from ..checkpoints.card import BLOCK
 from ..checkpoints.factory import create_model
 from ..checkpoints.hub_names import canonical_name
+from ..data.catalog import FOLDER
 from ..errors import InputError, MuscleZooError, one_line
+from ..methods import trains_classifier
 from ..recipes import Recipe
 from ..recipes.defaults import EMBEDDED, PRETRAINED
 
-__all__ = ["arch_of", "require_init", "with_starting_weights"]
+__all__ = ["arch_of", "require_init", "require_unseen_fold", "with_starting_weights"]
 
 
 def require_init(recipe: Recipe) -> None:
@@ -33,6 +36,29 @@ def require_init(recipe: Recipe) -> None:
         )
 
 
+def require_unseen_fold(field: str, target: str, recipe: Recipe) -> None:
+    """Refuses, for a run that is measured on the dev fold, a classifier that was trained on those images.
+
+    Args:
+        field: Of the recipe, that names it.
+        target: Its name, run folder or repo.
+        recipe: What is trained.
+
+    Raises:
+        InputError: Its config.json says so.
+    """
+    found = weights.find_config(target) if recipe.fold == "dev" else None
+    block = found[0].get(BLOCK) if found is not None else None
+    theirs = block.get("recipe") if isinstance(block, dict) else None
+    if not isinstance(theirs, dict) or theirs.get("dataset") != recipe.dataset or theirs.get("fold") != "test":
+        return
+    if trains_classifier(str(theirs.get("method"))):  # pre-training sees no labels, whichever images are in its pool
+        raise InputError(
+            f"{field}={target} was trained with fold=test, so it has seen the images that fold=dev is measured on; "
+            "give one that was trained with fold=dev"
+        )
+
+
 def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Module:
     """A recipe's network with the weights of its ``init``; timm adapts them to other channels and classes.
 
@@ -46,6 +72,8 @@ def with_starting_weights(recipe: Recipe, arguments: dict[str, Any]) -> nn.Modul
         DownloadError: They could not be downloaded.
     """
     init = recipe.init
+    if recipe.dataset != FOLDER:  # a run on other pictures of the user's own is a fine start
+        require_unseen_fold("init", init, recipe)
     try:
         arch = arch_of(init)
         if arch != recipe.arch and timm.is_model(arch):

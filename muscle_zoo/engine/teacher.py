@@ -16,6 +16,7 @@ from ..errors import InputError, MuscleZooError, one_line
 from ..methods import Method
 from ..methods.base import TEACHER
 from ..recipes import Recipe
+from .starting_weights import require_unseen_fold
 
 __all__ = ["Teacher", "load_teacher", "tensors_sha256"]
 
@@ -67,8 +68,8 @@ def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher |
         info: The images that it will see.
 
     Raises:
-        InputError: The method needs one and there is none, or the other way around, or it is one for other images or
-            classes.
+        InputError: The method needs one and there is none, or the other way around; it is one for other images or
+            classes; or this run is measured on images that it was trained on.
         WeightsError: Its weights are missing or damaged.
         DownloadError: They could not be downloaded.
     """
@@ -86,6 +87,7 @@ def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher |
     except MuscleZooError as error:
         raise type(error)(f"teacher={recipe.teacher}: {error}") from None
     _require_same_task(recipe.teacher, network, info)
+    require_unseen_fold("teacher", recipe.teacher, recipe)
     return Teacher(network.to(memory_format=torch.channels_last), info)
 
 

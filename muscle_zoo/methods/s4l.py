@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..losses.consistency import to_float32
 from ..losses.pretext import LEVELS, turn
-from .base import Batch, Method, Outputs, RunContext, View, check_at_least, check_share
+from .base import Batch, Method, Outputs, RunContext, View, check_at_least
 from .supervised import Supervised
 
 _ROTATION = "rotation"
@@ -51,7 +52,8 @@ class S4L(Method):
         super().__init__()
         check_at_least("s4l.weight", weight)
         check_at_least("s4l.turns", turns, 1)
-        check_share("s4l.turns / 4", turns / LEVELS)
+        if turns > LEVELS:
+            raise InputError(f"s4l.turns={turns} is out of range; give 1 to {LEVELS}")
         self.supervised = Supervised()
         self.weight, self.turns = weight, turns
 

@@ -20,8 +20,9 @@ _DARK = 0.179  # relative luminance below which white letters have more contrast
 def plot_methods(rows: Iterable[Row], path: Path) -> None:
     """Draws a line for each method and a column for each budget: accuracy alone, and MUSCLE's paired gain.
 
-    The methods stand by their mean accuracy, with or without MUSCLE, at no more than 40 labels. Every field says its
-    number; a gain in bold letters is one whose 95 % interval leaves out zero. A PNG carries a digest of its rows.
+    The methods stand by their mean accuracy at no more than 40 labels, alone and with MUSCLE together. Every field
+    says its number; a gain in bold letters is one whose 95 % interval leaves out zero. A PNG carries a digest of its
+    rows.
 
     Args:
         rows: Of one backbone, data set, variant and bias.
@@ -51,9 +52,13 @@ def plot_methods(rows: Iterable[Row], path: Path) -> None:
 
 
 def _standing(own: Mapping[int | str, Cell], budgets: Sequence[int | str]) -> float:
-    """What a method is sorted by: its mean accuracy at few labels (at the fewest, where there are none of these)."""
+    """What a method is sorted by: the mean over budgets of few labels (the fewest, where there are none of these).
+
+    Of each the mean alone and the mean with MUSCLE count alike, however many seeds they have.
+    """
     few = [budget for budget in budgets if budget_order(budget)[1] <= _FEW_LABELS] or budgets[:1]
-    values = [v for b in few if b in own for by_seed in (own[b].alone, own[b].muscle) for v in by_seed.values()]
+    sides = [side for budget in few if budget in own for side in (own[budget].alone, own[budget].muscle)]
+    values = [statistics.fmean(side.values()) for side in sides if side]
     return statistics.fmean(values) if values else 0.0
 
 

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import METHODS, base_of, default_options, takes_steps, trains_classifier, with_muscle
+from ..methods import METHODS, base_of, default_options, method_names, takes_steps, trains_classifier, with_muscle
 from ..recipes import Recipe, get_recipe
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
@@ -41,6 +41,10 @@ def plan(
     """
     for method in methods:
         if method not in METHODS:
+            if method in method_names():
+                raise InputError(
+                    f"--methods {method} is of MUSCLE, which every study adds by itself; give base methods"
+                )
             raise InputError(f"--methods {method} is not a base method; give some of {', '.join(METHODS)}")
         if not trains_classifier(method):
             raise InputError(f"--methods {method} trains no classifier to compare; train it alone, then give init=RUN")
