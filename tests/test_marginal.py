@@ -28,7 +28,7 @@ from tests.test_frozen import embedded, head_recipe
 from tests.test_methods import random_outputs
 from tests.test_mutual_information import naive_joint, one_hot, random_logits, random_probabilities
 
-UNBALANCED = {"bias": "imbalance:10", "unlabeled_bias": "imbalance:10", "fold": "dev"}
+UNBALANCED = {"bias": "imbalance:10", "unlabeled_bias": "imbalance:10"}
 SHARES = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
 
 
