@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from muscle_zoo import InputError, get_recipe, list_methods
 from muscle_zoo.methods import METHODS
@@ -113,3 +114,12 @@ def contrast(a: tuple[float, ...], b: tuple[float, ...]) -> float:
 
     low, high = sorted((light(a), light(b)))
     return (high + 0.05) / (low + 0.05)
+
+
+def test_methods_of_the_figure_stand_by_budgets_alike_however_many_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(method_figure, "save_figure", lambda figure, path, rows: drawn.append(figure))
+    rows = [row("cnn4.vat_digits_10", seed, 0.5) for seed in range(9)] + [row("cnn4.vat_digits_40", 0, 1.0)]
+    rows += [row("cnn4.fixmatch_digits_10", 0, 0.6), row("cnn4.fixmatch_digits_40", 0, 0.8)]
+    plot_methods(rows, Path("nowhere.png"))
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["vat", "fixmatch"]
