@@ -206,7 +206,9 @@ def test_digits_are_never_mirrored_and_objects_are(dataset: str) -> None:
     [
         ({"stepz": "1"}, "'steps'"),
         ({"muscle.weigth": "1"}, "'muscle.weight'"),
-        ({"fixmatch.threshold": "0.5"}, "does not exist"),
+        ({"fixmatch.threshold": "0.5"}, "is an option of fixmatch, and this recipe's method is muscle; leave it out"),
+        ({"fixmatch.treshold": "0.5"}, "is an option of fixmatch"),
+        ({"muscle.lambda_": "0"}, "muscle.lambda_=0.0 is not above 0"),
         ({"options": "1"}, "does not exist"),
         ({"steps": "1.5"}, "whole number"),
         ({"steps": "0"}, "1 or more"),

@@ -26,6 +26,7 @@ from muscle_zoo.engine.teacher import Teacher, load_teacher, tensors_sha256
 from muscle_zoo.engine.trainer import Trainer, forward
 from muscle_zoo.files import read_json
 from muscle_zoo.methods import create_method
+from muscle_zoo.results.study import plan
 from tests.conftest import run
 from tests.test_engine import ON_CPU, short
 
@@ -218,3 +219,15 @@ def test_a_run_measured_on_the_dev_fold_takes_nothing_that_was_trained_on_it(fie
     begin("test", "cnn4.muscle_digits_40")
     with pytest.raises(InputError, match=f"{field}=cnn4.muscle_digits_40 .*fold=test.*give one .* fold=dev"):
         begin("dev", "cnn4.muscle_digits_40")
+
+
+def test_a_study_gives_the_teacher_to_those_that_learn_from_one() -> None:
+    recipes = plan("cnn4", ["supervised", "distillation"], ["digits"], ["10"], [0], overrides={"teacher": TARGET})
+    taught = {recipe.method: recipe.teacher for recipe in recipes}
+    assert taught == {"supervised": "", "muscle": "", "distillation": TARGET, "muscle_distillation": TARGET}
+    changed = {"teacher": TARGET, "robust_self_training.labels": "teacher"}
+    assert {r.teacher for r in plan("cnn4", ["robust_self_training"], ["digits"], ["10"], [0], overrides=changed)} == {
+        TARGET
+    }
+    one = plan("cnn4", ["robust_self_training", "distillation"], ["digits"], ["10"], [0], overrides={"teacher": TARGET})
+    assert [recipe.teacher for recipe in one] == ["", "", TARGET, TARGET]

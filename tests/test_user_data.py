@@ -305,6 +305,10 @@ def test_data_show(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[s
     assert code == 0 and "outside the task" in out
     code, out, _ = run(["data", "show", "cnn4.muscle_digits_20", "bias=imbalance:4"], capsys)
     assert code == 0 and "bias imbalance:4" in out
+    code, out, _ = run(["data", "show", "digits", "--labels", "40", "label_noise=symmetric:0.4"], capsys)
+    assert code == 0 and "wrong labels 16 of the labeled ones (label_noise=symmetric:0.4)" in out
+    code, _, err = run(["data", "show", "digits", "classes=1,2"], capsys)
+    assert code == 2 and "write classes=1+2" in err
 
 
 def test_few_passes_over_many_labels_are_said(tmp_path: Path) -> None:

@@ -206,3 +206,10 @@ def test_a_time_limit_that_will_end_it_is_said_before() -> None:
     told = [" ".join(" ".join(will_lines(plan, speed, Path("out"), limit)).split()) for limit in (300.0, 960.0, None)]
     assert "end it before that: the same command goes on, about 4 times in all" in told[0]
     assert told[1] == told[2] and "end it before" not in told[1]
+
+
+def test_info_on_a_method_says_where_recipes_have_another_value() -> None:
+    options = about("uda")[1]["Options"]
+    used = get_recipe("cnn4.uda_digits_10").options["uda"]
+    assert used["threshold"] == 0.6 and options[0].endswith("; 0.6 in cnn4.uda_digits_10")
+    assert not any("cnn4.uda_digits_10" in line for line in options[1:])

@@ -63,7 +63,8 @@ def _show(args: argparse.Namespace) -> int:
     config = source_of(args)
     recipe, dataset = _recipe(args, config)
     data = prepare_data(recipe, config, dataset)
-    print(describe_data(recipe, data.dataset, data.split, len(data.evaluation)))
+    wrong = 0 if data.true_labels is None else int((data.true_labels != data.dataset.train.labels).sum())
+    print(describe_data(recipe, data.dataset, data.split, len(data.evaluation), wrong))
     if args.out is not None:
         from ..data.contact_sheet import draw_sheet
 

@@ -23,6 +23,7 @@ from ..methods import (
     takes_steps,
     trains_classifier,
 )
+from ..recipes import get_recipe
 from ..recipes.defaults import EMBEDDED
 from ..recipes.names import is_name, recipe_names
 
@@ -91,10 +92,13 @@ def _method(name: str) -> tuple[dict[str, Any], Parts]:
     links = [f"https://arxiv.org/abs/{number}" for text in papers for number in _ARXIV.findall(text)]
     options = {f"{part}.{key}": value for part, own in default_options(name).items() for key, value in own.items()}
     told = {part: _described_options(Muscle if part == "muscle" else METHODS[part]) for part in default_options(name)}
-    rows = [
-        (f"{key}={_shown(value)}", told[key.partition(".")[0]].get(key.partition(".")[2], ""))
-        for key, value in options.items()
-    ]
+    of_recipe = get_recipe(recipe_of_method(name)).options
+    rows = []
+    for key, value in options.items():
+        part, _, option = key.partition(".")
+        used = of_recipe[part][option]  # recipes of few steps have values of their own, and these are what runs
+        here = "" if used == value else f"; {_shown(used)} in {recipe_of_method(name)}"
+        rows.append((f"{key}={_shown(value)}", told[part].get(option, "") + here))
     facts = {"kind": "method", "name": name, "what": " ".join(what), "papers": links, "options": options}
     parts = {"What it is": ["a method", *what, *(text for text in papers if text not in what), *links]}
     if rows:

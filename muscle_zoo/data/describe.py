@@ -13,7 +13,7 @@ from .splits import Split, names_sha256
 SHOWN_CLASSES = 10  # of a set with more than twice as many
 
 
-def describe_data(recipe: Recipe, dataset: DataSet, split: Split, evaluated: int) -> str:
+def describe_data(recipe: Recipe, dataset: DataSet, split: Split, evaluated: int, wrong: int = 0) -> str:
     """What a recipe is trained and evaluated on, as a person reads it.
 
     Args:
@@ -21,6 +21,7 @@ def describe_data(recipe: Recipe, dataset: DataSet, split: Split, evaluated: int
         dataset: The data set, restricted to the task's classes.
         split: Which images are labeled, and which form the unlabeled pool.
         evaluated: Number of images it is evaluated on.
+        wrong: Number of labeled images whose label the recipe's ``label_noise`` made wrong; the table counts these.
 
     Returns:
         Some twenty lines: sizes, hashes, policies, and the images of each class.
@@ -35,6 +36,9 @@ def describe_data(recipe: Recipe, dataset: DataSet, split: Split, evaluated: int
         f"  evaluated on {evaluated} images of the {split.fold} fold",
         f"  split sha256 {split.sha256}",
     ]
+    if wrong:
+        told = f"{wrong} of the labeled ones (label_noise={recipe.label_noise}), counted below as given"
+        lines.insert(3, f"  wrong labels {told}")
     if train.names:
         lines.append(f"  names sha256 {names_sha256(train.names)}")
     lines += [f"  weak view    {recipe.weak}", f"  strong view  {recipe.strong}"]

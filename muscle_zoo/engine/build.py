@@ -211,7 +211,8 @@ def _parse_classes(text: str, info: DataSetInfo) -> list[int]:
     labels = []
     for word in text.split("+"):
         if word not in numbers and not word.isdecimal():
-            raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {suggest(word, numbers)}")
+            remedy = suggest(word, numbers) if "," not in word else f"write classes={text.replace(',', '+')}"
+            raise InputError(f"classes={text}: {word!r} is not a class of {info.name}; {remedy}")
         labels.append(numbers[word] if word in numbers else int(word))
     return labels
 

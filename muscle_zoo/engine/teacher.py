@@ -73,7 +73,7 @@ def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher |
         WeightsError: Its weights are missing or damaged.
         DownloadError: They could not be downloaded.
     """
-    needed = any(TEACHER in wanted for wanted in method.needs.values())
+    needed = any(TEACHER in wanted for wanted in method.needs.values())  # of the method as it was built
     if needed != bool(recipe.teacher):
         raise InputError(
             f"teacher= is empty, and {recipe.method} learns from one; give teacher=RUN, or a name of `muscle-zoo list`"

@@ -176,14 +176,16 @@ def base_of(name: str) -> str:
     return "supervised" if name == "muscle" else name.removeprefix("muscle_")
 
 
-def learns_from_teacher(name: str) -> bool:
-    """Whether a method needs the recipe's ``teacher``.
+def learns_from_teacher(name: str, options: MethodOptions | None = None) -> bool:
+    """Whether a method needs the recipe's ``teacher``, with these options.
 
     Example:
         >>> learns_from_teacher("distillation"), learns_from_teacher("mean_teacher")
         (True, False)
+        >>> learns_from_teacher("robust_self_training", {"robust_self_training": {"labels": "teacher"}})
+        True
     """
-    return any(TEACHER in wanted for wanted in METHODS[base_of(name)].needs.values())
+    return any(TEACHER in wanted for wanted in create_method(name, options).needs.values())
 
 
 def _constructor_defaults(cls: type[Method]) -> dict[str, Any]:

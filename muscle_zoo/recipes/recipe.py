@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, Notice, suggest
-from ..methods import default_options, method_names, preset_options, recipe_defaults
+from ..methods import METHODS, create_method, default_options, method_names, preset_options, recipe_defaults
 from .checks import check_head, check_method, require
 from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
@@ -298,6 +298,8 @@ def get_recipe(name: str, overrides: Mapping[str, str | int | float | bool] | No
     for layer in (*presets, overrides):
         for key, value in layer.items():
             _set(values, key, value)
+    if presets or any("." in key for key in overrides):  # a wrong option is told before folders and images are opened
+        create_method(values["method"], values["options"])
     if "probe_steps" not in overrides:
         values["probe_steps"] = _fewer_probe_steps(values["probe_steps"], values["steps"])
     return Recipe(**values)
@@ -340,6 +342,9 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     part, _, option = key.rpartition(".")
     target = values["options"].get(part, {}) if part else values
     if option not in target or option == "options":
+        if part in (*METHODS, "muscle") and part not in values["options"]:
+            other = f"override {key!r} is an option of {part}, and this recipe's method is {values['method']}"
+            raise InputError(f"{other}; leave it out, or take a recipe of {part}")
         known = [k for k in values if k != "options"] + [f"{p}.{o}" for p, os in values["options"].items() for o in os]
         raise InputError(f"override {key!r} does not exist; {suggest(key, known)}")
     target[option] = _convert(key, value, target[option])

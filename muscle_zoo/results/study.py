@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from ..errors import InputError, suggest
-from ..methods import METHODS, base_of, default_options, method_names, takes_steps, trains_classifier, with_muscle
+from ..methods import (
+    METHODS,
+    base_of,
+    default_options,
+    learns_from_teacher,
+    method_names,
+    takes_steps,
+    trains_classifier,
+    with_muscle,
+)
 from ..recipes import Recipe, get_recipe
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
@@ -56,11 +66,12 @@ def plan(
         changes = {**(overrides or {}), "seed": seed, "bias": bias}
         for method in (base, with_muscle(base)) if takes_steps(base) else (base,):
             recipes.append(recipe_of(make_name(arch, method, dataset, budget), changes))
+    _require_teacher(recipes, (overrides or {}).get("teacher", ""))
     return recipes
 
 
 def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe of a study: of its overrides those that are of other methods' options do not count.
+    """A recipe of a study: of its overrides those that are of other methods' options, or a teacher, do not count.
 
     Example:
         >>> changed = {"muscle.weight": 2, "steps": 5}
@@ -68,7 +79,19 @@ def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
         True
     """
     parts = default_options(parse_name(name)["method"])
-    return get_recipe(name, {key: v for key, v in overrides.items() if "." not in key or key.split(".")[0] in parts})
+    own = {key: value for key, value in overrides.items() if "." not in key or key.split(".")[0] in parts}
+    recipe = get_recipe(name, own)
+    return recipe if learns_from_teacher(recipe.method, recipe.options) else replace(recipe, teacher="")
+
+
+def _require_teacher(recipes: Sequence[Recipe], teacher: str) -> None:
+    """Refuses a study of which runs would fail for want of a teacher, or where none takes the one given."""
+    taught = [recipe.method for recipe in recipes if learns_from_teacher(recipe.method, recipe.options)]
+    if taught and not teacher:
+        remedy = "give teacher=RUN, or a name of `muscle-zoo list --pretrained`"
+        raise InputError(f"--methods {base_of(taught[0])} learns from a teacher; {remedy}")
+    if teacher and not taught:
+        raise InputError(f"teacher={teacher}: no method of this study learns from a teacher; leave it out")
 
 
 def _require_used(methods: Sequence[str], overrides: Mapping[str, Any]) -> None:
