@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 from itertools import count
 from pathlib import Path
@@ -17,6 +18,7 @@ from muscle_zoo.bench import race as module
 from muscle_zoo.bench.race import Lap, Race, bench_race
 from muscle_zoo.data import DataConfig
 from muscle_zoo.engine.options import RunOptions
+from muscle_zoo.results import races
 from tests.conftest import run
 
 STEPS = {"steps": 7, "eval_every": 3, "batch_size": 4, "mu": 2, "cpu_threads": 1}
@@ -36,6 +38,19 @@ def race(monkeypatch: pytest.MonkeyPatch, accuracies: list[float], target: float
     monkeypatch.setattr(module, "evaluate", evaluate)
     recipe = get_recipe("cnn4.fixmatch_digits_10", STEPS | changed)
     return bench_race(recipe, target, 2, CPU, DataConfig(), lambda line: None), seen
+
+
+def test_the_example_runs() -> None:
+    results = doctest.testmod(races)
+    assert results.attempted and not results.failed
+
+
+def test_a_line_of_the_table_is_of_the_seeds_that_came_to_it() -> None:
+    first = {"seed": 0, "laps": [{"step": 5, "seconds": 1.0, "top1": 0.2}], "operations": 10.0, "reached": True}
+    laps = [{"step": 5, "seconds": 3.0, "top1": 0.4}, {"step": 10, "seconds": 6.0, "top1": 0.5}]
+    second = {"seed": 1, "laps": laps, "operations": 30.0, "reached": False}
+    lines = races.race_table([{"recipe": "a", "changed": [], "races": [first, second]}]).splitlines()[2:]
+    assert lines == ["| `a` | 5 | 2 | 30.0 ± 14.1 | 2 |  |", "| `a` | 10 | 6 | 50.0 | 1 | 2.0e+01 |"]
 
 
 def test_it_ends_at_the_first_evaluation_that_reaches_the_target_and_times_the_steps_alone(monkeypatch) -> None:

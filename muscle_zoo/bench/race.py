@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -29,7 +29,6 @@ from ..engine.trainer import Trainer
 from ..errors import InputError
 from ..methods import trains_classifier
 from ..recipes import Recipe
-from ..results.figures import COLORS
 
 WARM_UP = 3  # steps before the clock starts, of a trainer that is thrown away
 
@@ -216,34 +215,3 @@ def _empty_cache(folder: str) -> Iterator[None]:
             del os.environ["MUSCLE_ZOO_CACHE"]
         else:
             os.environ["MUSCLE_ZOO_CACHE"] = before
-
-
-def plot_races(results: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy on the dev fold against training time: a line for each seed, a color for each recipe.
-
-    Args:
-        results: What :func:`bench_race` returned, each with ``recipe``, ``device`` and ``threads`` beside it.
-        path: The file to write.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.4), dpi=120, layout="constrained")
-    axis = figure.subplots()
-    for number, result in enumerate(results):
-        color = COLORS[number % len(COLORS)]
-        for race in result["races"]:
-            laps = race["laps"]
-            label = f"{result['recipe']}, {result['device']}" if race is result["races"][0] else None
-            seconds, top1 = [lap["seconds"] for lap in laps], [100 * lap["top1"] for lap in laps]
-            axis.plot(seconds, top1, color=color, marker="o", markersize=3, linewidth=1.4, label=label)
-    for target in sorted({result["target"] for result in results}):
-        axis.axhline(100 * target, color="#666666", linestyle=":", linewidth=1.2)
-    axis.set_xscale("log")
-    for ticks in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
-        ticks("{x:g}")
-    axis.set_xlabel("seconds of training, evaluations not counted")
-    axis.set_ylabel("top-1 on the dev fold, %")
-    axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=9, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)

@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _race(args: argparse.Namespace, recipe: Recipe, options: RunOptions) -> int:
     """Races, prints and draws."""
-    from ..bench import measure_race, plot_races
+    from ..bench import measure_race
+    from ..results.races import plot_races
 
     if args.target is None:
         raise InputError("bench race: --target is missing; give an accuracy in per cent, such as --target 60")

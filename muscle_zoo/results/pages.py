@@ -18,6 +18,7 @@ from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
 from .method_figure import plot_methods
 from .method_table import method_table, result_table
+from .races import race_table
 from .study import select
 from .tables import (
     bias_table,
@@ -48,6 +49,7 @@ class Mark:
     - ``search ARCH DATASET labels=N+N+... key=value ... | key=value ... | ...``: what was tried on the dev fold; before
       the first bar is what all runs change of the recipe; ``methods`` and the budgets choose the columns.
     - ``active FILE``: of ``muscle-zoo study --active``, whose ``active.json`` lies under this name beside the page.
+    - ``race FILE FILE ...``: what ``muscle-zoo bench race --json`` printed, a file for each recipe, beside the page.
     - ``zoo``: every checkpoint of hub_cards/.
     - ``methods``: what every method is; with ``ARCH DATASET labels=N+N+... key=value ...``: what every method reaches.
 
@@ -151,6 +153,8 @@ class Mark:
             return curve_table(self.varied[0], self.curve(rows, parameters))
         if self.kind == "active":
             return active_table(read_json(self.folder / self.text.strip()))
+        if self.kind == "race":
+            return race_table([read_json(self.folder / name) for name in self.text.split()])
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)
@@ -192,7 +196,7 @@ def _values(words: Sequence[str]) -> dict[str, str]:
 
 
 _MARK = re.compile(
-    r"(?P<head><!-- (?P<kind>study|bias|curve|active|overall|controls|calibration|search|zoo|methods)\b"
+    r"(?P<head><!-- (?P<kind>study|bias|curve|active|race|overall|controls|calibration|search|zoo|methods)\b"
     r"(?P<text>[^>]*?) -->)\n"
     r".*?(?P<end><!-- /(?P=kind) -->)",
     flags=re.S,

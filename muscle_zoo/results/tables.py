@@ -231,16 +231,26 @@ def search_table(
 ) -> str:
     """The table of a search: a row for each thing that was tried and a column for each method.
 
-    Top-1 in per cent, mean and standard deviation over seeds; where there are several, their number in brackets.
+    Top-1 in per cent, mean and standard deviation over seeds; where there are several, in brackets their number and the
+    mean difference in points to the first row, of the seeds that both have.
     """
     lines = []
     for position, changes in enumerate(tried):
         words = [" ".join(f"`{key}={value}`" for key, value in changes.items()) or "nothing"]
         for method in methods:
-            accuracies = [row.top1_ema for row in runs.get((position, method), ())]
-            words.append(percent(accuracies) + (f" ({len(accuracies)})" if len(accuracies) > 1 else ""))
+            before = {row.seed: row.top1_ema for row in runs.get((0, method), ())}
+            words.append(_tried({row.seed: row.top1_ema for row in runs.get((position, method), ())}, before))
         lines.append(words)
     return markdown_table(["changed", *methods], lines)
+
+
+def _tried(after: Mapping[int, float], before: Mapping[int, float]) -> str:
+    """A cell of a search's table: accuracies by seed, and those of the first row."""
+    if len(after) < 2:
+        return percent(list(after.values()))
+    differences = [100 * (after[seed] - before[seed]) for seed in after.keys() & before.keys()]
+    against = f"; {statistics.fmean(differences):+.1f}" if differences and after != before else ""
+    return f"{percent(list(after.values()))} ({len(after)}{against})"
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
