@@ -110,6 +110,18 @@ def test_what_is_timed_is_the_runs_own_step(tmp_path: Path) -> None:
         stepper()
 
 
+def test_a_step_is_one_after_the_classifiers_own(tmp_path: Path) -> None:
+    """Those before it have no backward through the backbone, and are few."""
+    recipe = get_recipe("cnn4.supervised_digits_20", {"steps": 5, "probe_steps": 3, "cpu_threads": 1})
+    stepper = Stepper(recipe, load_dataset("digits"), RunOptions(cpu=True), tmp_path)
+    seen = []
+    stepper.trainer.step = lambda step, *_: seen.append(step) or ({}, {})
+    stepper.trainer.row = lambda *_: {}
+    for _ in range(4):
+        stepper()
+    assert seen == [3, 4, 3, 4]
+
+
 def test_a_step_of_parts_is_broken_down_as_runs_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = get_recipe("cnn4.muscle_fixmatch_digits_20", {"batch_size": 8, "mu": 2, "steps": 9, "accumulate": 4})
     dataset = load_dataset("digits")

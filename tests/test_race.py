@@ -80,7 +80,11 @@ def test_operations_are_those_of_the_steps(monkeypatch) -> None:
     # The convolutions of cnn4 on 8x8 digits; backward is twice forward, but for the images, which need no gradient.
     layers = [64 * 9 * 32, 64 * 9 * 32 * 32, 16 * 9 * 32 * 64, 4 * 9 * 64 * 64, 64 * 10]
     images, weak = 4 + 8 + 8, 0  # labeled, weak and strong views; all in the one forward with gradients
-    assert short["operations"] == 3 * 2 * (images + weak) * (3 * sum(layers) - layers[0])
+    whole = 2 * (images + weak) * (3 * sum(layers) - layers[0])
+    assert short["operations"] == 3 * whole
+    # While the classifier alone is trained, the other layers have no backward.
+    probed, _ = race(monkeypatch, [0.1, 0.9, 0.1, 0.9], 0.8, probe_steps=2)
+    assert probed["operations"] == 2 * 2 * (images + weak) * (sum(layers) + layers[-1]) + 4 * whole
 
 
 def test_a_frozen_backbone_is_run_on_the_clock(monkeypatch, tmp_path: Path) -> None:

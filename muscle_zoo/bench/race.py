@@ -161,7 +161,7 @@ class _Runner:
 
     def race(self, target: float, say: Say) -> Race:
         """Trains until an evaluation reaches the target, or to the last step."""
-        each = self._warm_up()
+        probe, whole = self._warm_up()
         recipe, trainer = self.recipe, self._trainer()
         laps: list[Lap] = []
         batches = enumerate(trainer.batches.steps(0, recipe.steps))
@@ -174,14 +174,22 @@ class _Runner:
             laps.append(Lap(done, round(self.seconds, 3), top1))
             say(f"seed {recipe.seed}, step {done}, {self.seconds:.1f} s: {100 * top1:.1f} %")
         reached = laps[-1].top1 >= target
-        return Race(recipe.seed, tuple(laps), self.operations + each * done, reached)
+        probed = min(done, recipe.probe_steps)
+        operations = self.operations + probe * probed + whole * (done - probed)
+        return Race(recipe.seed, tuple(laps), operations, reached)
 
-    def _warm_up(self) -> float:
-        """Some steps that do not count; the operations of one."""
-        trainer = self._trainer()
-        batches = enumerate(trainer.batches.steps(0, WARM_UP + 1))
-        _take(trainer, batches, WARM_UP)
-        return _operations(lambda: _take(trainer, batches, 1))
+    def _warm_up(self) -> tuple[float, float]:
+        """Some steps that do not count; the operations of one that trains the classifier alone, and of any other."""
+        trainer, first = self._trainer(), self.recipe.probe_steps
+        batches = iter(trainer.batches.steps(0, WARM_UP + 2))
+
+        def step(number: int) -> None:
+            trainer.step(number, next(batches))
+
+        for _ in range(WARM_UP):
+            step(first)
+        whole = _operations(partial(step, first))
+        return (_operations(partial(step, 0)) if first else 0.0), whole
 
     def _timed(self, work: Callable[[], object]) -> float:
         wait(self.device)

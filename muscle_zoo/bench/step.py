@@ -113,14 +113,14 @@ class Stepper:
         self.trainer = Trainer(recipe, data, accelerator, options.compile)
         self.trainer.model.train()
         self._log_every = max(1, recipe.steps // LOG_ROWS)
-        self._steps = self._numbered_batches(recipe.steps)
+        self._steps = self._numbered_batches(recipe.probe_steps, recipe.steps)  # most steps are those after the probe
         batch = self.trainer.batches.at(0)
         _, prepared = self.trainer.predict(batch, 0)
         self.images = sum(len(view) for view in prepared.inputs.values())
 
-    def _numbered_batches(self, steps: int) -> Iterator[tuple[int, Batch]]:
+    def _numbered_batches(self, first: int, steps: int) -> Iterator[tuple[int, Batch]]:
         while True:
-            yield from enumerate(self.trainer.batches.steps(0, steps))
+            yield from enumerate(self.trainer.batches.steps(first, steps), first)
 
     def __call__(self) -> None:
         """One step as a run takes it, its row of the log included."""
