@@ -157,6 +157,18 @@ def test_a_search_shows_what_was_changed_by_method() -> None:
         "| `muscle.weight=2` |  | 90.0 |  |  |",
         "| `lr=0.2` `mu=2` |  |  |  |  |",
     ]
+    rows += [tried("supervised", 0.6, 1), tried("supervised", 0.6, mu=9), tried("supervised", 0.6, 1, mu=9)]
+    rows += [tried("supervised", 0.55, mu=8), tried("supervised", 0.5, mu=7), tried("supervised", 0.6, 1, mu=7)]
+    against = f"{mark.replace(' -->', ' | mu=9 | mu=8 | mu=7 -->').replace('fold', 'methods=supervised fold')}"
+    assert render_page(f"{against}\n<!-- /search -->", rows, {}).splitlines()[3:-1] == [
+        "| nothing | 55.0 ± 7.1 (2) |",
+        "| `lr=0.2` | 65.0 ± 7.1 (2; +10.0) |",
+        "| `muscle.weight=2` |  |",
+        "| `lr=0.2` `mu=2` |  |",
+        "| `mu=9` | 60.0 ± 0.0 (2; +5.0) |",
+        "| `mu=8` | 55.0 (1; +5.0) |",
+        "| `mu=7` | 55.0 ± 7.1 (2; +0.0) |",  # the same accuracies are a difference too
+    ]
     with pytest.raises(InputError, match="no runs of cnn4 digits labels=20"):
         render_page(f"{mark}\n<!-- /search -->".replace("labels=10", "labels=20"), rows, {})
     text = render_page(
@@ -164,7 +176,8 @@ def test_a_search_shows_what_was_changed_by_method() -> None:
     )
     both = render_page(mark.replace("labels=10", "methods=muscle labels=20+10") + "\n<!-- /search -->", rows, {})
     assert both.splitlines()[1:4:2] == ["| changed | muscle, 20 labels | muscle, 10 labels |", "| nothing |  | 80.0 |"]
-    assert text.splitlines()[3] == "| nothing | 50.0 | 90.0 |  |  |"  # `supervised` has no such weight to change
+    # `supervised` has no such weight to change.
+    assert text.splitlines()[3] == "| nothing, with `muscle.weight=2` | 55.0 ± 7.1 (2) | 90.0 |  |  |"
 
 
 def test_the_zoo_shows_each_checkpoint_beside_its_controls() -> None:

@@ -19,6 +19,7 @@ from muscle_zoo.bench.race import Lap, Race, bench_race
 from muscle_zoo.data import DataConfig
 from muscle_zoo.engine.options import RunOptions
 from muscle_zoo.results import races
+from muscle_zoo.results.pages import render_page
 from tests.conftest import run
 
 STEPS = {"steps": 7, "eval_every": 3, "batch_size": 4, "mu": 2, "cpu_threads": 1}
@@ -50,7 +51,16 @@ def test_a_line_of_the_table_is_of_the_seeds_that_came_to_it() -> None:
     laps = [{"step": 5, "seconds": 3.0, "top1": 0.4}, {"step": 10, "seconds": 6.0, "top1": 0.5}]
     second = {"seed": 1, "laps": laps, "operations": 30.0, "reached": False}
     lines = races.race_table([{"recipe": "a", "changed": [], "races": [first, second]}]).splitlines()[2:]
-    assert lines == ["| `a` | 5 | 2 | 30.0 ± 14.1 | 2 |  |", "| `a` | 10 | 6 | 50.0 | 1 | 2.0e+01 |"]
+    assert lines == ["| `a` | 5 | 2 | 30.0 ± 14.1 | 2 | 1.0e+01 |", "|  | 10 | 6 | 50.0 | 1 | 3.0e+01 |"]
+
+
+def test_a_page_shows_it_from_its_files(tmp_path: Path) -> None:
+    laps = [{"step": 5, "seconds": 1.0, "top1": 0.2}]
+    for name in ("a", "b"):
+        race = {"seed": 0, "laps": laps, "operations": 10.0, "reached": True}
+        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": name, "changed": [], "races": [race]}))
+    text = render_page("<!-- race a.json b.json -->\n<!-- /race -->", [], {}, tmp_path)
+    assert [line[:7] for line in text.splitlines()[3:5]] == ["| `a` |", "| `b` |"]
 
 
 def test_it_ends_at_the_first_evaluation_that_reaches_the_target_and_times_the_steps_alone(monkeypatch) -> None:

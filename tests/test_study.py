@@ -75,6 +75,14 @@ def test_the_gain_over_all_methods_is_averaged_at_each_seed_first() -> None:
     assert "| 1 of 2 | 1 | 1 | 2 |" in overall_table([*above, *below])
 
 
+def test_no_image_more_is_no_gain_whatever_the_ledger_rounds() -> None:
+    """One of 360 images more at a seed and one less at another, with six digits each."""
+    images = {"uda": (318, 318), "muscle_uda": (319, 317), "vat": (317, 317), "muscle_vat": (318, 317)}
+    rows = [row(name, 10, s, round(n / 360, 6)) for name, pair in images.items() for s, n in enumerate(pair)]
+    assert sum(rows[2 + s].top1_ema - rows[s].top1_ema for s in range(2)) > 0
+    assert "| 1 of 2 | 0 | 0 | 2 |" in overall_table(rows)
+
+
 def test_controls_are_compared_on_the_seeds_that_both_have() -> None:
     low, high = stats.ttest_rel([0.81, 0.80], [0.60, 0.64]).confidence_interval()
     expected = f"+18.5 ({100 * low:+.1f} to {100 * high:+.1f}) (2)"

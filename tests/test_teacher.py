@@ -20,6 +20,7 @@ from muscle_zoo import InputError, create_model, get_recipe
 from muscle_zoo.checkpoints.card import BLOCK, CONFIG_FILE
 from muscle_zoo.data import dataset_info, load_dataset
 from muscle_zoo.engine.build import build_model, prepare_data
+from muscle_zoo.engine.fit import data_of_run
 from muscle_zoo.engine.run_folder import RunFolder
 from muscle_zoo.engine.state import load_state
 from muscle_zoo.engine.teacher import Teacher, load_teacher, tensors_sha256
@@ -117,6 +118,15 @@ def test_what_is_wrong_with_a_teacher_is_told(
     assert code == 2 and not (tmp_path / "run").exists() and err.count("\n") == 1
     assert re.search(says, err), err
     assert run(["train", f"cnn4.{method}_digits_10", "teacher=", "--cpu"], capsys)[0] == 2
+
+
+@pytest.mark.parametrize(("method", "teacher"), [("distillation", ""), ("fixmatch", TARGET)])
+def test_a_missing_teacher_is_told_before_images_are_read(
+    method: str, teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("muscle_zoo.engine.fit.prepare_data", lambda *_: pytest.fail("images were read"))
+    with pytest.raises(InputError, match="teacher="):
+        data_of_run(get_recipe(f"cnn4.{method}_digits_10", {"teacher": teacher}), RunFolder(tmp_path), ON_CPU)
 
 
 def test_a_teacher_of_other_images_or_without_a_classifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

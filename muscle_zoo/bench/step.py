@@ -34,6 +34,8 @@ PROFILED = 20  # steps under the profiler
 def bench_step(recipe: Recipe, dataset: DataSet, options: RunOptions, test_images: int | None = None) -> dict[str, Any]:
     """Measures a recipe's training step.
 
+    With ``probe_steps`` it is a step after these, and ``recipe_hours`` takes all of them for such.
+
     Args:
         recipe: What to train.
         dataset: On what; its images may be random ones.
@@ -113,7 +115,7 @@ class Stepper:
         self.trainer = Trainer(recipe, data, accelerator, options.compile)
         self.trainer.model.train()
         self._log_every = max(1, recipe.steps // LOG_ROWS)
-        self._steps = self._numbered_batches(recipe.probe_steps, recipe.steps)  # most steps are those after the probe
+        self._steps = self._numbered_batches(recipe.probe_steps, recipe.steps)  # those of the probe are cheaper
         batch = self.trainer.batches.at(0)
         _, prepared = self.trainer.predict(batch, 0)
         self.images = sum(len(view) for view in prepared.inputs.values())

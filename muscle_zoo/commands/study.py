@@ -226,7 +226,8 @@ def write(rows: Sequence[Row], out: Path, overrides: Mapping[str, str]) -> str:
     out.mkdir(parents=True, exist_ok=True)
     write_ledger(out / "results.csv", rows)
     changed = " ".join(f"`{key}={value}`" for key, value in overrides.items())
-    text = f"Every run with {changed}.\n\n{study_table(rows)}" if changed else study_table(rows)
+    where = ", where its method has it" if any("." in key or key == "teacher" for key in overrides) else ""
+    text = f"Every run with {changed}{where}.\n\n{study_table(rows)}" if changed else study_table(rows)
     (out / "table.md").write_text(text + "\n", encoding="utf-8")
     for dataset, bias in sorted({(_dataset(row), row.bias) for row in rows}):
         part = [row for row in rows if (_dataset(row), row.bias) == (dataset, bias)]

@@ -18,7 +18,7 @@ from ..methods.base import TEACHER
 from ..recipes import Recipe
 from .starting_weights import require_unseen_fold
 
-__all__ = ["Teacher", "load_teacher", "tensors_sha256"]
+__all__ = ["Teacher", "load_teacher", "require_teacher", "tensors_sha256"]
 
 
 class Teacher(nn.Module):
@@ -59,6 +59,23 @@ class Teacher(nn.Module):
         return logits
 
 
+def require_teacher(recipe: Recipe, needed: bool) -> None:
+    """Refuses a recipe without the teacher that its method needs, and one that its method has no use for.
+
+    Args:
+        recipe: Names it, or does not.
+        needed: Whether its method learns from one.
+
+    Raises:
+        InputError: It is missing, or of no use.
+    """
+    if needed and not recipe.teacher:
+        remedy = "give teacher=RUN, or a name of `muscle-zoo list --pretrained`"
+        raise InputError(f"teacher= is empty, and {recipe.method} learns from one; {remedy}")
+    if recipe.teacher and not needed:
+        raise InputError(f"teacher={recipe.teacher}: {recipe.method} learns from no teacher; leave it out")
+
+
 def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher | None:
     """The recipe's teacher, if its method needs one.
 
@@ -73,13 +90,8 @@ def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher |
         WeightsError: Its weights are missing or damaged.
         DownloadError: They could not be downloaded.
     """
-    needed = any(TEACHER in wanted for wanted in method.needs.values())  # of the method as it was built
-    if needed != bool(recipe.teacher):
-        raise InputError(
-            f"teacher= is empty, and {recipe.method} learns from one; give teacher=RUN, or a name of `muscle-zoo list`"
-            if needed
-            else f"teacher={recipe.teacher}: {recipe.method} learns from no teacher; leave it out"
-        )
+    needed = any(TEACHER in wanted for wanted in method.needs.values())  # or only with certain options
+    require_teacher(recipe, needed)
     if not needed:
         return None
     try:

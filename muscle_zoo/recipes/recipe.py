@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError, Notice, suggest
-from ..methods import METHODS, create_method, default_options, method_names, preset_options, recipe_defaults
+from ..methods import create_method, default_options, method_names, preset_options, recipe_defaults, with_muscle
 from .checks import check_head, check_method, require
 from .defaults import DATASETS, ON, VARIANTS, pretrained_defaults
 from .history import as_first_published, as_spelled_now
@@ -342,12 +342,18 @@ def _set(values: dict[str, Any], key: str, value: Any) -> None:
     part, _, option = key.rpartition(".")
     target = values["options"].get(part, {}) if part else values
     if option not in target or option == "options":
-        if part in (*METHODS, "muscle") and part not in values["options"]:
+        if option in _options_of(part) and part not in values["options"]:
             other = f"override {key!r} is an option of {part}, and this recipe's method is {values['method']}"
-            raise InputError(f"{other}; leave it out, or take a recipe of {part}")
+            theirs = with_muscle(values["method"]) if part == "muscle" else part
+            raise InputError(f"{other}; leave it out, or take a recipe of {theirs}")
         known = [k for k in values if k != "options"] + [f"{p}.{o}" for p, os in values["options"].items() for o in os]
         raise InputError(f"override {key!r} does not exist; {suggest(key, known)}")
     target[option] = _convert(key, value, target[option])
+
+
+def _options_of(part: str) -> dict[str, Any]:
+    """The options of a method or of MUSCLE's term; none of what is neither."""
+    return default_options(part).get(part, {}) if part in method_names() else {}
 
 
 def _convert(key: str, value: Any, old: Any) -> Any:

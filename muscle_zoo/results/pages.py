@@ -188,7 +188,8 @@ class Mark:
             runs |= {(position, method + title): own for (position, method), own in found.items()}
         if not any(runs.values()):
             raise InputError(f"the ledger has no runs of {self.text.strip()}; correct the mark, or export such runs")
-        return search_table(runs, tried, list(dict.fromkeys(column for _, column in runs)))
+        always = {key: value for key, value in overrides.items() if "." in key}
+        return search_table(runs, tried, list(dict.fromkeys(column for _, column in runs)), always)
 
 
 def _values(words: Sequence[str]) -> dict[str, str]:

@@ -38,6 +38,18 @@ def interval(gains: Sequence[float]) -> tuple[float, float] | None:
     return mean - half, mean + half
 
 
+def is_above_zero(points: float) -> bool:
+    """Whether a gain in points is above zero by more than the ledger's rounding: top-1 has six digits there.
+
+    Without it a gain of no image at all may be counted as one, or as a loss.
+
+    Example:
+        >>> is_above_zero(100 * (0.880556 - 0.88055555)), is_above_zero(100 / 10_000)
+        (False, True)
+    """
+    return points > 1e-3
+
+
 def gain_text(gains: Sequence[float]) -> str:
     """``+1.2 (+0.1 to +2.3)``: mean and 95 % interval of paired gains; empty where there are none."""
     if not gains:

@@ -41,13 +41,14 @@ def plan(
         labels: Label budgets.
         seeds: Seeds; every method gets the same labeled images, initial weights and views at a seed.
         biases: Values of the recipe's ``bias``.
-        overrides: Other changes to every recipe; an option of a method (``muscle.weight``) to those that have it.
+        overrides: Other changes to every recipe; an option of a method (``muscle.weight``) to those that have it,
+            ``teacher`` to those that learn from one.
 
     Returns:
         The recipes.
 
     Raises:
-        InputError: A name or value is wrong, or no recipe has an option.
+        InputError: A name or value is wrong, no recipe has an option, or a teacher is missing or of no use.
     """
     for method in methods:
         if method not in METHODS:
@@ -71,7 +72,7 @@ def plan(
 
 
 def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
-    """A recipe of a study: of its overrides those that are of other methods' options, or a teacher, do not count.
+    """A recipe of a study: of its overrides other methods' options do not count, nor a teacher it does not learn from.
 
     Example:
         >>> changed = {"muscle.weight": 2, "steps": 5}
@@ -81,7 +82,9 @@ def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
     parts = default_options(parse_name(name)["method"])
     own = {key: value for key, value in overrides.items() if "." not in key or key.split(".")[0] in parts}
     recipe = get_recipe(name, own)
-    return recipe if learns_from_teacher(recipe.method, recipe.options) else replace(recipe, teacher="")
+    if recipe.teacher and not learns_from_teacher(recipe.method, recipe.options):
+        return replace(recipe, teacher="")
+    return recipe
 
 
 def _require_teacher(recipes: Sequence[Recipe], teacher: str) -> None:

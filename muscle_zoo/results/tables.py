@@ -12,7 +12,8 @@ from ..methods import base_of, default_options, with_muscle
 from ..recipes import get_recipe
 from ..recipes.names import ZOO_METHODS, budget_order, make_name, parse_name, with_method
 from .ledger import Row, runs_of
-from .stats import Cell, cells, gain_text, interval, mean_gains, percent
+from .stats import Cell, cells, gain_text, interval, is_above_zero, mean_gains, percent
+from .study import recipe_of
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -109,9 +110,11 @@ def overall_table(rows: Iterable[Row]) -> str:
 
 def _overall_words(study: Sequence[Cell]) -> list[str]:
     gains = mean_gains(study)
-    positive = sum(statistics.fmean(cell.gains) > 0 for cell in study)
+    positive = sum(is_above_zero(statistics.fmean(cell.gains)) for cell in study)
     bounds = [bound for cell in study if (bound := interval(cell.gains))]
-    above, below = sum(low > 0 for low, _ in bounds), sum(high < 0 for _, high in bounds)
+    above, below = (
+        sum(map(is_above_zero, ends)) for ends in ([low for low, _ in bounds], [-high for _, high in bounds])
+    )
     return [gain_text(gains), f"{positive} of {len(study)}", str(above), str(below), str(len(gains))]
 
 
@@ -215,7 +218,7 @@ def search_rows(
             common = {key: value for key, value in overrides.items() if _has_part(known, key)}
             if all(_has_part(known, key) for key in changes):
                 name = make_name(arch, method, dataset, labels)
-                runs[position, method] = runs_of(rows, name, get_recipe(name, {**common, **changes}).sha256)
+                runs[position, method] = runs_of(rows, name, recipe_of(name, {**common, **changes}).sha256)
     return runs
 
 
@@ -228,29 +231,40 @@ def search_table(
     runs: Mapping[tuple[int, str], Sequence[Row]],
     tried: Sequence[Mapping[str, Any]],
     methods: Sequence[str] = ZOO_METHODS,
+    always: Mapping[str, Any] | None = None,
 ) -> str:
     """The table of a search: a row for each thing that was tried and a column for each method.
 
+    The first row, where nothing was changed, says which options of methods (``always``) all rows have instead of their
+    recipes', unless they change them.
+
     Top-1 in per cent, mean and standard deviation over seeds; where there are several, in brackets their number and the
-    mean difference in points to the first row, of the seeds that both have.
+    mean difference in points to the first row, of the seeds that both have. A single seed has them too where the first
+    row has others besides.
     """
     lines = []
     for position, changes in enumerate(tried):
-        words = [" ".join(f"`{key}={value}`" for key, value in changes.items()) or "nothing"]
+        words = [_assignments(changes) or "nothing" + (f", with {_assignments(always)}" if always else "")]
         for method in methods:
-            before = {row.seed: row.top1_ema for row in runs.get((0, method), ())}
-            words.append(_tried({row.seed: row.top1_ema for row in runs.get((position, method), ())}, before))
+            accuracies, first = (
+                {row.seed: row.top1_ema for row in runs.get((number, method), ())} for number in (position, 0)
+            )
+            words.append(_tried(accuracies, first if position else {}))
         lines.append(words)
     return markdown_table(["changed", *methods], lines)
 
 
-def _tried(after: Mapping[int, float], before: Mapping[int, float]) -> str:
-    """A cell of a search's table: accuracies by seed, and those of the first row."""
-    if len(after) < 2:
-        return percent(list(after.values()))
-    differences = [100 * (after[seed] - before[seed]) for seed in after.keys() & before.keys()]
-    against = f"; {statistics.fmean(differences):+.1f}" if differences and after != before else ""
-    return f"{percent(list(after.values()))} ({len(after)}{against})"
+def _assignments(values: Mapping[str, Any]) -> str:
+    return " ".join(f"`{key}={value}`" for key, value in values.items())
+
+
+def _tried(accuracies: Mapping[int, float], first: Mapping[int, float]) -> str:
+    """A cell of a search's table: accuracies by seed, and those of the first row it is compared with."""
+    if len(accuracies) < 2 and len(first) < 2:
+        return percent(list(accuracies.values()))
+    differences = [100 * (accuracies[seed] - first[seed]) for seed in accuracies.keys() & first.keys()]
+    against = f"; {statistics.fmean(differences):+.1f}" if differences else ""
+    return f"{percent(list(accuracies.values()))} ({len(accuracies)}{against})" if accuracies else ""
 
 
 def zoo_rows(rows: Iterable[Row], names: Iterable[str]) -> list[Row]:
