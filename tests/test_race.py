@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from muscle_zoo import get_recipe
+from muscle_zoo import InputError, get_recipe
 from muscle_zoo.bench import race as module
 from muscle_zoo.bench.race import Lap, Race, bench_race
 from muscle_zoo.data import DataConfig
@@ -23,6 +23,7 @@ from muscle_zoo.results.pages import render_page
 from tests.conftest import run
 
 STEPS = {"steps": 7, "eval_every": 3, "batch_size": 4, "mu": 2, "cpu_threads": 1}
+RESULT = {"recipe": "a", "changed": [], "device": "cpu", "target": 0.5, "races": []}
 CPU = RunOptions(cpu=True, progress=False)
 
 
@@ -58,7 +59,7 @@ def test_a_page_shows_it_from_its_files(tmp_path: Path) -> None:
     laps = [{"step": 5, "seconds": 1.0, "top1": 0.2}]
     for name in ("a", "b"):
         race = {"seed": 0, "laps": laps, "operations": 10.0, "reached": True}
-        (tmp_path / f"{name}.json").write_text(json.dumps({"recipe": name, "changed": [], "races": [race]}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({**RESULT, "recipe": name, "races": [race]}))
     text = render_page("<!-- race a.json b.json -->\n<!-- /race -->", [], {}, tmp_path)
     assert [line[:7] for line in text.splitlines()[3:5]] == ["| `a` |", "| `b` |"]
 
@@ -68,7 +69,7 @@ def test_it_ends_at_the_first_evaluation_that_reaches_the_target_and_times_the_s
     first, second = result["races"]
     assert [(lap["step"], lap["seconds"], lap["top1"]) for lap in first["laps"]] == [(3, 1.0, 0.5), (6, 2.0, 0.8)]
     assert [lap["step"] for lap in second["laps"]] == [3, 6, 7]  # the last step is evaluated too
-    assert (result["reached"], result["seconds"], result["steps"]) == (2, 2.5, 6.5)
+    assert (result["reached"], result["seconds"], result["steps"]) == (2, 3.0, 7)
     assert {images for _, images in seen} == {287}  # the dev fold: a fifth of the training digits
     assert not seen[0][0].equal(seen[1][0]) and not seen[0][0].equal(seen[2][0])  # trained on; another seed
 
@@ -76,7 +77,10 @@ def test_it_ends_at_the_first_evaluation_that_reaches_the_target_and_times_the_s
 def test_what_half_of_the_seeds_do_not_reach_has_no_median() -> None:
     lap = (Lap(10, 5.0, 0.9),)
     there, not_there = Race(0, lap, 100.0, True), Race(1, (Lap(99, 50.0, 0.1),), 990.0, False)
-    assert module._medians([there, not_there])["seconds"] == 5.0
+    later = Race(2, (Lap(20, 9.0, 0.9),), 200.0, True)
+    assert module._medians([there, not_there])["seconds"] is None
+    facts = module._medians([there, not_there, later])  # the one that never came is slower than both
+    assert (facts["reached"], facts["seconds"], facts["steps"], facts["operations"]) == (2, 9.0, 20, 200.0)
     facts = module._medians([there, not_there, not_there])
     assert (facts["seeds"], facts["reached"], facts["seconds"], facts["steps"]) == (3, 1, None, None)
 
@@ -119,7 +123,8 @@ def test_the_command(capsys, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(out)
     figure = ["--figure", str(tmp_path / "a.png"), "--beside", str(tmp_path / "a.json")]
     code, out, _ = run(["bench", "race", *words, "--target", "100", *figure], capsys)
-    assert code == 0 and "| 0 | 7 |" in out and "seconds              None" in out
+    assert code == 0 and "| 0 | 7 |" in out and "medians              none: fewer than half" in out
+    assert "changed              steps=7 batch_size=4 mu=2 eval_every=3\n" in out and "| no |" in out
     assert Image.open(tmp_path / "a.png").size[0] > 600
 
 
@@ -129,11 +134,33 @@ def test_the_command(capsys, tmp_path: Path) -> None:
         (["race", "cnn4.supervised_digits_20"], "--target is missing"),
         (["race", "cnn4.supervised_digits_20", "--target", "0.8"], "--target 0.8 is out of range; give per cent"),
         (["race", "cnn4.supervised_digits_20", "--target", "9", "--seeds", "0"], "--seeds 0 is out of range"),
-        (["race", "cnn4.simclr_digits_20", "--target", "9"], "simclr takes no steps to an accuracy"),
+        (["race", "cnn4.simclr_digits_20", "--target", "9"], "simclr trains no classifier whose accuracy could grow"),
+        (["race", "cnn4.distillation_digits_20", "--target", "9"], "teacher= is empty, and distillation learns from"),
+        (
+            ["race", "cnn4.supervised_digits_20", "seed=1", "--target", "9"],
+            "seed=: a race is on the dev fold, of seeds",
+        ),
+        (["race", "cnn4.supervised_digits_20", "fold=test", "--target", "9"], "fold=: a race is on the dev fold"),
+        (["race", "--target", "9"], "a recipe is missing; give one, such as"),
+        (["race", "steps=5", "--target", "9"], "a recipe is missing; give one, such as"),
+        (["race", "cnn4.supervised_digits_20", "--target", "9", "--figure", "a.txt"], "write a name that ends in .png"),
+        (
+            ["race", "cnn4.supervised_digits_20", "--target", "9", "--figure", "a.png", "--beside", "README.md"],
+            "README.md is no race; give a file of what `muscle-zoo bench race --json` printed",
+        ),
         (["race", "cnn4.supervised_digits_20", "--target", "9", "--beside", "a.json"], "give --figure FILE"),
         (["step", "cnn4.supervised_digits_20", "--target", "9"], "--target is for `bench race`"),
     ],
 )
 def test_wrong_input(words: list[str], line: str, capsys) -> None:
     code, _, err = run(["bench", *words, "--cpu"], capsys)
-    assert code == 2 and line in err
+    assert code == 2 and line in err and err.count("\n") == 1  # nothing was announced that then does not happen
+
+
+@pytest.mark.parametrize(
+    "wrong", [[1, 2], {}, {**RESULT, "races": [{"laps": []}]}, {**RESULT, "target": "x"}, {"races": []}]
+)
+def test_what_is_no_race_is_not_drawn(wrong: object, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(wrong))
+    with pytest.raises(InputError, match="is no race"):
+        races.read_race(tmp_path / "a.json")

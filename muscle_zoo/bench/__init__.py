@@ -4,7 +4,7 @@ from .cost import bench_methods
 from .data import bench_data
 from .evaluation import bench_eval
 from .measure import measure, measure_race
-from .race import bench_race
+from .race import bench_race, require_race
 from .step import bench_step
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "bench_step",
     "measure",
     "measure_race",
+    "require_race",
 ]

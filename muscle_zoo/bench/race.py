@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import tempfile
@@ -25,9 +26,10 @@ from ..engine.frozen import backbone_of, embed_data
 from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
 from ..engine.stage_timer import wait
+from ..engine.teacher import require_teacher
 from ..engine.trainer import Trainer
 from ..errors import InputError
-from ..methods import trains_classifier
+from ..methods import learns_from_teacher, trains_classifier
 from ..recipes import Recipe
 
 WARM_UP = 3  # steps before the clock starts, of a trainer that is thrown away
@@ -86,19 +88,14 @@ def bench_race(
         say: Prints a line for each evaluation.
 
     Returns:
-        ``races``, a :class:`Race` for each seed; ``reached``, how many of them; and over those the medians ``seconds``,
-        ``steps`` and ``operations`` (None where fewer than half came to it, for then a median would be of the quick
-        ones).
+        ``races``, a :class:`Race` for each seed; ``reached``, how many of them reached the target; and over all the
+        medians ``seconds``, ``steps`` and ``operations``, where a race that did not reach it counts as later than any
+        that did (None where that is the median; of two in the middle the later one).
 
     Raises:
-        InputError: The target or the number of seeds is out of range, or the method trains no classifier.
+        InputError: See :func:`require_race`.
     """
-    if not 0.01 < target <= 1:  # 0.8 is meant as a share, and any network would have 0.8 per cent
-        raise InputError(f"--target {100 * target:g} is out of range; give per cent, above 1 and at most 100")
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds} is out of range; give 1 or more")
-    if not trains_classifier(recipe.method) or recipe.steps < 1:
-        raise InputError(f"bench race: {recipe.method} takes no steps to an accuracy; give a method that does")
+    require_race(recipe, target, seeds)
     dataset = load_dataset(recipe.dataset, config, recipe.image_size)
     races = []
     for seed in range(seeds):
@@ -113,15 +110,38 @@ def bench_race(
     }
 
 
+def require_race(recipe: Recipe, target: float, seeds: int) -> None:
+    """Refuses what is no race; arguments as for :func:`bench_race`.
+
+    Raises:
+        InputError: The target or the number of seeds is out of range, the method trains no classifier or takes no
+            steps, or its teacher is missing.
+    """
+    if not 0.01 < target <= 1:  # 0.8 is meant as a share, and any network would have 0.8 per cent
+        raise InputError(f"--target {100 * target:g} is out of range; give per cent, above 1 and at most 100")
+    if seeds < 1:
+        raise InputError(f"--seeds {seeds} is out of range; give 1 or more")
+    if not trains_classifier(recipe.method):
+        raise InputError(f"bench race: {recipe.method} trains no classifier whose accuracy could grow; give another")
+    if recipe.steps < 1:
+        raise InputError(f"bench race: {recipe.method} takes no steps to an accuracy; give a method that does")
+    require_teacher(recipe, learns_from_teacher(recipe.method, recipe.options))
+
+
 def _medians(races: list[Race]) -> dict[str, Any]:
-    there = [race for race in races if race.reached]
-    facts: dict[str, Any] = {"seeds": len(races), "reached": len(there), "seconds": None, "steps": None}
-    facts["operations"] = None
-    if 2 * len(there) >= len(races):
-        facts["seconds"] = round(statistics.median(race.laps[-1].seconds for race in there), 3)
-        facts["steps"] = statistics.median(race.laps[-1].step for race in there)
-        facts["operations"] = statistics.median(race.operations for race in there)
-    return facts
+    """Medians over all races, where one that did not reach the target counts as later than any that did."""
+
+    def median(value: Callable[[Race], float]) -> float | None:
+        middle = statistics.median_high(value(race) if race.reached else math.inf for race in races)
+        return None if middle == math.inf else middle  # one that was measured, not the mean of two
+
+    return {
+        "seeds": len(races),
+        "reached": sum(race.reached for race in races),
+        "seconds": median(lambda race: race.laps[-1].seconds),
+        "steps": median(lambda race: race.laps[-1].step),
+        "operations": median(lambda race: race.operations),
+    }
 
 
 class _Runner:

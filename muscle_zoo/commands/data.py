@@ -57,8 +57,9 @@ def _show(args: argparse.Namespace) -> int:
     """Prints the split and draws the contact sheet."""
     from ..data.describe import describe_data
     from ..engine.build import prepare_data
+    from ..results.figures import SUFFIXES
 
-    if args.out is not None and args.out.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
+    if args.out is not None and args.out.suffix.lower() not in SUFFIXES:
         raise InputError(f"--out {args.out}: write a name that ends in .png")
     config = source_of(args)
     recipe, dataset = _recipe(args, config)

@@ -8,6 +8,7 @@ from ..errors import one_line
 from ..recipes import Recipe
 from .datasets import DataSet
 from .images import OUTSIDE, UNKNOWN
+from .label_noise import NO_NOISE
 from .splits import Split, names_sha256
 
 SHOWN_CLASSES = 10  # of a set with more than twice as many
@@ -36,7 +37,7 @@ def describe_data(recipe: Recipe, dataset: DataSet, split: Split, evaluated: int
         f"  evaluated on {evaluated} images of the {split.fold} fold",
         f"  split sha256 {split.sha256}",
     ]
-    if wrong:
+    if recipe.label_noise != NO_NOISE:
         told = f"{wrong} of the labeled ones (label_noise={recipe.label_noise}), counted below as given"
         lines.insert(3, f"  wrong labels {told}")
     if train.names:

@@ -19,8 +19,7 @@ from .stats import Cell, cells, interval
 COLORS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
 # One more than the colors: where these begin again, a method has another marker than the one of the same color.
 MARKERS = ("o", "^", "v", "D", "P", "X", "*", "s", "p", "h")
-
-
+SUFFIXES = (".png", ".jpg", ".pdf", ".svg")  # of files that a figure can be drawn into
 _LEAST_GAIN = 1.0  # points on either side of zero that a panel shows at least: a lone half point is not to fill it
 
 

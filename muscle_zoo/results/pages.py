@@ -18,7 +18,7 @@ from .figures import digest, plot_gains, plot_gains_of_study, plot_study
 from .ledger import Row
 from .method_figure import plot_methods
 from .method_table import method_table, result_table
-from .races import race_table
+from .races import race_table, read_race
 from .study import select
 from .tables import (
     bias_table,
@@ -154,7 +154,7 @@ class Mark:
         if self.kind == "active":
             return active_table(read_json(self.folder / self.text.strip()))
         if self.kind == "race":
-            return race_table([read_json(self.folder / name) for name in self.text.split()])
+            return race_table([read_race(self.folder / name) for name in self.text.split()])
         shown = self.rows(rows, parameters)
         if self.kind == "zoo":
             return zoo_table(shown, parameters)

@@ -7,9 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import InputError
+from ..files import read_untrusted_json
 from .figures import COLORS
 from .stats import percent
 from .tables import markdown_table
+
+
+def read_race(path: Path) -> dict[str, Any]:
+    """Reads what ``muscle-zoo bench race --json`` printed.
+
+    Raises:
+        InputError: It is something else.
+    """
+    try:
+        result = read_untrusted_json(path)
+        for race in result["races"]:
+            [(float(lap["step"]), float(lap["seconds"]), float(lap["top1"])) for lap in race["laps"]]
+            float(race["operations"])
+        words = {key: str(result[key]) for key in ("recipe", "device")}
+        return {**result, **words, "changed": list(result["changed"]), "target": float(result["target"])}
+    except (OSError, ValueError, TypeError, LookupError):
+        raise InputError(f"{path} is no race; give a file of what `muscle-zoo bench race --json` printed") from None
 
 
 def race_table(results: Sequence[Mapping[str, Any]]) -> str:
