@@ -185,6 +185,7 @@ def _backbone(name: str) -> tuple[dict[str, Any], Parts]:
         more = f", and {len(weights) - _SHOWN} more" if len(weights) > _SHOWN else ""
         lines.append(f"pretrained weights: {', '.join(weights[:_SHOWN])}{more}")
     named = [recipe for recipe in recipe_names() if recipe.startswith(f"{name}.muscle_")]
+    named += filter(is_name, weights)
     recipe = named[0] if named else f"{name}.muscle_cifar10_250"
     uses = [f"muscle-zoo train {recipe}"]
     if foreign := [weight for weight in weights if not is_name(weight)]:
