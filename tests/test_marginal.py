@@ -148,10 +148,14 @@ def test_the_labels_shares_are_the_prior_and_the_log_tells_both() -> None:
     ],
 )
 def test_wrong_options_are_one_line(options: dict[str, Any], says: str) -> None:
-    recipe = get_recipe("cnn4.muscle_digits_10", {f"muscle.{key}": value for key, value in options.items()})
-    with pytest.raises(InputError, match=says) as caught:
-        create_method(recipe.method, recipe.options)
-    assert "\n" not in str(caught.value)
+    changed = {f"muscle.{key}": value for key, value in options.items()}
+    for make in (
+        lambda: create_method("muscle", {"muscle": options}),
+        lambda: get_recipe("cnn4.muscle_digits_10", changed),
+    ):
+        with pytest.raises(InputError, match=says) as caught:
+            make()
+        assert "\n" not in str(caught.value)
 
 
 def test_published_recipes_keep_their_hash() -> None:
