@@ -118,7 +118,7 @@ def _without_laps(result: dict[str, Any]) -> dict[str, Any]:
         for race in result["races"]
     ]
     medians = {f"median {key}": result[key] for key in ("seconds", "steps", "operations") if result[key] is not None}
-    there = medians or {"medians": "none: fewer than half of the seeds came there"}
+    there = medians or {"medians": "none: at most half of the seeds came there"}
     others = {key: value for key, value in result.items() if key not in ("seconds", "steps", "operations", "races")}
     changed, target = " ".join(result["changed"]) or "nothing", f"{100 * result['target']:g} %"
     return {**others, "changed": changed, "target": target, **there, "races": rows}
