@@ -89,10 +89,10 @@ def test_one_command_runs_a_curve_and_a_page_shows_it(
         (["--vary", "muscle.wait", "1", "2"], "'muscle.wait': no method of this study has it; did you mean 'muscle.w"),
         (["vat.epsilon=1"], "'vat.epsilon': no method of this study has it"),
         (["teacher=cnn4.muscle_digits_10"], "no method of this study learns from a teacher"),
-        (["--methods", "distillation"], "teacher= is empty, and distillation learns from one; give teacher=RUN"),
+        (["--methods", "distillation"], "--methods distillation learns from a teacher; give teacher=RUN"),
         (
             ["--methods", "robust_self_training", "--labels", "10", "robust_self_training.preset=paper"],
-            "teacher= is empty, and robust_self_training learns",
+            "--methods robust_self_training learns from a teacher",
         ),
     ],
 )

@@ -85,7 +85,7 @@ def test_muscles_strong_view_does_not_touch_what_the_base_is_normalized_with(bas
         torch.manual_seed(0)
         run_on = copy.deepcopy(model)
         views = dataclasses.replace(batch, inputs=inputs)
-        outputs.append(forward(run_on, teacher, method, views, 0, load_teacher(recipe, data.dataset.info))[0])
+        outputs.append(forward(run_on, teacher, method, views, 0, load_teacher(recipe, method, data.dataset.info))[0])
         states.append({name: buffer.clone() for name, buffer in run_on.named_buffers()})
     assert not outputs[0].pop("u_strong").equal(outputs[1].pop("u_strong"))
     assert outputs[0] and all(outputs[0][name].equal(outputs[1][name]) for name in outputs[0])

@@ -242,7 +242,7 @@ def test_with_weight_0_muscle_equals_its_base_bit_for_bit(base_name: str) -> Non
         model, teacher = network_of(recipe, data, method), network_of(recipe, data, method).eval()
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         batches = Batches(recipe, dataset.train, dataset.info, split, method.views)
-        frozen = load_teacher(replace(recipe, **taught(base_name)), dataset.info)
+        frozen = load_teacher(replace(recipe, **taught(base_name)), method, dataset.info)
         gradients = []
         for step in range(3):
             torch.manual_seed(step)  # as the loop does: what a method draws
@@ -275,7 +275,7 @@ def test_every_method_takes_steps(name: str) -> None:
     recipe = get_recipe(f"cnn4.{name}_digits_10", {"batch_size": 8, "mu": 2, **taught(name)})
     data = prepare_data(recipe)
     model, teacher = network_of(recipe, data, method), network_of(recipe, data, method).eval()
-    frozen = load_teacher(recipe, data.dataset.info)
+    frozen = load_teacher(recipe, method, data.dataset.info)
     batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model.train()
@@ -309,7 +309,7 @@ def test_guesses_are_of_the_unlabeled_images(name: str) -> None:
     model = network_of(recipe, data, method)
     batches = Batches(recipe, data.dataset.train, data.dataset.info, data.split, method.views)
     for step in range(2):
-        frozen = load_teacher(recipe, data.dataset.info)
+        frozen = load_teacher(recipe, method, data.dataset.info)
         outputs, batch = forward(model, model, method, batches.at(0), step, frozen)  # again: the ensemble has seen it
         method.loss(outputs, batch, step)
     classes, used = method.pseudo_labels(outputs, batch)

@@ -110,7 +110,7 @@ def trajectory(case: str, rank: int, world: int) -> tuple[list[Tensor], list[dic
     if case == "groups":
         method.views = {name: v._replace(group=i, still=i > 0) for i, (name, v) in enumerate(method.views.items())}
     model, teacher = (network_of(recipe, data, method).double() for _ in range(2))
-    frozen = load_teacher(recipe, dataset.info)
+    frozen = load_teacher(recipe, method, dataset.info)
     frozen = None if frozen is None else frozen.double()
     network: nn.Module = model
     if world > 1:

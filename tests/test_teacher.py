@@ -131,6 +131,7 @@ def test_a_missing_teacher_is_told_before_images_are_read(
 
 def test_a_teacher_of_other_images_or_without_a_classifier_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = short("distillation")
+    method = create_method(recipe.method, recipe.options)
     for wrong, says in (
         ({"num_classes": 0}, r"1x8x8 images of digits, 10 classes \(its output has the shape \(1, 64\)\)"),
         ({"in_chans": 3}, "does not take the 1x8x8 images of digits"),
@@ -139,7 +140,7 @@ def test_a_teacher_of_other_images_or_without_a_classifier_is_refused(monkeypatc
         network.pretrained_cfg = {**network.pretrained_cfg, "label_names": None}
         monkeypatch.setattr("muscle_zoo.engine.teacher.create_model", lambda *a, network=network, **k: network)
         with pytest.raises(InputError, match=says):
-            load_teacher(recipe, DIGITS)
+            load_teacher(recipe, method, DIGITS)
 
 
 def test_the_run_keeps_the_hash_and_goes_on_with_the_same_weights_alone(
@@ -221,7 +222,7 @@ def test_a_run_measured_on_the_dev_fold_takes_nothing_that_was_trained_on_it(fie
     def begin(fold: str, target: str) -> None:
         recipe = get_recipe(name, {field: target, "fold": fold})
         if field == "teacher":
-            load_teacher(recipe, data)
+            load_teacher(recipe, create_method(recipe.method, recipe.options), data)
         else:
             build_model(recipe, load_dataset("digits"))
 

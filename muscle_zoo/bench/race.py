@@ -26,11 +26,11 @@ from ..engine.frozen import backbone_of, embed_data
 from ..engine.options import RunOptions
 from ..engine.run_folder import RunFolder
 from ..engine.stage_timer import wait
+from ..engine.teacher import require_teacher
 from ..engine.trainer import Trainer
 from ..errors import InputError
-from ..methods import trains_classifier
+from ..methods import learns_from_teacher, trains_classifier
 from ..recipes import Recipe
-from ..recipes.checks import require_teacher
 
 WARM_UP = 3  # steps before the clock starts, of a trainer that is thrown away
 
@@ -125,7 +125,7 @@ def require_race(recipe: Recipe, target: float, seeds: int) -> None:
         raise InputError(f"bench race: {recipe.method} trains no classifier whose accuracy could grow; give another")
     if recipe.steps < 1:
         raise InputError(f"bench race: {recipe.method} takes no steps to an accuracy; give a method that does")
-    require_teacher(recipe)
+    require_teacher(recipe, learns_from_teacher(recipe.method, recipe.options))
 
 
 def _medians(races: list[Race]) -> dict[str, Any]:

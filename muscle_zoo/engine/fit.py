@@ -14,9 +14,8 @@ from accelerate.utils import reduce as reduce_over_processes
 from ..data import DataSet
 from ..data.catalog import FOLDER
 from ..errors import StoppedError
-from ..methods import takes_steps
+from ..methods import learns_from_teacher, takes_steps
 from ..recipes import Recipe
-from ..recipes.checks import require_teacher
 from ..results.stats import of_few
 from .build import Data, prepare_data
 from .collectives import on_main_process, shared_errors
@@ -29,6 +28,7 @@ from .run_folder import RunFolder
 from .schedule import learning_rate
 from .starting_weights import require_init
 from .stop import StopSignal
+from .teacher import require_teacher
 from .training_progress import TrainingProgress
 
 __all__ = ["data_of_run", "fit"]
@@ -88,7 +88,7 @@ def data_of_run(recipe: Recipe, folder: RunFolder, options: RunOptions, loaded: 
             missing or of no use.
     """
     require_init(recipe)
-    require_teacher(recipe)  # before anything is read or embedded
+    require_teacher(recipe, learns_from_teacher(recipe.method, recipe.options))  # before anything is read or embedded
     known = on_main_process(lambda: None if options.fresh else folder.read_normalization(recipe))
     with shared_errors():
         data = prepare_data(recipe, options.data, loaded, known)

@@ -13,11 +13,12 @@ from ..checkpoints.card import pretrained_cfg_of
 from ..checkpoints.factory import create_model
 from ..data import DataSetInfo
 from ..errors import InputError, MuscleZooError, one_line
+from ..methods import Method
+from ..methods.base import TEACHER
 from ..recipes import Recipe
-from ..recipes.checks import require_teacher
 from .starting_weights import require_unseen_fold
 
-__all__ = ["Teacher", "load_teacher", "tensors_sha256"]
+__all__ = ["Teacher", "load_teacher", "require_teacher", "tensors_sha256"]
 
 
 class Teacher(nn.Module):
@@ -58,11 +59,29 @@ class Teacher(nn.Module):
         return logits
 
 
-def load_teacher(recipe: Recipe, info: DataSetInfo) -> Teacher | None:
+def require_teacher(recipe: Recipe, needed: bool) -> None:
+    """Refuses a recipe without the teacher that its method needs, and one that its method has no use for.
+
+    Args:
+        recipe: Names it, or does not.
+        needed: Whether its method learns from one.
+
+    Raises:
+        InputError: It is missing, or of no use.
+    """
+    if needed and not recipe.teacher:
+        remedy = "give teacher=RUN, or a name of `muscle-zoo list --pretrained`"
+        raise InputError(f"teacher= is empty, and {recipe.method} learns from one; {remedy}")
+    if recipe.teacher and not needed:
+        raise InputError(f"teacher={recipe.teacher}: {recipe.method} learns from no teacher; leave it out")
+
+
+def load_teacher(recipe: Recipe, method: Method, info: DataSetInfo) -> Teacher | None:
     """The recipe's teacher, if its method needs one.
 
     Args:
         recipe: Names it.
+        method: Needs it, or not.
         info: The images that it will see.
 
     Raises:
@@ -71,8 +90,9 @@ def load_teacher(recipe: Recipe, info: DataSetInfo) -> Teacher | None:
         WeightsError: Its weights are missing or damaged.
         DownloadError: They could not be downloaded.
     """
-    require_teacher(recipe)
-    if not recipe.teacher:
+    needed = any(TEACHER in wanted for wanted in method.needs.values())  # or only with certain options
+    require_teacher(recipe, needed)
+    if not needed:
         return None
     try:
         network = create_model(recipe.teacher, pretrained=True)

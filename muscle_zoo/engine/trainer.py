@@ -143,7 +143,7 @@ class Trainer:
             self.method = _without_parameters(create_method(recipe.method, recipe.options, context))
             _require_whole_steps(recipe, self.method)
             model = with_parts(model, self.method, context, recipe, dataset.info.input_size)
-            teacher = load_teacher(recipe, dataset.info)
+            teacher = load_teacher(recipe, self.method, dataset.info)
             self.teacher: Teacher | None = None if teacher is None else teacher.to(self.device)
             rank, views = accelerator.process_index, self.method.views
             images = to_device(dataset.train, self.device, {view.policy for view in views.values()})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..methods import learns_from_teacher, method_names, takes_embeddings, takes_partly_labeled, takes_steps
+from ..methods import method_names, takes_embeddings, takes_partly_labeled, takes_steps
 from .defaults import PRETRAINED
 
 if TYPE_CHECKING:
     from .recipe import Recipe
 
-__all__ = ["check_head", "check_method", "require", "require_teacher"]
+__all__ = ["check_head", "check_method", "require"]
 
 
 def check_method(recipe: Recipe) -> None:
@@ -48,19 +48,6 @@ def check_head(recipe: Recipe) -> None:
                 "alone; take the variant frozen"
             )
         raise InputError(f"{more[0]}={value}: tune=head trains the classifier alone; leave it out")
-
-
-def require_teacher(recipe: Recipe) -> None:
-    """Refuses a recipe without the teacher that its method learns from, and one that its method has no use for.
-
-    It is no check of every recipe: one may be looked at, or made for a study, before its teacher is known.
-    """
-    needed = learns_from_teacher(recipe.method, recipe.options)
-    if needed and not recipe.teacher:
-        remedy = "give teacher=RUN, or a name of `muscle-zoo list --pretrained`"
-        raise InputError(f"teacher= is empty, and {recipe.method} learns from one; {remedy}")
-    if recipe.teacher and not needed:
-        raise InputError(f"teacher={recipe.teacher}: {recipe.method} learns from no teacher; leave it out")
 
 
 def require(condition: object, name: str, value: object, remedy: str) -> None:

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..methods import METHODS
 from ..recipes.names import budget_order
 from .ledger import Row
-from .stats import Cell, cells, excludes_zero, interval
+from .stats import Cell, cells, interval
 
 # Paul Tol's "muted" colors, which color-blind people tell apart, in the order of the methods' table.
 COLORS = ("#332288", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
@@ -131,7 +131,7 @@ def plot_gains_of_study(rows: Iterable[Row], path: Path) -> None:
                 color="#332288",
                 marker="o",
                 markersize=8,
-                markerfacecolor="#332288" if excludes_zero((low, high)) else "white",
+                markerfacecolor="#332288" if low > 0 or high < 0 else "white",
                 capsize=4,
                 linewidth=2.2,
             )

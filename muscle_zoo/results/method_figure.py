@@ -10,7 +10,7 @@ from typing import Any
 from ..recipes.names import budget_order
 from .figures import save_figure
 from .ledger import Row
-from .stats import Cell, cells, excludes_zero, interval
+from .stats import Cell, cells, interval
 
 _FEW_LABELS = 40  # up to which budgets decide where a method stands
 _SURE = 12.0  # points of a gain at which its color is full
@@ -71,7 +71,7 @@ def _gain(cell: Cell | None) -> tuple[float | None, bool]:
     if cell is None or not cell.gains:
         return None, False
     bounds = interval(cell.gains)
-    return statistics.fmean(cell.gains), bounds is not None and excludes_zero(bounds)
+    return statistics.fmean(cell.gains), bounds is not None and (bounds[0] > 0 or bounds[1] < 0)
 
 
 def _lowest(table: Sequence[Sequence[float | None]]) -> float:

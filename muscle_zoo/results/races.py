@@ -24,7 +24,7 @@ def read_race(path: Path) -> dict[str, Any]:
         result = read_untrusted_json(path)
         for race in result["races"]:
             [(float(lap["step"]), float(lap["seconds"]), float(lap["top1"])) for lap in race["laps"]]
-            float(race["operations"]), race["laps"][-1]
+            float(race["operations"])
         words = {key: str(result[key]) for key in ("recipe", "device")}
         return {**result, **words, "changed": list(result["changed"]), "target": float(result["target"])}
     except (OSError, ValueError, TypeError, LookupError):

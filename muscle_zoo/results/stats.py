@@ -50,11 +50,6 @@ def is_above_zero(points: float) -> bool:
     return points > 1e-3
 
 
-def excludes_zero(bounds: tuple[float, float]) -> bool:
-    """Whether an interval of a gain lies above zero, or below."""
-    return is_above_zero(bounds[0]) or is_above_zero(-bounds[1])
-
-
 def gain_text(gains: Sequence[float]) -> str:
     """``+1.2 (+0.1 to +2.3)``: mean and 95 % interval of paired gains; empty where there are none."""
     if not gains:

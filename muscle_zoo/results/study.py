@@ -19,7 +19,6 @@ from ..methods import (
     with_muscle,
 )
 from ..recipes import Recipe, get_recipe
-from ..recipes.checks import require_teacher
 from ..recipes.names import make_name, parse_name
 from .ledger import Row
 
@@ -68,10 +67,7 @@ def plan(
         changes = {**(overrides or {}), "seed": seed, "bias": bias}
         for method in (base, with_muscle(base)) if takes_steps(base) else (base,):
             recipes.append(recipe_of(make_name(arch, method, dataset, budget), changes))
-    for recipe in recipes:  # before hours are spent on those that have what they need
-        require_teacher(recipe)
-    if (teacher := (overrides or {}).get("teacher")) and not any(recipe.teacher for recipe in recipes):
-        raise InputError(f"teacher={teacher}: no method of this study learns from a teacher; leave it out")
+    _require_teacher(recipes, (overrides or {}).get("teacher", ""))
     return recipes
 
 
@@ -89,6 +85,16 @@ def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
     if recipe.teacher and not learns_from_teacher(recipe.method, recipe.options):
         return replace(recipe, teacher="")
     return recipe
+
+
+def _require_teacher(recipes: Sequence[Recipe], teacher: str) -> None:
+    """Refuses a study of which runs would fail for want of a teacher, or where none takes the one given."""
+    taught = [recipe.method for recipe in recipes if learns_from_teacher(recipe.method, recipe.options)]
+    if taught and not teacher:
+        remedy = "give teacher=RUN, or a name of `muscle-zoo list --pretrained`"
+        raise InputError(f"--methods {base_of(taught[0])} learns from a teacher; {remedy}")
+    if teacher and not taught:
+        raise InputError(f"teacher={teacher}: no method of this study learns from a teacher; leave it out")
 
 
 def _require_used(methods: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -215,9 +215,10 @@ def search_rows(
     for position, changes in enumerate(tried):
         for method in methods:
             known = default_options(method).keys()
+            common = {key: value for key, value in overrides.items() if _has_part(known, key)}
             if all(_has_part(known, key) for key in changes):
                 name = make_name(arch, method, dataset, labels)
-                runs[position, method] = runs_of(rows, name, recipe_of(name, {**overrides, **changes}).sha256)
+                runs[position, method] = runs_of(rows, name, recipe_of(name, {**common, **changes}).sha256)
     return runs
 
 
